@@ -1,0 +1,137 @@
+"""Devices, precision and seeds: what a run stands on. Imports nothing of cvtrain but the config's words."""
+
+import contextlib
+import os
+import platform
+import random
+import resource
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from cvtrain.config.errors import ConfigError
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def derive_seed(*parts: int) -> int:
+    """A 63-bit seed that is a pure function of whole numbers, such as (seed, epoch, index).
+
+    Every part goes through the finalizer of SplitMix64 (Steele, Lea and Flood 2014), so that neighbouring
+    inputs give unrelated seeds. The same on every platform; order counts.
+    """
+    state = 0
+    for part in parts:
+        state = (state + (part & _MASK) + _GOLDEN) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch's generators for one optimizer step.
+
+    What a step draws (dropout, stochastic depth) is then a pure function of (seed, step): evaluation,
+    logging or a restart in between cannot change it, and no generator state has to be kept.
+    """
+    torch.manual_seed(derive_seed(seed, 0x57E9, step))
+
+
+def available_devices() -> list[str]:
+    """Names that `select_device` takes on this machine, best first."""
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def select_device(name: str, *, key: str = "trainer.device") -> torch.device:
+    """The device named `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is the best that is there.
+
+    Raises:
+        ConfigError: if it is not there; the message lists those that are.
+    """
+    available = available_devices()
+    if name == "auto":
+        return torch.device(available[0])
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted not in available:
+        raise ConfigError(
+            key=key,
+            value=name,
+            rule="this machine has no such device",
+            remedy=f"devices here: {', '.join(available)}; {key}=auto takes {available[0]}",
+        )
+    return torch.device(wanted)
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """True if the hardware multiplies bfloat16 itself: Ampere and later GPUs, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
+        # No public name for this question up to torch 2.15.
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def select_precision(name: str, device: torch.device, *, key: str = "trainer.precision") -> torch.dtype:
+    """The dtype of matrix products: `auto`, `fp32`, `bf16` or `fp16`; weights stay float32.
+
+    Raises:
+        ConfigError: fp16 on a CPU, where it is neither fast nor scaled.
+    """
+    if name == "auto":
+        return torch.bfloat16 if has_native_bf16(device) else torch.float32
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError(key=key, value=name, rule="fp16 needs a GPU", remedy=f"use {key}=bf16 or {key}=fp32")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """`fp32`, `bf16` or `fp16`."""
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Mixed precision for a forward pass; does nothing for float32."""
+    enabled = dtype != torch.float32
+    return torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled)
+
+
+@contextlib.contextmanager
+def determinism(enabled: bool) -> Iterator[None]:
+    """Allow only deterministic kernels inside; settings return to what they were. Does nothing if not enabled."""
+    if not enabled:
+        yield
+        return
+    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+    # cuBLAS reads this when it first runs: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def peak_memory_gib(device: torch.device) -> dict[str, float]:
+    """Peak memory so far in GiB: `host` (largest resident size of this process) and, on a GPU, `device`."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    if device.type == "cuda":
+        peaks["device"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return peaks
