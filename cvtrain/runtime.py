@@ -4,7 +4,6 @@ import contextlib
 import os
 import platform
 import random
-import resource
 import sys
 from collections.abc import Iterator
 
@@ -129,9 +128,16 @@ def determinism(enabled: bool) -> Iterator[None]:
 
 
 def peak_memory_gib(device: torch.device) -> dict[str, float]:
-    """Peak memory so far in GiB: `host` (largest resident size of this process) and, on a GPU, `device`."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    """Peak memory so far in GiB: `host` (largest resident size of this process) and, on a GPU, `device`.
+
+    `host` is left out on Windows, which does not count it this way.
+    """
+    peaks = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+        peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     if device.type == "cuda":
         peaks["device"] = torch.cuda.max_memory_allocated(device) / 2**30
     return peaks

@@ -1,0 +1,60 @@
+"""Exponential moving average of a model's weights."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """A second copy of the model whose weights follow the first: average = d * average + (1 - d) * weights.
+
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the average does not remember the random
+    start of a short run (the form TensorFlow's ExponentialMovingAverage gives with `num_updates`).
+    Buffers, such as batch-norm statistics, are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.model = copy.deepcopy(model).eval()
+        self.model.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Follow `model`, once after each optimizer step."""
+        self.num_updates += 1
+        weight = 1.0 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        averages = list(self.model.parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], weight)
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_updates": self.num_updates, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num_updates = state["num_updates"]
+        self.model.load_state_dict(state["model"])
+
+
+class NoAverage:
+    """What stands in for WeightAverage when it is off: the model itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def update(self, model: nn.Module) -> None:
+        """Nothing to do."""
+
+    def state_dict(self) -> None:
+        return None
+
+    def load_state_dict(self, state: None) -> None:
+        """Nothing to restore."""
+
+
+def build_average(model: nn.Module, decay: float | None) -> WeightAverage | NoAverage:
+    """The average of `model` with this decay in (0, 1); null: the model itself."""
+    return NoAverage(model) if decay is None else WeightAverage(model, decay)

@@ -1,0 +1,94 @@
+"""Checkpoints: one file with everything that a run needs to go on, or that a stranger needs to use the model.
+
+A checkpoint is a dict of tensors and plain values, so `torch.load(path, weights_only=True)` reads it and
+nothing in it can run code.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "cvtrain-checkpoint"
+FORMAT_VERSION = 1
+_REQUIRED = ("config", "classes", "preprocessing", "model")
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used as a checkpoint; the message gives the path, the cause and the remedy."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path` so that a reader finds the old file or the new one, never a part.
+
+    The file is written beside its place, flushed to disk and renamed. Tensors are written as they are:
+    give CPU copies to load without the device they were on.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a checkpoint is shared like any file that the user makes.
+        os.chmod(temporary, 0o666 & ~_current_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. Runs no code from it, whatever it holds.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it is no checkpoint of cvtrain's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint={path}: there is no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here: pickle, zip, runtime, key and value errors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint={path}: cannot be read, it is damaged or holds more than tensors and plain values ({reason})"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint={path}: not a checkpoint of cvtrain's. "
+            "To start training from a state dict use model.weights=PATH"
+        )
+    version = state.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint={path}: format version {version}; this cvtrain reads up to {FORMAT_VERSION}: install a newer one"
+        )
+    missing = [name for name in _REQUIRED if name not in state]
+    if missing:
+        raise CheckpointError(f"checkpoint={path}: incomplete, it lacks {', '.join(missing)}")
+    return state
+
+
+def to_cpu(value: Any) -> Any:
+    """A copy of a nested state with every tensor on the CPU, sharing no memory with the original."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_cpu(item) for item in value)
+    return value
