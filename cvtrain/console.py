@@ -1,0 +1,37 @@
+"""The one console that log lines and the live progress bar share, so that neither breaks the other."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LEVEL_STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
+
+
+@functools.lru_cache(maxsize=None)
+def get_console() -> Console:
+    """The shared rich console on stdout; rich is imported at the first call (40 ms)."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines through the shared console: above a live bar, without colour codes where stdout is no terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # soft_wrap: a line stays one line in files and pipes, whatever width rich guesses.
+            get_console().print(
+                self.format(record),
+                style=LEVEL_STYLES.get(record.levelno),
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        except Exception:
+            self.handleError(record)
