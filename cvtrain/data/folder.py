@@ -1,0 +1,129 @@
+"""Source `custom`: a folder of class folders, with or without split folders above them (rules in `layout.py`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cvtrain.config.data import CustomConfig
+from cvtrain.config.errors import ConfigError
+from cvtrain.data.classes import check_known, class_name, order_classes
+from cvtrain.data.layout import Layout, find_layout
+from cvtrain.data.paths import PathTable
+from cvtrain.data.scan import ImageScanner
+from cvtrain.data.source import FileSource, Splits
+from cvtrain.data.splits import complete_splits, listed
+
+Reader = Callable[[str], np.ndarray]
+
+
+def build_custom(config: CustomConfig, reader: Reader) -> Splits:
+    """The splits of the folder `config.root`."""
+    return splits_of_folder(
+        config.root,
+        extensions=tuple(config.extensions),
+        reader=reader,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+    )
+
+
+def splits_of_folder(
+    root: str,
+    *,
+    extensions: tuple[str, ...],
+    reader: Reader,
+    val_fraction: float,
+    split_seed: int,
+    key: str = "data.root",
+) -> Splits:
+    """Scan `root` and label every image by its class folder.
+
+    Args:
+        extensions: endings of image files, whatever their case.
+        key: config key that errors name.
+
+    Raises:
+        ConfigError: the folder cannot be read, its layout is unclear, val or test has a class that train lacks, or
+            there are fewer than two classes.
+    """
+    check_folder(root, key)
+    endings = tuple(ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in extensions)
+    scanner = ImageScanner(root, endings)
+    try:
+        layout = find_layout(scanner, key=key)
+        tables, warnings = _scan_splits(scanner, layout, key)
+    except OSError as error:
+        raise ConfigError(key=key, value=root, rule=f"cannot be read: {error}") from error
+    classes = order_classes(name for name, table in tables["train"].items() if len(table))
+    sources = {}
+    for split, by_class in tables.items():
+        filled = {name: table for name, table in by_class.items() if len(table)}
+        check_known(filled, classes, split=split, key=key, value=root)
+        names = [name for name in classes if name in filled]
+        sources[split] = FileSource(
+            root=root,
+            paths=PathTable.concatenate([filled[name] for name in names]),
+            labels=np.repeat(
+                np.array([classes.index(name) for name in names], dtype=np.int64),
+                [len(filled[name]) for name in names],
+            ),
+            reader=reader,
+        )
+    empty = [name for name, table in tables["train"].items() if not len(table)]
+    if empty:
+        warnings.append(f"class folders without images are left out: {listed(empty)}")
+    return complete_splits(
+        train=sources["train"],
+        val=sources.get("val"),
+        test=sources.get("test"),
+        classes=classes,
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        key=key,
+        left_out=scanner.left_out.lines(),
+        notes=layout.notes,
+        warnings=(*layout.warnings, *warnings),
+    )
+
+
+def check_folder(root: str, key: str) -> None:
+    """Raise `ConfigError` unless `root` is a folder."""
+    if Path(root).is_dir():
+        return
+    if Path(root).exists():
+        raise ConfigError(key=key, value=root, rule="is a file, not a folder", remedy="unpack it if it is an archive")
+    raise ConfigError(key=key, value=root, rule="no such folder", remedy=f"relative paths start from {Path.cwd()}")
+
+
+def _scan_splits(scanner: ImageScanner, layout: Layout, key: str) -> tuple[dict[str, dict[str, PathTable]], list[str]]:
+    """Per split, the images of every class by name, empty ones too; and warnings."""
+    if not layout.splits:
+        return {"train": _scan_classes(scanner, list(layout.class_folders))}, []
+    tables = {}
+    warnings = []
+    for split, folder in layout.splits.items():
+        listing = scanner.list_folder(folder)
+        if listing.images and not listing.folders:
+            if split != "test":
+                raise ConfigError(
+                    key=key,
+                    value=scanner.root,
+                    rule=f"{folder}/ holds {len(listing.images)} images but no class folders",
+                    remedy=f"sort them into {folder}/CLASS/IMAGE",
+                )
+            # Competitions give out a test folder without labels; that is no reason not to train.
+            warnings.append(f"{folder}/ has images but no class folders, so no labels: there is nothing to score")
+        for name in listing.images:
+            scanner.left_out.add("image outside the class folders", f"{folder}/{name}")
+        if listing.folders or split != "test":
+            tables[split] = _scan_classes(scanner, [f"{folder}/{name}" for name in listing.folders])
+    return tables, warnings
+
+
+def _scan_classes(scanner: ImageScanner, folders: list[str]) -> dict[str, PathTable]:
+    """The images below each class folder. Folders whose names differ only in Unicode form are one class."""
+    found: dict[str, list[PathTable]] = {}
+    for folder in folders:
+        found.setdefault(class_name(folder.rpartition("/")[2]), []).append(scanner.images_below(folder))
+    return {name: tables[0] if len(tables) == 1 else PathTable.concatenate(tables) for name, tables in found.items()}
