@@ -175,6 +175,9 @@ class DatasetConfig(DataConfig):
         None, "more arguments for the val split; null: split off train by val_fraction"
     )
     test_kwargs: Optional[Dict[str, Any]] = setting(None, "more arguments for the test split; null: no test split")
+    alpha_color: List[int] = setting(
+        [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
+    )
 
 
 DATA_CONFIGS: Dict[str, type] = {
