@@ -26,7 +26,11 @@ class OptimizerConfig:
     layer_decay: Optional[float] = setting(
         None, "factor on the learning rate per layer below the head; null: off", above=0, at_most=1
     )
-    kernel: Kernel = setting(Kernel.auto, "implementation: auto (fused if there is one, else foreach), fused, foreach, single")
+    kernel: Kernel = setting(
+        Kernel.auto,
+        "implementation: fused, foreach, single, or auto: fused where there is one, else foreach on an accelerator, "
+        "single on the CPU",
+    )
 
 
 @dataclass
@@ -103,10 +107,10 @@ class AdamaxConfig(OptimizerConfig):
 
 @dataclass
 class MuonConfig(OptimizerConfig):
-    """Matrices of the hidden layers by Muon (torch >= 2.9), everything else by AdamW with its own rate."""
+    """Matrices and filters of the hidden layers by Muon, everything else by AdamW with its own rate."""
 
     name: str = "muon"
-    lr: float = setting(0.02, "learning rate of the matrices", above=0)
+    lr: float = setting(0.02, "learning rate of what Muon trains", above=0)
     weight_decay: float = setting(0.01, "decoupled weight decay", at_least=0)
     momentum: float = setting(0.95, "momentum", at_least=0, below=1)
     nesterov: bool = setting(True, "Nesterov's form of momentum")
@@ -198,8 +202,10 @@ class OneCycleConfig(SchedulerConfig):
 class PlateauConfig(SchedulerConfig):
     name: str = "plateau"
     factor: float = setting(0.1, "factor at each drop", above=0, below=1)
-    patience: int = setting(5, "evaluations without a better trainer.monitor before a drop", at_least=0)
-    threshold: float = setting(1e-4, "smallest change that counts as better", at_least=0)
+    patience: int = setting(
+        5, "evaluations in a row without a better trainer.monitor that are put up with before a drop", at_least=0
+    )
+    threshold: float = setting(1e-4, "smallest change that counts as better, as a share of the best value", at_least=0)
     min_factor: float = setting(0.0, "the factor goes no lower", at_least=0, at_most=1)
 
 

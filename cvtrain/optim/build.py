@@ -108,6 +108,8 @@ def build_optimizer(
             eps=config.eps,
             **kernel_arguments(AdamW, config.kernel, device),
         )
+        for group in optimizer.param_groups:
+            group["name"] += f" ({group['algorithm']})"
     else:
         optimizer_class, arguments = OPTIMIZERS[type(config)]
         kernel = kernel_arguments(optimizer_class, config.kernel, device)
