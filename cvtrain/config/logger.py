@@ -29,9 +29,9 @@ class TensorBoardConfig:
 class WandbConfig:
     """Weights & Biases. Without a key or a network the run goes on offline and says so."""
 
-    project: str = setting("cvtrain", "project")
+    project: Optional[str] = setting(None, "project; null: WANDB_PROJECT, else cvtrain")
     entity: Optional[str] = setting(None, "user or team; null: the account's default")
-    name: Optional[str] = setting(None, "name of the run; null: the run folder's name")
+    name: Optional[str] = setting(None, "name of the run; null: WANDB_NAME, else the run folder's name")
     group: Optional[str] = setting(None, "group of runs that belong together")
     job_type: Optional[str] = setting(None, "job type")
     tags: List[str] = setting([], "tags")
@@ -47,10 +47,11 @@ class WandbConfig:
 class MLflowConfig:
     """MLflow tracking (extra: mlflow)."""
 
-    experiment: str = setting("cvtrain", "experiment")
+    experiment: Optional[str] = setting(None, "experiment; null: MLFLOW_EXPERIMENT_NAME, else cvtrain")
     run_name: Optional[str] = setting(None, "name of the run; null: the run folder's name")
     tracking_uri: Optional[str] = setting(None, "server or folder; null: MLFLOW_TRACKING_URI, else mlruns/ here")
     log_images: bool = setting(True, "send plots: samples, confusion matrix, curves")
+    log_checkpoint: bool = setting(False, "send best.pt as an artifact at the end")
 
 
 @dataclass

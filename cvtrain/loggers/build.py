@@ -1,0 +1,122 @@
+"""`build_loggers`: the loggers that a config names, behind one `RunLogger`."""
+
+import logging
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.logger import LoggersConfig, MLflowConfig, TensorBoardConfig, WandbConfig
+from cvtrain.config.redact import redact
+from cvtrain.loggers.composite import Logger, RunLogger, warn_off
+from cvtrain.loggers.files import FileLogger
+from cvtrain.loggers.mlflow_logger import MLflowLogger
+from cvtrain.loggers.tensorboard import TensorBoardLogger
+from cvtrain.loggers.wandb_logger import WandbLogger
+
+log = logging.getLogger(__name__)
+
+
+def build_loggers(
+    config: LoggersConfig,
+    *,
+    run_dir: Path,
+    run_config: Mapping[str, Any],
+    name: str,
+    state: Mapping[str, Mapping[str, Any]] | None = None,
+    resume_step: int | None = None,
+) -> RunLogger:
+    """Open the loggers of a run: the files always, the others where the config has them.
+
+    Only the main process does this; the others take `RunLogger()`.
+
+    Args:
+        config: which loggers, and their settings.
+        run_dir: the run folder.
+        run_config: the whole config, nested plain values; secrets are redacted here.
+        name: name of the run where the config gives none.
+        state: what `RunLogger.state()` gave, of a run that goes on.
+        resume_step: the step of the checkpoint that the run goes on from; later rows of the files are dropped.
+
+    Raises:
+        ConfigError: a logger is not installed, or WANDB_MODE holds no mode. Any other failure to start switches that
+            logger off with a warning.
+    """
+    states = state or {}
+    clean_config = redact(_plain(run_config))
+    makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir)}
+    if config.tensorboard is not None:
+        tensorboard = config.tensorboard
+        makers[TensorBoardLogger.name] = lambda: _tensorboard(tensorboard, run_dir, clean_config, resume_step)
+    if config.wandb is not None:
+        wandb = config.wandb
+        makers[WandbLogger.name] = lambda: _wandb(wandb, run_dir, clean_config, name, states.get("wandb", {}))
+    if config.mlflow is not None:
+        mlflow = config.mlflow
+        makers[MLflowLogger.name] = lambda: _mlflow(mlflow, clean_config, name, states.get("mlflow", {}))
+    loggers: list[Logger] = []
+    for logger_name, make in makers.items():
+        try:
+            loggers.append(make())
+        except ConfigError:
+            RunLogger(loggers).finish(exit_code=1)
+            raise
+        except Exception as error:
+            warn_off(logger_name, error)
+    run_logger = RunLogger(loggers)
+    if resume_step is not None:
+        run_logger.truncate_after(resume_step)
+    return run_logger
+
+
+def _tensorboard(
+    config: TensorBoardConfig, run_dir: Path, run_config: Mapping[str, Any], resume_step: int | None
+) -> Logger:
+    return TensorBoardLogger(
+        run_dir=run_dir, config=run_config, flush_seconds=config.flush_seconds, resume_step=resume_step
+    )
+
+
+def _wandb(
+    config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any], name: str, state: Mapping[str, Any]
+) -> Logger:
+    return WandbLogger(
+        run_dir=run_dir,
+        config=run_config,
+        name=name,
+        project=config.project,
+        entity=config.entity,
+        run_name=config.name,
+        group=config.group,
+        job_type=config.job_type,
+        tags=config.tags,
+        notes=config.notes,
+        mode=None if config.mode is None else config.mode.value,
+        log_images=config.log_images,
+        log_checkpoint=config.log_checkpoint,
+        init_timeout_seconds=config.init_timeout_seconds,
+        finish_timeout_seconds=config.finish_timeout_seconds,
+        **state,
+    )
+
+
+def _mlflow(config: MLflowConfig, run_config: Mapping[str, Any], name: str, state: Mapping[str, Any]) -> Logger:
+    return MLflowLogger(
+        config=run_config,
+        name=config.run_name or name,
+        experiment=config.experiment,
+        tracking_uri=config.tracking_uri,
+        log_images=config.log_images,
+        log_checkpoint=config.log_checkpoint,
+        **state,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dicts and enums as their values, so that what loggers send is plain JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value

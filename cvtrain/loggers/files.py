@@ -1,0 +1,159 @@
+"""`metrics.jsonl` and `metrics.csv`: the figures of a run, kept whatever else is on."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from cvtrain.atomic import atomic_file
+
+METRICS_JSONL = "metrics.jsonl"
+METRICS_CSV = "metrics.csv"
+_CLOCK = ("step", "epoch")
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, in order; a last line that a kill left torn is passed over.
+
+    Raises:
+        ValueError: a line in the middle is no JSON object; names the file and the line.
+    """
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    rows = []
+    # What follows the last line end is empty, or torn.
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}: not a JSON object ({error}); the file was edited or mixed"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+class FileLogger:
+    """Appends each logged point to metrics.jsonl and metrics.csv.
+
+    Both hold `step` (optimizer steps done), `epoch` (counted from 1) and the values, as fractions where they are
+    shares. Each point is handed to the system at once, so that a killed run loses at most its last line. Values that
+    are not finite are null in JSON, which knows no others, and `nan`, `inf` or `-inf` in CSV. A CSV column that
+    appears later is added to the header, and the rows before it are left empty there.
+
+    Args:
+        run_dir: folder of the two files; files that are there are continued.
+    """
+
+    name = "csv"
+
+    def __init__(self, *, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.jsonl_path = run_dir / METRICS_JSONL
+        self.csv_path = run_dir / METRICS_CSV
+        self._columns: list[str] = list(_CLOCK)
+        self._open()
+
+    def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        row: dict[str, Any] = {"step": int(step), "epoch": int(epoch) + 1}
+        row.update((name, plain_number(value)) for name, value in values.items())
+        self._jsonl.write(json.dumps({name: json_number(value) for name, value in row.items()}) + "\n")
+        self._jsonl.flush()
+        new_columns = [name for name in row if name not in self._columns]
+        if new_columns:
+            self._write_csv([*self._columns, *new_columns], self._read_csv())
+        self._csv.write(_csv_line(row.get(name, "") for name in self._columns))
+        self._csv.flush()
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Images are files of the run folder already."""
+
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """The run folder has its own summary.json."""
+
+    def log_artifact(self, path: Path) -> None:
+        """Checkpoints are files of the run folder already."""
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the rows with a step above `step`, for a run that goes on from a checkpoint made at that step."""
+        self._close()
+        rows = [row for row in read_metrics(self.jsonl_path) if row["step"] <= step]
+        with atomic_file(self.jsonl_path) as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        rows_csv = [row for row in self._read_csv() if int(row["step"]) <= step]
+        self._rewrite_csv(self._columns, rows_csv)
+        self._open()
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def finish(self, exit_code: int) -> None:
+        self._close()
+
+    def _open(self) -> None:
+        _cut_torn_line(self.jsonl_path)
+        _cut_torn_line(self.csv_path)
+        self._jsonl = _open_to_append(self.jsonl_path)
+        if self.csv_path.stat().st_size == 0:
+            self._rewrite_csv(self._columns, [])
+        else:
+            with self.csv_path.open(encoding="utf-8", newline="") as file:
+                self._columns = next(csv.reader(file))
+        self._csv = _open_to_append(self.csv_path)
+
+    def _close(self) -> None:
+        self._jsonl.close()
+        self._csv.close()
+
+    def _read_csv(self) -> list[dict[str, str]]:
+        with self.csv_path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write_csv(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        self._csv.close()
+        self._rewrite_csv(columns, rows)
+        self._columns = columns
+        self._csv = _open_to_append(self.csv_path)
+
+    def _rewrite_csv(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        with atomic_file(self.csv_path) as file:
+            file.write(_csv_line(columns))
+            file.writelines(_csv_line(row.get(name, "") for name in columns) for row in rows)
+
+
+def plain_number(value: Any) -> int | float:
+    """A Python int or float of a number, or of an array or tensor of one element.
+
+    Raises:
+        TypeError, ValueError: `value` is no single number.
+    """
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def json_number(value: int | float) -> int | float | None:
+    """The number, or None (null) if it is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _open_to_append(path: Path) -> IO[str]:
+    # Open for the whole run: opening it anew for each point costs more than the write.
+    return path.open("a", encoding="utf-8", newline="")
+
+
+def _csv_line(fields: Iterable[Any]) -> str:
+    # repr keeps every bit of a float; a field with a comma, quote or line end is quoted as RFC 4180 says.
+    cells = (field if isinstance(field, str) else repr(field) for field in fields)
+    return ",".join('"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\r\n') else cell for cell in cells) + "\n"
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Make `path` if it is missing; cut what follows its last line end, the trace of a kill while writing."""
+    with path.open("a+b") as file:
+        size = file.seek(0, 2)
+        # A line is far shorter than this.
+        start = max(0, size - 2**20)
+        file.seek(start)
+        tail = file.read()
+        if not tail.endswith(b"\n"):
+            file.truncate(start + tail.rfind(b"\n") + 1)
