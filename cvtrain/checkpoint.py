@@ -92,3 +92,9 @@ def to_cpu(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(to_cpu(item) for item in value)
     return value
+
+
+def inference_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that were evaluated: the average's where the run kept one, else the model's."""
+    average = state.get("average")
+    return average["model"] if average is not None else state["model"]

@@ -1,12 +1,19 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
+import argparse
 import os
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from cvtrain.config.errors import ConfigError
+from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.suggestions import closest, did_you_mean
+
+EXIT_OK, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 2, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str]) -> float:
@@ -21,48 +28,173 @@ def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float:
     return evaluate(config, run_dir=run_dir).monitor
 
 
-VERBS = {"train": run_train, "evaluate": run_evaluate}
+# A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.root.VERBS. Its task gets the typed config,
+# the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
+VERBS: dict[str, Callable[[Any, Path, list[str]], float]] = {"train": run_train, "evaluate": run_evaluate}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line taken apart.
+
+    `flags` are Hydra's, as given; `options` the same as argparse reads them; `overrides` key=value tokens.
+    """
+
+    verb: str
+    flags: list[str]
+    options: argparse.Namespace
+    overrides: list[str]
+
+    @property
+    def only_shows(self) -> bool:
+        """True for commands that print something and start no run."""
+        options = self.options
+        shows = options.help or options.hydra_help or options.cfg or options.info or options.shell_completion
+        return bool(shows or options.experimental_rerun)
 
 
 def run(arguments: list[str]) -> int:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
-    from datetime import datetime
+    """Run one command line and return its exit status: 0, 2 for a wrong command, 130 when interrupted.
 
-    from cvtrain.config.location import conf_dir
+    Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
+    """
+    if arguments == ["--version"]:
+        import cvtrain
+
+        print(f"cvtrain {cvtrain.__version__}")
+        return EXIT_OK
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        _run(arguments)
+    except ConfigError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        _print_problems(error)
+        return EXIT_WRONG_COMMAND
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def _run(arguments: list[str]) -> None:
+    from cvtrain.config.compose import Composer
+    from cvtrain.config.loading import check_command, compose_or_explain
+    from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.root import register_schemas
 
     register_schemas()
+    completes = "COMP_LINE" in os.environ and any(token in ("-sc", "--shell-completion") for token in arguments)
+    if completes:
+        from cvtrain.completion import complete
 
-    def new_run_dir(root: str, name: str) -> str:
-        stem = Path(root) / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        for attempt in range(1, 1000):
-            folder = stem if attempt == 1 else stem.with_name(f"{stem.name}_{attempt}")
-            try:
-                folder.mkdir(parents=True)
-                return str(folder)
-            except FileExistsError:
-                continue
-        raise AssertionError
+        complete(arguments)
+        return
+    command = parse_command(arguments)
+    register_resolvers()
+    options = command.options
+    composer = Composer(command.verb, options.config_dir, options.config_path, options.config_name)
+    if not command.only_shows:
+        check_command(composer, command.overrides, options.multirun)
+    elif options.cfg or options.help:
+        compose_or_explain(composer, command.overrides)
+    _hand_over(command, composer)
 
-    OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    verb = "train"
-    if arguments and arguments[0] in VERBS:
-        verb, arguments = arguments[0], arguments[1:]
-    sys.argv = [sys.argv[0], *arguments]
 
-    @hydra.main(config_path=str(conf_dir()), config_name=verb, version_base="1.3")
+def parse_command(arguments: list[str]) -> Command:
+    """Take a command line apart; raises ConfigError for an unknown verb or flag."""
+    from hydra._internal.utils import get_args_parser
+
+    from cvtrain.config.compose import Composer
+    from cvtrain.config.diagnosis import bare_word
+    from cvtrain.config.overrides import open_up
+
+    parser = get_args_parser()
+    parser.error = _refuse_flags  # type: ignore[method-assign,assignment]
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise ConfigError(problems=[_unknown_flag(parser, flag) for flag in unknown])
+    words = list(options.overrides)
+    verb = words.pop(0) if words and words[0] in VERBS else "train"
+    wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
+    if wrong and not options.shell_completion:
+        composer = Composer(verb, options.config_dir, options.config_path, options.config_name)
+        raise ConfigError(problems=[bare_word(composer, word) for word in wrong])
+    flags = list(arguments)
+    for word in options.overrides:
+        flags.remove(word)
+    return Command(verb, flags, options, [open_up(word, verb) for word in words])
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    raise ConfigError(rule=message, remedy="cvtrain --help shows what there is")
+
+
+def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> Problem:
+    name, equals, value = flag.partition("=")
+    known = [option for action in parser._actions for option in action.option_strings]
+    if equals:
+        remedy = f"settings are written without dashes: {name.lstrip('-')}={value}"
+    else:
+        remedy = did_you_mean(closest(name, known)) or "settings are written key=value, without dashes"
+    return Problem(flag, rule="no such flag", remedy=remedy)
+
+
+def _hand_over(command: Command, composer: Any) -> None:
+    """Let Hydra run the checked command: it makes the run folder, sets up logging and calls the verb."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+
+    from cvtrain.config.loading import typed_config, with_origins
+    from cvtrain.config.location import conf_dir
+
     def task(cfg: DictConfig) -> float:
         hydra_config = HydraConfig.get()
-        return VERBS[verb](
-            OmegaConf.to_object(cfg), Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
-        )
+        overrides = list(hydra_config.overrides.task)
+        try:
+            config = typed_config(cfg, composer, [*hydra_config.overrides.hydra, *overrides])
+            return VERBS[command.verb](config, Path(hydra_config.runtime.output_dir), overrides)
+        except ConfigError as error:
+            told = with_origins(error, composer, overrides)
+            if hydra_config.mode == RunMode.MULTIRUN:
+                raise told from error
+            raise _Refused(told) from error
 
+    with _hydra_arguments(command):
+        try:
+            hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base="1.3")(task)()
+        except _Refused as refused:
+            raise refused.error from refused.__cause__
+
+
+class _Refused(BaseException):
+    """Carries a ConfigError out of Hydra's job, which prints a line of its own for every Exception."""
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _hydra_arguments(command: Command) -> Iterator[None]:
+    """`sys.argv` as Hydra reads it, and exceptions that come through instead of being printed short."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [argv[0], *command.flags, *command.overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        task()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        yield
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _print_problems(error: ConfigError) -> None:
+    count = len(error.problems)
+    print(f"cvtrain: {count} settings are wrong" if count > 1 else "cvtrain: wrong setting", file=sys.stderr)
+    for problem in error.problems:
+        print("\n".join(f"  {line}" for line in str(problem).splitlines()), file=sys.stderr)

@@ -1,0 +1,67 @@
+"""A typed config as plain values and back, for checkpoints and run folders."""
+
+import dataclasses
+from enum import Enum
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cvtrain.config.augment import AugmentConfig
+from cvtrain.config.data import DATA_CONFIGS
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.model import MODEL_CONFIGS
+from cvtrain.config.optim import LOSS_CONFIGS, OPTIMIZER_CONFIGS, SCHEDULER_CONFIGS
+from cvtrain.config.root import Config
+
+# Groups whose options differ in type: the schema's name is kept beside the values.
+_POLYMORPHIC: dict[str, dict[str, type]] = {
+    "data": DATA_CONFIGS,
+    "augment": {"augment": AugmentConfig},
+    "model": MODEL_CONFIGS,
+    "loss": LOSS_CONFIGS,
+    "optimizer": OPTIMIZER_CONFIGS,
+    "scheduler": SCHEDULER_CONFIGS,
+}
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses to dicts, enums to their values, tuples to lists: what JSON, YAML and a safe checkpoint hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def schema_names(config: Config) -> dict[str, str]:
+    """Which schema each group of `config` has, such as {"data": "custom", "model": "torchvision", ...}."""
+    return {
+        group: next(name for name, schema in options.items() if schema is type(getattr(config, group)))
+        for group, options in _POLYMORPHIC.items()
+    }
+
+
+def from_plain(plain: dict[str, Any], schemas: dict[str, str]) -> Config:
+    """The typed config that `to_plain` and `schema_names` were made from.
+
+    Raises:
+        ConfigError: a schema or a value that this version does not know.
+    """
+    try:
+        base = OmegaConf.structured(Config)
+        for group, options in _POLYMORPHIC.items():
+            base[group] = OmegaConf.structured(options[schemas[group]])
+        config = OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.create(plain)))
+    except (OmegaConfBaseException, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            rule=f"the saved config does not fit this version of cvtrain: {reason}",
+            remedy="use the version that made it, named in the run folder's environment.json",
+        ) from error
+    assert isinstance(config, Config)
+    return config

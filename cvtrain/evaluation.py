@@ -1,0 +1,122 @@
+"""One pass over a split without learning: figures, confusion matrix and a prediction per image."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cvtrain.data.loading import Batch
+from cvtrain.metrics import ClassificationMetrics
+from cvtrain.normalization import Normalizer
+from cvtrain.runtime import autocast
+
+# Predictions keep every class's probability up to this many classes, the best few beyond it.
+FULL_PROBS_CLASSES = 100
+TOP_PROBS = 5
+
+
+@dataclass
+class Predictions:
+    """What the model said of each image, in the order of the split.
+
+    Attributes:
+        indices: (N,) int64, position in the split.
+        labels: (N,) int64 class ids.
+        top_classes: (N, k) int64, the classes of the largest probabilities, best first. k is the number of
+            classes up to 100, else 5.
+        top_probs: (N, k) float32, their probabilities.
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    top_classes: np.ndarray
+    top_probs: np.ndarray
+
+    @property
+    def preds(self) -> np.ndarray:
+        """(N,) int64, the most probable class."""
+        return self.top_classes[:, 0]
+
+
+@dataclass
+class Evaluation:
+    """Result of `evaluate_split`; metric names are without prefix, fractions are in 0..1."""
+
+    metrics: dict[str, float]
+    confusion: np.ndarray
+    per_class: list[dict[str, Any]]
+    predictions: Predictions
+    num_images: int
+    num_skipped: int = 0
+    step: int = 0
+    epoch: int = 0
+    interrupted: bool = field(default=False)
+
+
+def _no_stop() -> bool:
+    return False
+
+
+@torch.inference_mode()
+def evaluate_split(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    criterion: nn.Module,
+    normalizer: Normalizer,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_classes: int,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+    should_stop: Callable[[], bool] = _no_stop,
+) -> Evaluation:
+    """Score `model` on every batch; each image counts once, whatever the batch sizes.
+
+    Args:
+        model: (B, C, H, W) float images to (B, num_classes) logits; set to eval mode here and left so.
+        batches: uint8 batches, as `BatchLoader.epoch` gives them.
+        criterion: has `per_sample(logits, targets) -> (B,)`.
+        on_batch: called with the number of images of each batch, for a progress bar.
+        should_stop: asked after each batch; when it says yes the result is marked `interrupted`.
+    """
+    model.eval()
+    metrics = ClassificationMetrics(num_classes, device)
+    num_kept = num_classes if num_classes <= FULL_PROBS_CLASSES else TOP_PROBS
+    kept: list[tuple[torch.Tensor, ...]] = []
+    num_skipped = 0
+    interrupted = False
+    for batch in batches:
+        num_skipped += len(batch.bad)
+        if len(batch.labels):
+            images = normalizer(batch.images.to(device, non_blocking=True))
+            labels = batch.labels.to(device, non_blocking=True)
+            with autocast(device, dtype):
+                logits = model(images)
+            logits = logits.float()
+            metrics.update(logits, labels, criterion.per_sample(logits, labels))
+            probs, classes = logits.softmax(dim=1).topk(num_kept, dim=1)
+            kept.append((batch.indices, batch.labels, classes, probs))
+        on_batch(len(batch.labels))
+        if should_stop():
+            interrupted = True
+            break
+    return Evaluation(
+        metrics=metrics.compute(),
+        confusion=metrics.confusion.cpu().numpy(),
+        per_class=metrics.per_class(),
+        predictions=_gather(kept, num_kept),
+        num_images=sum(len(labels) for _, labels, _, _ in kept),
+        num_skipped=num_skipped,
+        interrupted=interrupted,
+    )
+
+
+def _gather(kept: list[tuple[torch.Tensor, ...]], num_kept: int) -> Predictions:
+    if not kept:
+        empty = np.zeros((0,), np.int64)
+        return Predictions(empty, empty, np.zeros((0, num_kept), np.int64), np.zeros((0, num_kept), np.float32))
+    indices, labels, classes, probs = (torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True))
+    return Predictions(indices, labels, classes, probs)

@@ -1,0 +1,142 @@
+"""What training counts as it goes: sums on the device, read only when they are logged, and seconds."""
+
+import time
+
+import torch
+
+
+class TrainWindow:
+    """Loss and accuracy since the last reading and since the start of the epoch.
+
+    The sums stay on the device: adding costs no synchronisation, reading costs one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # loss sum, correct, images; float64 is exact for counts, float32 is what MPS has
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._window = torch.zeros(3, dtype=dtype, device=device)
+        self._epoch = torch.zeros(3, dtype=dtype, device=device)
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Count one micro-batch: its mean loss, (B, K) logits, and (B,) labels or (B, K) soft targets.
+
+        With soft targets the class of the largest share counts as the right one.
+        """
+        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        num_images = len(labels)
+        correct = (logits.detach().argmax(dim=1) == labels).sum()
+        self._window += torch.stack(
+            [
+                loss.detach().to(self._window.dtype) * num_images,
+                correct.to(self._window.dtype),
+                torch.full_like(correct, num_images, dtype=self._window.dtype),
+            ]
+        )
+
+    def read_window(self) -> dict[str, float]:
+        """`train/loss` and `train/accuracy` since the last reading; empty if nothing was added. Synchronises."""
+        values = _means(self._window, "train/loss", "train/accuracy")
+        self._epoch += self._window
+        self._window.zero_()
+        return values
+
+    def read_epoch(self) -> dict[str, float]:
+        """`train/epoch_loss` and `train/epoch_accuracy` of all that was read since the last call. Synchronises."""
+        values = _means(self._epoch, "train/epoch_loss", "train/epoch_accuracy")
+        self._epoch.zero_()
+        return values
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"window": self._window.clone(), "epoch": self._epoch.clone()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self._window.copy_(state["window"])
+        self._epoch.copy_(state["epoch"])
+
+
+def _means(sums: torch.Tensor, loss_name: str, accuracy_name: str) -> dict[str, float]:
+    loss, correct, images = sums.tolist()
+    return {loss_name: loss / images, accuracy_name: correct / images} if images else {}
+
+
+class Stopwatch:
+    """Seconds of training, the part of them spent waiting for data, and images per second."""
+
+    def __init__(self) -> None:
+        self.train_seconds = 0.0
+        self.wait_seconds = 0.0
+        self.num_images = 0
+        self._window_start = (0.0, 0.0, 0)
+
+    def add(self, *, wait_seconds: float, step_seconds: float, num_images: int) -> None:
+        """Count one step: seconds until its batch was there, seconds of its work, its images."""
+        self.train_seconds += wait_seconds + step_seconds
+        self.wait_seconds += wait_seconds
+        self.num_images += num_images
+
+    def read_window(self) -> dict[str, float]:
+        """`perf/images_per_second` and `perf/data_wait_share` (0..1) since the last reading."""
+        seconds, wait, images = (
+            now - before
+            for now, before in zip(
+                (self.train_seconds, self.wait_seconds, self.num_images), self._window_start, strict=True
+            )
+        )
+        self._window_start = (self.train_seconds, self.wait_seconds, self.num_images)
+        return _rates(seconds, wait, images)
+
+    def totals(self) -> dict[str, float]:
+        """The same over the whole run."""
+        return _rates(self.train_seconds, self.wait_seconds, self.num_images)
+
+
+def _rates(seconds: float, wait: float, images: float) -> dict[str, float]:
+    if seconds <= 0:
+        return {}
+    return {"perf/images_per_second": images / seconds, "perf/data_wait_share": wait / seconds}
+
+
+class Monitor:
+    """Follows one metric: which value is the best, and for how many evaluations none was better."""
+
+    def __init__(self, *, name: str, mode: str, min_delta: float = 0.0) -> None:
+        assert mode in ("max", "min")
+        self.name = name
+        self.mode = mode
+        self.min_delta = min_delta
+        self.best: float | None = None
+        self.best_step: int | None = None
+        self.num_without_better = 0
+
+    def observe(self, value: float, step: int) -> bool:
+        """True if `value` is better than the best so far by more than min_delta. NaN never is."""
+        if self.best is None:
+            better = value == value
+        else:
+            gain = value - self.best if self.mode == "max" else self.best - value
+            better = gain > self.min_delta
+        if better:
+            self.best, self.best_step, self.num_without_better = value, step, 0
+        else:
+            self.num_without_better += 1
+        return better
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        return {"best": self.best, "best_step": self.best_step, "num_without_better": self.num_without_better}
+
+    def load_state_dict(self, state: dict[str, float | int | None]) -> None:
+        self.best = state["best"]
+        self.best_step = state["best_step"]  # type: ignore[assignment]
+        self.num_without_better = state["num_without_better"]  # type: ignore[assignment]
+
+
+def monitor_mode(name: str, mode: str) -> str:
+    """`max` or `min`: `auto` is min for losses and errors, max for the rest."""
+    if mode != "auto":
+        return mode
+    return "min" if name.endswith(("loss", "error")) else "max"
+
+
+def now() -> float:
+    """Seconds on a clock that only moves forward."""
+    return time.perf_counter()

@@ -1,0 +1,217 @@
+"""The verb `train`: assembles a run from its config, in the order you would tell it, and trains."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvtrain import __version__
+from cvtrain.averaging import build_average
+from cvtrain.config.data import Balance
+from cvtrain.config.model import Freeze
+from cvtrain.config.redact import redact
+from cvtrain.config.root import Config
+from cvtrain.config.serialize import schema_names, to_plain
+from cvtrain.config.trainer import OnNonfinite
+from cvtrain.data.augment.build import build_batch_transform, build_train_transform
+from cvtrain.data.balance import class_counts, class_weights
+from cvtrain.data.build import build_splits
+from cvtrain.data.loading import Loaders, build_loaders
+from cvtrain.data.resize import build_eval_transform
+from cvtrain.data.source import Splits
+from cvtrain.loggers.build import RunLogger, build_loggers
+from cvtrain.losses import build_criterion
+from cvtrain.models.build import BuiltModel, build_model
+from cvtrain.models.summary import summarize_model
+from cvtrain.normalization import Normalizer, choose_statistics
+from cvtrain.optim.build import build_optimizer
+from cvtrain.optim.groups import format_groups
+from cvtrain.optim.schedule import build_schedule
+from cvtrain.outcome import Run, record_start, write_outcome
+from cvtrain.progress import build_progress
+from cvtrain.runtime import determinism, precision_name, seed_generators, select_device, select_precision
+from cvtrain.tracking import Monitor, monitor_mode, now
+from cvtrain.trainer import EndReason, Trainer, TrainerSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainResult:
+    """What `train` gives back to the command line or a notebook.
+
+    Attributes:
+        monitor: best value of `trainer.monitor`, which Hydra's sweepers optimise; None if nothing was evaluated.
+        metrics: `val/...` of the best evaluation, `test/...` if there is a test split.
+        exit_code: 0, or 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    monitor: float | None
+    metrics: dict[str, float]
+    run_dir: Path
+    end_reason: EndReason
+    exit_code: int = 0
+
+
+def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) -> TrainResult:
+    """Train, evaluate and report into `run_dir`.
+
+    Raises:
+        ConfigError: a setting that only the data, the device or a library could prove wrong.
+        NonFiniteLossError: the loss became NaN or infinite and `trainer.on_nonfinite=stop`.
+    """
+    started = now()
+    record_start(config, run_dir, overrides or [])
+    with determinism(config.trainer.deterministic):
+        run = assemble(config, run_dir)
+        trainer = run.trainer
+        exit_code = 1
+        try:
+            end_reason = trainer.fit()
+            exit_code = trainer.stop_signal.exit_code
+            metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
+        except KeyboardInterrupt:
+            exit_code = 130
+            raise
+        finally:
+            run.logger.finish(exit_code)
+    return TrainResult(trainer.monitor.best, metrics, run_dir, end_reason, exit_code)
+
+
+def assemble(config: Config, run_dir: Path) -> Run:
+    """Build every part of the run from its config; nothing is trained yet."""
+    device = select_device(config.trainer.device)
+    dtype = select_precision(config.trainer.precision.value, device)
+    log.info("device %s, precision %s, seed %d", device, precision_name(dtype), config.seed)
+    seed_generators(config.seed)
+
+    splits = build_splits(config.data)
+    for line in splits.describe():
+        log.info("%s", line)
+    loaders = build_loaders(config, splits, device=device)
+    num_classes = len(splits.classes)
+
+    built = build_model(
+        config.model, num_classes=num_classes, channels=config.data.channels, image_size=config.data.image_size
+    )
+    memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
+    model = built.module.to(device=device, memory_format=memory_format)
+    input_shape = (config.data.channels, config.data.image_size, config.data.image_size)
+    log.info("model %s\n%s", config.model.name, summarize_model(model, input_shape).table())
+    warn_of_random_backbone(config)
+    mean, std = choose_statistics(config.data, built.mean, built.std)
+    normalizer = Normalizer(mean, std, memory_format).to(device)
+
+    criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=balance_weights(config, splits))
+    criterion = criterion.to(device)
+    optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
+    log.info("parameter groups\n%s", format_groups(optimizer.param_groups))
+    monitor = Monitor(
+        name=config.trainer.monitor,
+        mode=monitor_mode(config.trainer.monitor, config.trainer.monitor_mode.value),
+        min_delta=config.trainer.early_stop_min_delta,
+    )
+    steps_per_epoch = loaders.train.num_batches
+    total_steps = config.trainer.epochs * steps_per_epoch
+    if config.trainer.max_steps is not None:
+        total_steps = min(total_steps, config.trainer.max_steps)
+    schedule = build_schedule(
+        config.scheduler, steps_per_epoch=steps_per_epoch, total_steps=total_steps, monitor_mode=monitor.mode
+    )
+    average = build_average(model, config.trainer.ema_decay)
+
+    run_config = redact(to_plain(config))
+    logger = build_loggers(config.logger, run_dir=run_dir, run_config=run_config, name=f"{config.name}/{run_dir.name}")
+    trainer = Trainer(
+        model=model,
+        head=built.head,
+        criterion=criterion,
+        optimizer=optimizer,
+        schedule=schedule,
+        average=average,
+        normalizer=normalizer,
+        batch_transform=build_batch_transform(config.augment, num_classes=num_classes),
+        train_loader=loaders.train,
+        val_loader=loaders.val,
+        num_classes=num_classes,
+        monitor=monitor,
+        logger=logger,
+        progress=build_progress(config.trainer.progress),
+        device=device,
+        dtype=dtype,
+        run_dir=run_dir,
+        describe={
+            "config": run_config,
+            "schemas": schema_names(config),
+            "classes": list(splits.classes),
+            "preprocessing": describe_preprocessing(config, mean, std),
+            "precision": precision_name(dtype),
+            "versions": {"cvtrain": __version__, "torch": torch.__version__},
+        },
+        image_name=splits.train.name,
+        settings=trainer_settings(config, built),
+        compiled=config.trainer.compile,
+    )
+    return Run(config=config, run_dir=run_dir, splits=splits, loaders=loaders, trainer=trainer, logger=logger)
+
+
+def trainer_settings(config: Config, built: BuiltModel) -> TrainerSettings:
+    """The loop's numbers out of the config."""
+    settings = config.trainer
+    return TrainerSettings(
+        epochs=settings.epochs,
+        seed=config.seed,
+        max_steps=settings.max_steps,
+        max_minutes=settings.max_minutes,
+        grad_accum_steps=settings.grad_accum_steps,
+        clip_grad_norm=settings.clip_grad_norm,
+        skip_nonfinite=settings.on_nonfinite is OnNonfinite.skip,
+        early_stop_patience=settings.early_stop_patience,
+        eval_every_epochs=settings.eval_every_epochs,
+        eval_every_steps=settings.eval_every_steps,
+        log_every_steps=settings.log_every_steps,
+        checkpoint_every_epochs=config.checkpoint.every_epochs,
+        save_best=config.checkpoint.save_best,
+        aux_loss_weight=built.aux_loss_weight,
+        unfreeze_epoch=config.model.unfreeze_epoch,
+        freeze_backbone=config.model.freeze is Freeze.backbone,
+    )
+
+
+def balance_weights(config: Config, splits: Splits) -> torch.Tensor | None:
+    """(num_classes,) float32 weights of the loss for `data.balance=class_weights`, else None."""
+    if config.data.balance is not Balance.class_weights:
+        return None
+    return torch.from_numpy(class_weights(class_counts(splits.train.labels, len(splits.classes)))).float()
+
+
+def choose_memory_format(channels_last: bool | None, convolutional: bool) -> torch.memory_format:
+    """NHWC if asked for, or by default if the model is convolutional, whose kernels run faster on it."""
+    wanted = convolutional if channels_last is None else channels_last
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+def warn_of_random_backbone(config: Config) -> None:
+    """Say it when only the head of a network with random weights is going to train."""
+    model = config.model
+    starts_random = not getattr(model, "pretrained", False) and getattr(model, "weights", None) is None
+    if model.freeze is Freeze.backbone and starts_random:
+        log.warning(
+            "model.freeze=backbone with random weights: the head learns on top of random features. "
+            "Set model.pretrained=true or model.weights=PATH"
+        )
+
+
+def describe_preprocessing(config: Config, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """What a stranger has to do to an image before the model sees it."""
+    data = config.data
+    return {
+        "image_size": data.image_size,
+        "channels": data.channels,
+        "resize": data.resize.value,
+        "crop_fraction": data.crop_fraction,
+        "mean": list(mean),
+        "std": list(std),
+    }

@@ -1,0 +1,89 @@
+"""runtime: seeds as pure functions, devices, precision."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from cvtrain import runtime
+from cvtrain.config.errors import ConfigError
+
+
+def test_derive_seed_known_answers():
+    # Written down once: the order of samples and every augmentation hang on these never changing.
+    assert runtime.derive_seed(0) == 0xE220A8397B1DCDAF >> 1  # SplitMix64's first output for state 0
+    assert runtime.derive_seed(0, 1, 2) == 8825289091277911490
+    assert runtime.derive_seed(0, 1, 3) == 6830919859777061816
+
+
+def test_derive_seed_separates_neighbours_and_order():
+    seeds = {runtime.derive_seed(a, b, c) for a in range(10) for b in range(10) for c in range(100)}
+    assert len(seeds) == 10 * 10 * 100
+    assert runtime.derive_seed(1, 2) != runtime.derive_seed(2, 1)
+    assert runtime.derive_seed(1) != runtime.derive_seed(1, 0)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_derive_seed_bits_are_balanced():
+    seeds = np.array([runtime.derive_seed(7, index) for index in range(20000)], dtype=np.uint64)
+    for bit in range(63):
+        share = float(((seeds >> np.uint64(bit)) & np.uint64(1)).mean())
+        assert abs(share - 0.5) < 0.02, f"bit {bit}"  # 5 standard deviations of a fair coin
+
+
+def test_seed_step_makes_draws_a_function_of_the_step():
+    runtime.seed_step(3, 10)
+    first = torch.rand(4)
+    torch.rand(100)
+    runtime.seed_step(3, 10)
+    assert torch.equal(first, torch.rand(4))
+    runtime.seed_step(3, 11)
+    assert not torch.equal(first, torch.rand(4))
+
+
+def test_seed_generators_seeds_all_three():
+    draws = []
+    for _ in range(2):
+        runtime.seed_generators(5)
+        draws.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+    assert draws[0] == draws[1]
+
+
+def test_wrong_device_lists_those_that_are_there():
+    with pytest.raises(ConfigError, match="no such device") as caught:
+        runtime.select_device("cuda:77")
+    assert "trainer.device=cuda:77" in str(caught.value)
+    assert "cpu" in str(caught.value)
+
+
+def test_cpu_is_always_there():
+    assert runtime.select_device("cpu") == torch.device("cpu")
+    assert runtime.available_devices()[-1] == "cpu"
+
+
+def test_precision_names_and_fp16_on_cpu():
+    cpu = torch.device("cpu")
+    assert runtime.select_precision("fp32", cpu) is torch.float32
+    assert runtime.select_precision("bf16", cpu) is torch.bfloat16
+    expected = torch.bfloat16 if runtime.has_native_bf16(cpu) else torch.float32
+    assert runtime.select_precision("auto", cpu) is expected
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        runtime.select_precision("fp16", cpu)
+
+
+def test_autocast_is_off_for_fp32_and_on_for_bf16():
+    cpu = torch.device("cpu")
+    weights = torch.ones(2, 2)
+    with runtime.autocast(cpu, torch.float32):
+        assert (weights @ weights).dtype is torch.float32
+    with runtime.autocast(cpu, torch.bfloat16):
+        assert (weights @ weights).dtype is torch.bfloat16
+
+
+def test_determinism_is_undone():
+    with runtime.determinism(True):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    with runtime.determinism(False):
+        assert not torch.are_deterministic_algorithms_enabled()
