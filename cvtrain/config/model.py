@@ -25,6 +25,12 @@ class Freeze(str, Enum):
     backbone = "backbone"
 
 
+class Stem(str, Enum):
+    auto = "auto"
+    imagenet = "imagenet"
+    small = "small"
+
+
 @dataclass
 class ModelConfig:
     """What every network shares: the policy of fine-tuning."""
@@ -64,6 +70,11 @@ class PretrainedConfig(ModelConfig):
 class TorchvisionModelConfig(PretrainedConfig):
     """A classification network of torchvision by name; its head is replaced."""
 
+    stem: Stem = setting(
+        Stem.auto,
+        "first layers of resnet, resnext and wide_resnet: imagenet (7x7 stride 2, then max pooling), "
+        "small (3x3 stride 1, for images of about 32 pixels), auto (small if image_size <= 64 and no weights are loaded)",
+    )
     aux_loss_weight: float = setting(
         0.3, "weight of each auxiliary head's loss (googlenet, inception_v3 have them)", at_least=0
     )
