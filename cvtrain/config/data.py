@@ -161,6 +161,12 @@ class HuggingFaceConfig(DataConfig):
     alpha_color: List[int] = setting(
         [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
     )
+    on_bad_image: OnBadImage = setting(
+        OnBadImage.error, "an image that cannot be decoded: error stops the run, skip leaves it out and lists it"
+    )
+    max_image_pixels: int = setting(
+        178_956_970, "images with more pixels than this count as bad, against decompression bombs", at_least=1
+    )
 
 
 @dataclass

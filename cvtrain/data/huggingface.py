@@ -10,8 +10,9 @@ import numpy as np
 
 from cvtrain.config.data import HuggingFaceConfig
 from cvtrain.config.errors import ConfigError
+from cvtrain.data.bad_images import BadImageError
 from cvtrain.data.classes import check_known, class_name, order_classes
-from cvtrain.data.readers import image_to_array
+from cvtrain.data.readers import Reader
 from cvtrain.data.source import DatasetSource, Splits
 from cvtrain.data.splits import complete_splits, listed
 
@@ -20,10 +21,16 @@ _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
 
 
 class ImageColumn:
-    """The images of a `datasets.Dataset` as items (image, None): the label column is never decoded twice."""
+    """The encoded images of a `datasets.Dataset`, as items ({"bytes": ..., "path": ...}, None).
+
+    Decoding is left to our own reader: it applies the one rule for modes and finds files that are cut short.
+    """
 
     def __init__(self, dataset: Any, column: str) -> None:
-        self.dataset = dataset.select_columns([column])
+        import datasets
+
+        encoded = dataset.with_format(None).select_columns([column])
+        self.dataset = encoded.cast_column(column, datasets.Image(decode=False))
         self.column = column
 
     def __len__(self) -> int:
@@ -31,6 +38,15 @@ class ImageColumn:
 
     def __getitem__(self, index: int) -> tuple[Any, None]:
         return self.dataset[index][self.column], None
+
+
+def decode_item(item: dict[str, Any] | None, reader: Reader) -> np.ndarray:
+    """(H, W, C) uint8 from an item of `ImageColumn`. Raises `BadImageError`."""
+    if item is None:
+        raise BadImageError("", "the row has no image")
+    if item["bytes"] is None:
+        return reader(item["path"])
+    return reader.decode(item["bytes"], item["path"] or "")
 
 
 def build_huggingface(config: HuggingFaceConfig) -> Splits:
@@ -68,7 +84,13 @@ def build_huggingface(config: HuggingFaceConfig) -> Splits:
             )
         found[split] = (loaded[name], labels, own_names)
     classes = found["train"][2]
-    convert = functools.partial(image_to_array, channels=config.channels, alpha_color=tuple(config.alpha_color))
+    reader = Reader(
+        library="pillow",
+        channels=config.channels,
+        alpha_color=tuple(config.alpha_color),
+        max_image_pixels=config.max_image_pixels,
+    )
+    convert = functools.partial(decode_item, reader=reader)
     sources = {}
     for split, (dataset, labels, own_names) in found.items():
         present = [own_names[label] for label in np.unique(labels)]
@@ -149,6 +171,8 @@ def _offline() -> Iterator[None]:
 
 
 def _check_columns(dataset: Any, config: HuggingFaceConfig) -> None:
+    import datasets
+
     for key, column in (("data.image_column", config.image_column), ("data.label_column", config.label_column)):
         if column not in dataset.column_names:
             raise ConfigError(
@@ -157,6 +181,14 @@ def _check_columns(dataset: Any, config: HuggingFaceConfig) -> None:
                 rule=f"{config.path} has no such column",
                 remedy=f"it has {listed(dataset.column_names)}",
             )
+    feature = dataset.features[config.image_column]
+    if not isinstance(feature, datasets.Image):
+        raise ConfigError(
+            key="data.image_column",
+            value=config.image_column,
+            rule=f"holds {feature}, not images",
+            remedy="give another column, or cast it once with `datasets` to its Image feature and save the set",
+        )
 
 
 def _labels_of(dataset: Any, config: HuggingFaceConfig) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -6,7 +6,7 @@ like. Paths, labels and splits lose spaces at both ends.
 """
 
 # Paths stay strings here: a Path object per image would cost more than the work on it.
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH113, PTH117, PTH118, PTH120
 
 import os
 import posixpath

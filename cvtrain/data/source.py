@@ -4,7 +4,7 @@ All sources can be pickled (workers that are spawned) and hold their bulk in arr
 """
 
 # Paths stay strings here: a Path object per image would cost more than the work on it.
-# ruff: noqa: PTH
+# ruff: noqa: PTH118
 
 import copy
 import os
@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from cvtrain.data.bad_images import BadImageError
 from cvtrain.data.paths import PathTable, printable
 
 SourceT = TypeVar("SourceT", bound="ImageSource")
@@ -117,7 +118,7 @@ class DatasetSource:
     Args:
         dataset: anything with `__len__` and `__getitem__`; only the image of an item is used here.
         labels: (N,) int64 class ids.
-        convert: from the item's image to (H, W, C) uint8.
+        convert: from the item's image to (H, W, C) uint8; what it raises becomes a `BadImageError`.
         prefix: name of the dataset, for `name`.
     """
 
@@ -131,7 +132,12 @@ class DatasetSource:
         return len(self.labels)
 
     def read(self, index: int) -> np.ndarray:
-        return self.convert(self.dataset[index][0])
+        image = self.dataset[index][0]  # what the user's own class raises goes out as it is
+        try:
+            return self.convert(image)
+        except (ValueError, OSError, SyntaxError) as error:  # Pillow's errors too: it decodes late
+            cause = error.cause if isinstance(error, BadImageError) else str(error)
+            raise BadImageError(self.name(index), cause) from error
 
     def name(self, index: int) -> str:
         return f"{self.prefix}[{index}]"

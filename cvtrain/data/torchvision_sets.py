@@ -124,19 +124,14 @@ def _load(open_set: OpenSet, arguments: dict[str, Any], config: TorchvisionDataC
     except (RuntimeError, OSError) as error:
         missing = [name for name in open_set.files if not Path(config.root, name).exists()]
         where = Path(config.root).absolute()
-        if missing:
-            rule = f"{config.dataset.value} is not complete in {where}: {', '.join(missing)} not found"
-        else:
-            rule = f"{config.dataset.value} in {where} is damaged or could not be read: {error}"
-        if config.download:
-            rule += f"; the download failed: {error}"
-        remedy = "set data.download=true to fetch it" if not config.download else "check the network"
+        state = f"missing {', '.join(missing)}" if missing else f"a file is damaged ({', '.join(open_set.files)})"
+        failure = f"; the download failed: {error}" if config.download else ""
         raise ConfigError(
             key="data.root",
             value=config.root,
-            rule=rule,
-            remedy=f"{remedy}, or put these in place by hand: "
-            + ", ".join(str(where / name) for name in open_set.files),
+            rule=f"{config.dataset.value} is not complete in {where}: {state}{failure}",
+            remedy=("check the network" if config.download else "set data.download=true to fetch it")
+            + ", or put the files there by hand",
         ) from error
 
 

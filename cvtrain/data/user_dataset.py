@@ -9,6 +9,7 @@ import numpy as np
 from cvtrain.config.data import DatasetConfig
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.importing import import_object
+from cvtrain.data.bad_images import BadImageError
 from cvtrain.data.classes import check_known, class_name
 from cvtrain.data.readers import image_to_array
 from cvtrain.data.source import DatasetSource, Splits, with_labels
@@ -50,7 +51,7 @@ def build_dataset(config: DatasetConfig) -> Splits:
     classes = names["train"] or tuple(str(label) for label in range(int(parts["train"].labels.max()) + 1))
     for split in parts:
         parts[split] = _match_classes(parts[split], names[split], classes, split, config.target)
-    parts["train"].convert(_first_image(parts["train"], config.target))
+    _check_first_image(parts["train"], config.target)
     return complete_splits(
         train=parts["train"],
         val=parts.get("val"),
@@ -119,9 +120,13 @@ def _checked_item(dataset: Any, index: int, target: str, split: str) -> tuple[An
     return item[0], item[1]
 
 
-def _first_image(source: DatasetSource, target: str) -> Any:
-    """The first image, read now so that a wrong item type ends the run before a worker process hits it."""
-    return _checked_item(source.dataset, 0, target, "train")[0]
+def _check_first_image(source: DatasetSource, target: str) -> None:
+    """Read one image now, so that an item of a wrong kind is an error of the setting and not one of a worker."""
+    _checked_item(source.dataset, 0, target, "train")
+    try:
+        source.read(0)
+    except BadImageError as error:
+        raise _wrong(target, f"{error.path}: {error.cause}", "an image is a PIL image, an array or a tensor") from error
 
 
 def _class_names(dataset: Any, labels: np.ndarray, target: str, split: str) -> tuple[str, ...] | None:
