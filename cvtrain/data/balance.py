@@ -1,0 +1,29 @@
+"""Class imbalance: counts, weights for the loss and weights for drawing."""
+
+import numpy as np
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Images per class, (num_classes,) int64, from class ids `labels` (N,)."""
+    return np.bincount(labels, minlength=num_classes).astype(np.int64)
+
+
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Weight of each class in the loss, (num_classes,) float64: N / (K * n_c).
+
+    K counts the classes that occur, n_c the images of class c; a class without images gets 0. This is scikit-learn's
+    `class_weight="balanced"`: every class weighs the same in sum, and the mean over all images is 1.
+    """
+    counts = class_counts(labels, num_classes)
+    occurs = counts > 0
+    weights = np.zeros(num_classes)
+    weights[occurs] = len(labels) / (occurs.sum() * counts[occurs])
+    return weights
+
+
+def oversampling_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Weight of each image when an epoch is drawn with replacement, (N,) float64: that of its class.
+
+    Every class is then drawn equally often on average, N / K times in an epoch of N draws.
+    """
+    return class_weights(labels, num_classes)[labels]
