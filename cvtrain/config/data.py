@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Dict, List, Optional, Union  # noqa: UP035
+from typing import Any, Dict, List, Optional, Union
 
 from cvtrain.config.fields import required, setting
 
@@ -73,7 +73,10 @@ class DataConfig:
         "evaluation resize: resize_crop (short side, then centre crop), squash (aspect lost), pad (letterbox)",
     )
     crop_fraction: float = setting(
-        0.875, "resize_crop: image_size / resized short side, so 0.875 resizes to 256 for a 224 crop", above=0, at_most=1
+        0.875,
+        "resize_crop: image_size / resized short side, so 0.875 resizes to 256 for a 224 crop",
+        above=0,
+        at_most=1,
     )
     balance: Balance = setting(
         Balance.none, "class imbalance: none, class_weights (in the loss) or oversample (rare classes drawn more often)"
@@ -183,6 +186,9 @@ class DatasetConfig(DataConfig):
     test_kwargs: Optional[Dict[str, Any]] = setting(None, "more arguments for the test split; null: no test split")
     alpha_color: List[int] = setting(
         [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
+    )
+    on_bad_image: OnBadImage = setting(
+        OnBadImage.error, "an image that cannot be used: error stops the run, skip leaves it out and lists it"
     )
 
 

@@ -8,16 +8,15 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes).astype(np.int64)
 
 
-def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Weight of each class in the loss, (num_classes,) float64: N / (K * n_c).
+def class_weights(counts: np.ndarray) -> np.ndarray:
+    """Weight of each class in the loss, (K,) float64, from its images `counts` (K,): N / (K' * n_c).
 
-    K counts the classes that occur, n_c the images of class c; a class without images gets 0. This is scikit-learn's
-    `class_weight="balanced"`: every class weighs the same in sum, and the mean over all images is 1.
+    N is the sum of all counts, K' the number of classes that occur; a class without images gets 0. This is
+    scikit-learn's `class_weight="balanced"`: every class weighs the same in sum, and the mean over all images is 1.
     """
-    counts = class_counts(labels, num_classes)
     occurs = counts > 0
-    weights = np.zeros(num_classes)
-    weights[occurs] = len(labels) / (occurs.sum() * counts[occurs])
+    weights = np.zeros(len(counts))
+    weights[occurs] = counts.sum() / (occurs.sum() * counts[occurs])
     return weights
 
 
@@ -26,4 +25,4 @@ def oversampling_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
     Every class is then drawn equally often on average, N / K times in an epoch of N draws.
     """
-    return class_weights(labels, num_classes)[labels]
+    return class_weights(class_counts(labels, num_classes))[labels]

@@ -11,9 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from cvtrain.config.data import Balance, DataConfig, FileDataConfig, OnBadImage
+from cvtrain.config.data import (
+    Balance,
+    DataConfig,
+    DatasetConfig,
+    FileDataConfig,
+    HuggingFaceConfig,
+    OnBadImage,
+)
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.root import Config
+from cvtrain.data.augment.build import build_train_transform
 from cvtrain.data.bad_images import BadImage, BadImageError
 from cvtrain.data.balance import oversampling_weights
 from cvtrain.data.batches import Batch, BatchDataset, TrainTransform
@@ -25,6 +33,9 @@ __all__ = ["Batch", "BatchDataset", "BatchLoader", "EpochPlan", "Loaders", "buil
 
 # More workers than this seldom help one device, and each holds batches in shared memory.
 MAX_AUTO_WORKERS = 8
+
+# Sources whose images are decoded as they are needed.
+_MAY_SKIP = (FileDataConfig, HuggingFaceConfig, DatasetConfig)
 
 
 class _EpochKeys(Sampler[BatchKey]):
@@ -166,45 +177,63 @@ class Loaders:
     val: BatchLoader
     test: BatchLoader | None
 
+    def parts(self) -> dict[str, BatchLoader]:
+        """The loaders that exist, by split."""
+        parts = {"train": self.train, "val": self.val}
+        return parts if self.test is None else {**parts, "test": self.test}
+
+    def bad_images(self) -> dict[str, list[BadImage]]:
+        """What was left out so far, by split."""
+        return {split: list(loader.bad_images.values()) for split, loader in self.parts().items()}
+
     def close(self) -> None:
         """End the workers of all of them."""
-        for loader in (self.train, self.val, self.test):
-            if loader is not None:
-                loader.close()
+        for loader in self.parts().values():
+            loader.close()
 
 
-def build_loaders(
-    config: Config, splits: Splits, train_transform: TrainTransform | None, *, device: torch.device
-) -> Loaders:
+def build_loaders(config: Config, splits: Splits, *, device: torch.device) -> Loaders:
     """The loaders of a run.
 
-    Training: shuffled, `data.batch_size` images per batch, augmented by `train_transform` (None: resized as for
-    evaluation), drawn by class weight with `data.balance=oversample`. Evaluation: in order, each image once;
-    `trainer.limit_val_batches` takes images spread evenly over the split. With `trainer.overfit_one_batch` both show
-    the first training batch, resized as for evaluation, and there is no test.
+    Training: shuffled, `data.batch_size` images per batch, augmented as `config.augment` says, drawn by class weight
+    with `data.balance=oversample`. Evaluation: in order, each image once; `trainer.limit_val_batches` takes images
+    spread evenly over the split. With `trainer.overfit_one_batch` both show the first training batch, resized as for
+    evaluation, and there is no test.
     """
-    data, trainer = config.data, config.trainer
-    batch_size = data.batch_size
-    weights = None
-    if data.balance == Balance.oversample:
-        weights = oversampling_weights(splits.train.labels, len(splits.classes))
-    plan = EpochPlan(
-        len(splits.train), batch_size, config.seed, True, weights, limit_batches=trainer.limit_train_batches
-    )
-    if trainer.overfit_one_batch:
+    data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
+    plan = _train_plan(config, splits)
+    if config.trainer.overfit_one_batch:
         # Of the shuffled order, since the first files of a folder are all of one class.
-        first = np.unique(plan.order(0)[:batch_size])
-        plan = EpochPlan(len(splits.train), batch_size, config.seed, False, subset=first)
-        train = _build_loader(data, splits.train, plan, None, seed=config.seed, device=device)
-        val = _build_loader(data, splits.train, plan, None, seed=config.seed, device=device)
+        first = np.unique(plan.order(0)[: data.batch_size])
+        plan = EpochPlan(len(splits.train), data.batch_size, seed, False, subset=first)
+        train, val = (_build_loader(data, splits.train, plan, None, seed=seed, device=device) for _ in range(2))
         return Loaders(train, val, None)
-    limit, seed = trainer.limit_val_batches, config.seed
+    transform = build_train_transform(
+        config.augment,
+        image_size=data.image_size,
+        channels=data.channels,
+        eval_transform=_build_config_resize(data),
+    )
     return Loaders(
-        train=_build_loader(data, splits.train, plan, train_transform, seed=seed, device=device),
+        train=_build_loader(data, splits.train, plan, transform, seed=seed, device=device),
         val=build_eval_loader(data, splits.val, seed=seed, device=device, limit_batches=limit),
         test=None
         if splits.test is None
         else build_eval_loader(data, splits.test, seed=seed, device=device, limit_batches=limit),
+    )
+
+
+def _train_plan(config: Config, splits: Splits) -> EpochPlan:
+    weights = None
+    if config.data.balance is Balance.oversample:
+        weights = oversampling_weights(splits.train.labels, len(splits.classes))
+    return EpochPlan(
+        len(splits.train),
+        config.data.batch_size,
+        config.seed,
+        True,
+        weights,
+        limit_batches=config.trainer.limit_train_batches,
     )
 
 
@@ -249,7 +278,7 @@ def _build_loader(
         num_workers=resolve_num_workers(config.num_workers, is_ready_made=dataset.is_ready_made),
         prefetch_batches=config.prefetch_batches,
         pin_memory=device.type == "cuda",
-        skip_bad_images=isinstance(config, FileDataConfig) and config.on_bad_image == OnBadImage.skip,
+        skip_bad_images=isinstance(config, _MAY_SKIP) and config.on_bad_image is OnBadImage.skip,
     )
 
 
