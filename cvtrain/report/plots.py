@@ -1,0 +1,286 @@
+"""Pictures of a run: curves, confusion matrix, grids of images. Each function writes one PNG, atomically."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvtrain.report.figure import (
+    INK,
+    MISSING,
+    RATE_COLOR,
+    TEST_COLOR,
+    TRAIN_COLOR,
+    VAL_COLOR,
+    drawable,
+    new_figure,
+    save_figure,
+    style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Above this a confusion matrix has no room for numbers or for every name.
+MAX_CLASSES_WITH_TEXT = 40
+MAX_IMAGES = 64
+
+Row = Mapping[str, Any]
+
+
+def plot_curves(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
+    """Loss, accuracy and learning rate over the steps; panels without a point are left out.
+
+    Training is drawn faint as logged and strong as the mean of each epoch; the best validation point is marked.
+
+    Args:
+        rows: rows of metrics.jsonl (`loggers.read_metrics`); values that are null leave a gap.
+        path: the PNG.
+    """
+    panels = [
+        (title, name)
+        for title, name in (("Loss", "loss"), ("Accuracy", "accuracy"), ("Learning rate", "lr"))
+        if any(len(_series(rows, f"{split}{name}")[0]) for split in ("train/", "train/epoch_", "val/"))
+    ]
+    with style():
+        figure = new_figure(4.4 * max(1, len(panels)), 3.5)
+        for position, (title, name) in enumerate(panels, start=1):
+            axes = figure.add_subplot(1, len(panels), position)
+            axes.set_title(title)
+            axes.set_xlabel(_step_label(rows))
+            axes.grid(True)
+            if name == "lr":
+                _draw_rate(axes, rows)
+            else:
+                _draw_metric(axes, rows, name)
+        if not panels:
+            figure.text(0.5, 0.5, "nothing was logged", ha="center", va="center", color="#777777")
+        save_figure(figure, path)
+
+
+def plot_confusion(confusion: ArrayLike, classes: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Confusion matrix: numbers are counts, colours the share of the true class, so that rare classes show as well.
+
+    Up to 40 classes every cell has its count and every class its name; above, colours only, with some of the names.
+    A class without an image has a grey row.
+
+    Args:
+        confusion: (K, K) counts, row = true class, column = predicted.
+        classes: names of the K classes.
+        path: the PNG, at most 16 x 15 inches.
+    """
+    counts = np.asarray(confusion)
+    num_classes = len(classes)
+    if counts.shape != (num_classes, num_classes):
+        raise ValueError(
+            f"confusion of shape {counts.shape} with {num_classes} classes: it must be square, one row each"
+        )
+    from matplotlib.colors import PowerNorm
+
+    support = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
+    cell_inches = min(0.5, 12.5 / num_classes)
+    side = max(2.4, cell_inches * num_classes)
+    with style():
+        import matplotlib
+
+        figure = new_figure(side + 3.0, side + 1.9)
+        axes = figure.add_subplot()
+        colors = matplotlib.colormaps["Blues"].with_extremes(bad=MISSING)
+        # Square roots lift the few mistakes of a large matrix out of the white.
+        norm = PowerNorm(0.5 if num_classes > MAX_CLASSES_WITH_TEXT else 1.0, vmin=0, vmax=1)
+        image = axes.imshow(shares, cmap=colors, norm=norm, interpolation="nearest")
+        figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.03, shrink=0.8)
+        correct, total = int(np.trace(counts)), int(counts.sum())
+        accuracy = f"accuracy {correct / total:.4f} ({correct:,} of {total:,})" if total else "no images"
+        axes.set_title(accuracy, loc="center", pad=10)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.spines[:].set_visible(False)
+        _name_ticks(axes, classes, cell_inches)
+        if num_classes <= MAX_CLASSES_WITH_TEXT:
+            _write_counts(axes, counts, shares, cell_inches)
+        save_figure(figure, path)
+
+
+def plot_images(
+    images: ArrayLike, captions: Sequence[str], path: str | os.PathLike[str], *, title: str | None = None
+) -> None:
+    """A grid of images with their captions, which may have several lines; the first 64 images are drawn.
+
+    Args:
+        images: (N, C, H, W) uint8, C = 1 (grey) or 3 (RGB); an array or a tensor on the CPU.
+        captions: N texts.
+        path: the PNG.
+        title: a line above the grid.
+    """
+    pixels = np.asarray(images)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.dtype != np.uint8 or len(pixels) != len(captions):
+        raise ValueError(
+            f"images {pixels.dtype} of shape {pixels.shape} with {len(captions)} captions: "
+            "they must be uint8 of shape (N, 1 or 3, H, W), with N captions"
+        )
+    pixels, captions = pixels[:MAX_IMAGES], list(captions[:MAX_IMAGES])
+    columns = max(1, min(8, math.ceil(math.sqrt(len(pixels)))))
+    grid_rows = math.ceil(len(pixels) / columns)
+    # Inches: every picture is a square cell, with a gap to the right and its caption below.
+    cell, gap, line, top = 1.6, 0.16, 0.145, 0.4 if title else 0.12
+    caption_height = line * max((caption.count("\n") + 1 for caption in captions), default=0) + 0.14
+    width = max(columns, 2) * (cell + gap) + gap
+    height = max(1, grid_rows) * (cell + caption_height) + top
+    with style():
+        figure = new_figure(width, height)
+        # Places are known, and constrained layout takes seconds for 64 axes.
+        figure.set_layout_engine("none")
+        if title:
+            figure.text(gap / width, 1 - 0.13 / height, drawable(title, 90), va="top", size=10, weight="bold")
+        for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
+            row, column = divmod(index, columns)
+            left = gap + column * (cell + gap)
+            bottom = height - top - (row + 1) * cell - row * caption_height
+            axes = figure.add_axes((left / width, bottom / height, cell / width, cell / height))
+            axes.set_axis_off()
+            _draw_image(axes, image)
+            text = figure.text(
+                (left + cell / 2) / width,
+                (bottom - 0.04) / height,
+                "\n".join(drawable(part, 40) for part in caption.split("\n")),
+                ha="center",
+                va="top",
+                size=8,
+                linespacing=1.15,
+            )
+            drawn_inches = text.get_window_extent().width / figure.dpi
+            text.set_fontsize(max(3.5, 8 * min(1.0, (cell + gap * 0.6) / max(drawn_inches, 1e-6))))
+        save_figure(figure, path)
+
+
+def _series(rows: Sequence[Row], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values of the rows that have `name`, both (N,); null is NaN."""
+    points = [(row["step"], np.nan if row[name] is None else row[name]) for row in rows if name in row]
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+
+
+def _step_label(rows: Sequence[Row]) -> str:
+    ends = [row for row in rows if "train/epoch_loss" in row]
+    if not ends:
+        return "step"
+    last = ends[-1]
+    return f"step ({last['step'] / last['epoch']:.6g} per epoch)"
+
+
+def _draw_metric(axes: "Axes", rows: Sequence[Row], name: str) -> None:
+    steps, values = _series(rows, f"train/{name}")
+    epoch_steps, epoch_values = _series(rows, f"train/epoch_{name}")
+    strong = len(epoch_steps) == 0
+    label = "train" if strong else None
+    axes.plot(
+        steps,
+        values,
+        color=TRAIN_COLOR,
+        alpha=1.0 if strong else 0.3,
+        linewidth=1.7 if strong else 1.0,
+        label=label,
+        marker=_marker(steps) if strong else None,
+        markersize=3.5,
+    )
+    if not strong:
+        axes.plot(
+            epoch_steps,
+            epoch_values,
+            color=TRAIN_COLOR,
+            label="train, mean of epoch",
+            marker=_marker(epoch_steps),
+            markersize=3.5,
+        )
+    val_steps, val_values = _series(rows, f"val/{name}")
+    axes.plot(val_steps, val_values, color=VAL_COLOR, label="val", marker=_marker(val_steps), markersize=3.5)
+    for split, color in (("test", TEST_COLOR),):
+        test_steps, test_values = _series(rows, f"{split}/{name}")
+        axes.plot(test_steps, test_values, color=color, label=split, marker="D", markersize=5, linestyle="none")
+    _mark_best(axes, val_steps, val_values, lowest=name == "loss")
+    drawn = np.concatenate([values, epoch_values, val_values])
+    drawn = drawn[np.isfinite(drawn)]
+    if name == "loss" and len(drawn) and drawn.min() > 0 and drawn.max() / drawn.min() > 30:
+        axes.set_yscale("log")
+    axes.margins(y=0.12)
+    axes.legend(loc="upper right" if name == "loss" else "lower right", fontsize=8)
+
+
+def _mark_best(axes: "Axes", steps: NDArray[np.float64], values: NDArray[np.float64], *, lowest: bool) -> None:
+    if not np.isfinite(values).any():
+        return
+    best = np.nanargmin(values) if lowest else np.nanargmax(values)
+    axes.plot(
+        steps[best],
+        values[best],
+        marker="o",
+        markersize=8,
+        markerfacecolor="none",
+        markeredgewidth=1.4,
+        color=VAL_COLOR,
+    )
+    axes.annotate(
+        f"best {values[best]:.4g}",
+        (steps[best], values[best]),
+        xytext=(0, -9 if lowest else 9),
+        textcoords="offset points",
+        ha="center",
+        va="top" if lowest else "bottom",
+        size=8,
+        color=VAL_COLOR,
+    )
+
+
+def _draw_rate(axes: "Axes", rows: Sequence[Row]) -> None:
+    steps, values = _series(rows, "train/lr")
+    axes.plot(steps, values, color=RATE_COLOR, marker=_marker(steps), markersize=3.5)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+
+
+def _marker(steps: NDArray[np.float64]) -> str | None:
+    # Dots tell where points are; too many are a band.
+    return "o" if len(steps) <= 30 else None
+
+
+def _name_ticks(axes: "Axes", classes: Sequence[str], cell_inches: float) -> None:
+    num_classes = len(classes)
+    # A name needs about 0.16 inch across its line.
+    stride = 1 if num_classes <= MAX_CLASSES_WITH_TEXT else math.ceil(0.2 / cell_inches)
+    positions = list(range(0, num_classes, stride))
+    names = [drawable(classes[position], 24) for position in positions]
+    longest = max(len(name) for name in names)
+    upright = longest * 0.075 < cell_inches
+    axes.set_xticks(positions, names, rotation=0 if upright else 90 if num_classes > 12 else 45)
+    if not upright:
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("center" if num_classes > 12 else "right")
+            label.set_rotation_mode("default" if num_classes > 12 else "anchor")
+    axes.set_yticks(positions, names)
+    size = 9 if num_classes <= 20 else 8 if num_classes <= MAX_CLASSES_WITH_TEXT else 7
+    axes.tick_params(length=0 if num_classes <= MAX_CLASSES_WITH_TEXT else 2, labelsize=size)
+
+
+def _write_counts(axes: "Axes", counts: NDArray[Any], shares: NDArray[np.float64], cell_inches: float) -> None:
+    digits = len(str(counts.max(initial=0)))
+    # A digit is about 0.64 em wide.
+    size = min(9.0, cell_inches * 72 * 0.88 / (max(digits, 2) * 0.64))
+    for true, predicted in np.ndindex(counts.shape):
+        count = counts[true, predicted]
+        if count == 0:
+            continue
+        dark = shares[true, predicted] > 0.55
+        axes.text(predicted, true, str(count), ha="center", va="center", size=size, color="white" if dark else INK)
+
+
+def _draw_image(axes: "Axes", image: NDArray[np.uint8]) -> None:
+    channels, height, width = image.shape
+    # Small images are shown as the pixels that they are.
+    interpolation = "nearest" if max(height, width) <= 64 else "antialiased"
+    shown = image[0] if channels == 1 else image.transpose(1, 2, 0)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
