@@ -58,7 +58,7 @@ def _check_freeze(config: ModelConfig, built: BuiltModel) -> None:
     if not built.head:
         raise ConfigError(
             key="model.freeze",
-            value=config.freeze.value,
+            value=config.freeze,
             rule="the network has no layer that could be its head, so nothing would train",
             remedy="name the part that trains with model.head",
         )

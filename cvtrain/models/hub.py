@@ -46,7 +46,7 @@ def fetch_state(url: str) -> dict[str, torch.Tensor]:
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise ConfigError(
             key="model.pretrained",
-            value="true",
+            value=True,
             rule=f"the file of published weights {path} is damaged",
             remedy="delete it, so that the next run fetches it again",
         ) from error
@@ -69,7 +69,7 @@ def unavailable(file: str, folder: Path, reason: str) -> ConfigError:
     """The error for published weights that are neither in their cache nor to be had from the network."""
     return ConfigError(
         key="model.pretrained",
-        value="true",
+        value=True,
         rule=f"{file} is not in the cache {folder}, and downloading it from {reason}",
         remedy=f"put {file} into {folder}, or start from random weights with model.pretrained=false",
     )

@@ -33,10 +33,6 @@ class ChosenWeights:
         return str(self.path) if self.path is not None else f"{type(self.entry).__name__}.{self.entry.name}"
 
     @property
-    def key(self) -> str:
-        return "model.weights"
-
-    @property
     def without_values(self) -> tuple[str, ...]:
         """Submodules for which these weights hold no numbers (vgg16's IMAGENET1K_FEATURES: NaN in the classifier)."""
         return ("classifier",) if self.entry is not None and self.entry.meta["categories"] is None else ()

@@ -12,6 +12,7 @@ from cvtrain.config.model import TimmModelConfig
 from cvtrain.models.built import BuiltModel, is_convolutional
 from cvtrain.models.heads import is_inside, last_layer
 from cvtrain.models.hub import is_reachable
+from cvtrain.models.input_layers import grey_state
 from cvtrain.models.layers import group_by_depth
 from cvtrain.models.tracing import first_tensor, run_in_evaluation
 from cvtrain.models.weights import is_file_name, load_weights, read_state
@@ -46,7 +47,11 @@ def build_timm(config: TimmModelConfig, *, num_classes: int, channels: int, imag
     mean = std = None
     if config.pretrained and config.weights is not None and local_file:
         path = Path(config.weights).expanduser()
-        replaced = load_weights(module, read_state(path), head=head, source=str(path))
+        state = read_state(path)
+        first = module.pretrained_cfg.get("first_conv")
+        if channels == 1 and isinstance(first, str):
+            state = grey_state(state, first)
+        replaced = load_weights(module, state, head=head, source=str(path))
         logger.info("loaded %s%s", path, f"; replaced, with random weights: {', '.join(replaced)}" if replaced else "")
     elif config.pretrained:
         mean, std = (_per_channel(module.pretrained_cfg[key], channels) for key in ("mean", "std"))
@@ -103,7 +108,7 @@ def _defaults(name: str, config: TimmModelConfig, timm: Any) -> Any:
     if config.pretrained and not published and not (config.weights and is_file_name(config.weights)):
         raise ConfigError(
             key="model.pretrained",
-            value="true",
+            value=True,
             rule=f"timm has no published weights for {name}",
             remedy="start from random weights with model.pretrained=false, or name a local file with model.weights",
         )
@@ -166,7 +171,7 @@ def _create_from_hub(timm: Any, name: str, kwargs: dict[str, Any], defaults: Any
         where = defaults.hf_hub_id or defaults.url or name
         raise ConfigError(
             key="model.pretrained",
-            value="true",
+            value=True,
             rule=f"the weights {where} are not in the cache {constants.HF_HUB_CACHE}, "
             + (
                 "and HF_HUB_OFFLINE is set"

@@ -14,7 +14,7 @@ from cvtrain.models.input_layers import find_input_conv, has_small_stem, make_gr
 from cvtrain.models.layers import group_by_depth
 from cvtrain.models.published import ChosenWeights, choose_weights
 from cvtrain.models.tracing import run_in_evaluation, run_on_shapes
-from cvtrain.models.weights import load_weights
+from cvtrain.models.weights import is_file_name, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +89,21 @@ def _wants_small_stem(config: TorchvisionModelConfig, image_size: int) -> bool:
         if config.stem != Stem.auto:
             raise ConfigError(
                 key="model.stem",
-                value=config.stem.value,
+                value=config.stem,
                 rule=f"{config.arch} has no stem to choose; resnet, resnext and wide_resnet have",
                 remedy="leave model.stem out",
             )
         return False
     if config.stem == Stem.auto:
         return image_size <= _SMALL_IMAGE and not config.pretrained
+    local_file = config.weights is not None and is_file_name(config.weights)
+    if config.stem == Stem.small and config.pretrained and not local_file:
+        raise ConfigError(
+            key="model.stem",
+            value=config.stem,
+            rule="the published weights have the 7x7 kernel of the imagenet stem",
+            remedy="choose one: model.stem=imagenet or model.pretrained=false",
+        )
     return config.stem == Stem.small
 
 
@@ -203,7 +211,10 @@ def _load(
         auxiliary=len(head) > 1,
     )
     replaceable = (*head, *weights.without_values)
-    replaced = load_weights(module, state, head=replaceable, source=weights.source, key=weights.key)
+    remedy = (
+        "choose the network that the weights were made for, and its model.stem" if has_small_stem(config.arch) else ""
+    )
+    replaced = load_weights(module, state, head=replaceable, source=weights.source, remedy=remedy)
     logger.info("loaded %s", weights.source)
     if replaced:
         logger.info("replaced, with random weights: %s", ", ".join(replaced))

@@ -30,7 +30,7 @@ def is_file_name(weights: str) -> bool:
     return Path(weights).suffix in SUFFIXES or "/" in weights or "\\" in weights
 
 
-def read_state(path: Path, *, key: str = "model.weights") -> "OrderedDict[str, torch.Tensor]":
+def read_state(path: Path, *, key: str = "model.weights") -> Mapping[str, Any]:
     """The state dict in a local file, on the CPU; nothing in the file can run code.
 
     A larger file that holds it under `model` (a cvtrain checkpoint), `state_dict` or `model_state_dict` is opened;
@@ -79,7 +79,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
-def _unwrap(content: Any, path: Path, key: str) -> "OrderedDict[str, torch.Tensor]":
+def _unwrap(content: Any, path: Path, key: str) -> Mapping[str, Any]:
     for wrapper in _WRAPPER_KEYS:
         if isinstance(content, Mapping) and _is_state(content.get(wrapper)):
             content = content[wrapper]
@@ -118,6 +118,7 @@ def load_weights(
     head: tuple[str, ...] = (),
     source: str,
     key: str = "model.weights",
+    remedy: str = "",
 ) -> tuple[str, ...]:
     """Copy `state` into `module`, all of it but heads for another number of classes.
 
@@ -130,6 +131,7 @@ def load_weights(
         head: names of submodules that may differ.
         source: where `state` came from, for errors.
         key: the setting that chose it.
+        remedy: what to do about an error, if not only to choose the right network.
 
     Returns:
         Names of the parameters of `module` that kept their values, since their head was replaced.
@@ -156,7 +158,8 @@ def load_weights(
         problems += _lines("unexpected", [name for name in taken if name not in own])
     if problems:
         rule = f"does not fit {type(module).__name__}:\n    " + "\n    ".join(problems)
-        raise ConfigError(key=key, value=source, rule=rule, remedy="choose the network that the weights were made for")
+        remedy = remedy or "choose the network that the weights were made for"
+        raise ConfigError(key=key, value=source, rule=rule, remedy=remedy)
     return tuple(name for name in own if is_inside(name, replaced))
 
 
