@@ -16,13 +16,16 @@ from cvtrain.config.suggestions import closest, did_you_mean
 EXIT_OK, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 2, 130
 
 
-def run_train(config: Any, run_dir: Path, overrides: list[str]) -> float:
+def run_train(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
     from cvtrain.train import train
 
-    return train(config, run_dir=run_dir, overrides=overrides).monitor
+    result = train(config, run_dir=run_dir, overrides=overrides)
+    if result.exit_code:
+        raise SystemExit(result.exit_code)
+    return result.monitor
 
 
-def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float:
+def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
     from cvtrain.evaluate import evaluate
 
     return evaluate(config, run_dir=run_dir).monitor
@@ -30,7 +33,7 @@ def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float:
 
 # A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.root.VERBS. Its task gets the typed config,
 # the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
-VERBS: dict[str, Callable[[Any, Path, list[str]], float]] = {"train": run_train, "evaluate": run_evaluate}
+VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {"train": run_train, "evaluate": run_evaluate}
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def _hand_over(command: Command, composer: Any) -> None:
     from cvtrain.config.loading import typed_config, with_origins
     from cvtrain.config.location import conf_dir
 
-    def task(cfg: DictConfig) -> float:
+    def task(cfg: DictConfig) -> float | None:
         hydra_config = HydraConfig.get()
         overrides = list(hydra_config.overrides.task)
         try:
@@ -194,7 +197,5 @@ def _hydra_arguments(command: Command) -> Iterator[None]:
 
 
 def _print_problems(error: ConfigError) -> None:
-    count = len(error.problems)
-    print(f"cvtrain: {count} settings are wrong" if count > 1 else "cvtrain: wrong setting", file=sys.stderr)
     for problem in error.problems:
-        print("\n".join(f"  {line}" for line in str(problem).splitlines()), file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)

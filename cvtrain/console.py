@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 LEVEL_STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def get_console() -> Console:
     """The shared rich console on stdout; rich is imported at the first call (40 ms)."""
     from rich.console import Console

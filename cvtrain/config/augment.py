@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, List  # noqa: UP035
+from typing import Any, List
 
 from cvtrain.config.fields import required, setting
 

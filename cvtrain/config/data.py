@@ -87,7 +87,7 @@ class DataConfig:
     split_seed: int = setting(0, "seed of the train/val split; the same on every machine", at_least=0)
     normalize: Normalize = setting(
         Normalize.auto,
-        "statistics: weights (those of the pretrained weights), data (mean and std below), auto (weights if pretrained)",
+        "statistics: weights (the pretrained weights' own), data (mean and std below), auto (weights if pretrained)",
     )
     mean: List[float] = setting([0.485, 0.456, 0.406], "mean per channel, of values in 0..1", at_least=0, at_most=1)
     std: List[float] = setting([0.229, 0.224, 0.225], "standard deviation per channel, of values in 0..1", above=0)

@@ -1,23 +1,56 @@
 """`ConfigError`: what is wrong with a setting, and what to do about it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 _UNSET = object()
 
 
+def format_value(value: Any) -> str:
+    """A value as it is written on the command line: `null`, `true`, `[1,2]`, an enum by its value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{format_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(format_value(item) for item in value) + "]"
+    return str(value)
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One wrong setting: the key, its value, the rule that it breaks and the remedy; each may be empty."""
+    """One wrong setting: the key, its value, the rule that it breaks, the remedy, and where it was set.
 
-    key: str
-    value: Any
-    rule: str
+    Each may be left out; `origin` is filled in by the command line, which knows where a value came from.
+    """
+
+    key: str = ""
+    value: Any = _UNSET
+    rule: str = ""
     remedy: str = ""
+    origin: str = ""
+
+    def __str__(self) -> str:
+        setting = self.key if self.value is _UNSET else f"{self.key}={format_value(self.value)}"
+        lines = [f"{setting}: {self.rule}" if setting else self.rule]
+        lines += [f"  {line}" for line in self.remedy.splitlines()]
+        if self.origin:
+            lines.append(f"  set {self.origin}")
+        return "\n".join(lines)
+
+    def with_origin(self, origin: str) -> "Problem":
+        """The same problem, telling where the value was set; an origin that it has already stays."""
+        return self if self.origin else replace(self, origin=origin)
 
 
 class ConfigError(ValueError):
-    """A setting that a user can mend. The command line prints it without a traceback and exits with 2."""
+    """One or several settings that a user can mend. The command line prints it without a traceback and exits with 2."""
 
     def __init__(
         self,
@@ -26,17 +59,15 @@ class ConfigError(ValueError):
         rule: str = "",
         remedy: str = "",
         *,
-        problems: tuple[Problem, ...] = (),
+        problems: Sequence[Problem] = (),
     ) -> None:
-        self.problems = problems or (Problem(key, None if value is _UNSET else value, rule, remedy),)
-        self.shows_value = bool(problems) or value is not _UNSET
-        super().__init__(str(self))
+        self.problems = tuple(problems) or (Problem(key, value, rule, remedy),)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
 
-    def __str__(self) -> str:
-        lines = []
-        for problem in self.problems:
-            setting = f"{problem.key}={problem.value}" if self.shows_value else problem.key
-            lines.append(f"{setting}: {problem.rule}" if setting else problem.rule)
-            if problem.remedy:
-                lines.append(f"  {problem.remedy}")
-        return "\n".join(lines)
+    def __reduce__(self) -> Any:
+        # A job of another process sends its error home by pickle; the default would lose the keyword argument.
+        return _rebuild, (self.problems,)
+
+
+def _rebuild(problems: tuple[Problem, ...]) -> ConfigError:
+    return ConfigError(problems=problems)

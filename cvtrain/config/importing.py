@@ -48,7 +48,7 @@ def _import_longest_module(parts: list[str], key: str) -> tuple[Any, list[str]]:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            # Only the absence of this very module is the path's fault; one that it imports in turn is the cause to show.
+            # Only this very module's absence is the path's fault; one that it imports in turn is the cause to show.
             if error.name != name:
                 raise ConfigError(
                     key=key,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Dict, List, Optional  # noqa: UP035
+from typing import Any, Dict, List, Optional
 
 from cvtrain.config.fields import required, setting
 
@@ -73,7 +73,7 @@ class TorchvisionModelConfig(PretrainedConfig):
     stem: Stem = setting(
         Stem.auto,
         "first layers of resnet, resnext and wide_resnet: imagenet (7x7 stride 2, then max pooling), "
-        "small (3x3 stride 1, for images of about 32 pixels), auto (small if image_size <= 64 and no weights are loaded)",
+        "small (3x3 stride 1, for images of about 32 pixels), auto (small if image_size <= 64 and no weights)",
     )
     aux_loss_weight: float = setting(
         0.3, "weight of each auxiliary head's loss (googlenet, inception_v3 have them)", at_least=0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Dict, List, Optional  # noqa: UP035
+from typing import Dict, List, Optional
 
 from cvtrain.config.fields import required, setting
 

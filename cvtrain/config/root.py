@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Dict, Optional, Union  # noqa: UP035
+from typing import Dict, Optional, Union
 
 from hydra.core.config_store import ConfigStore
 
@@ -20,7 +20,6 @@ from cvtrain.config.optim import (
     SchedulerConfig,
 )
 from cvtrain.config.trainer import CheckpointConfig, Precision, TrainerConfig
-
 
 # Plain strings, since logging takes no enum.
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -86,20 +85,23 @@ class EvaluateConfig:
 VERBS: Dict[str, type] = {"train": Config, "evaluate": EvaluateConfig}
 
 
+# Option schemas of every group; conf/<group>/<option>.yaml names one of them as /schema/<group>/<name>.
+GROUP_SCHEMAS: Dict[str, Dict[str, type]] = {
+    "data": DATA_CONFIGS,
+    "augment": {"augment": AugmentConfig},
+    "model": MODEL_CONFIGS,
+    "optimizer": OPTIMIZER_CONFIGS,
+    "scheduler": SCHEDULER_CONFIGS,
+    "loss": LOSS_CONFIGS,
+    "logger": LOGGER_CONFIGS,
+}
+
+
 def register_schemas() -> None:
     """Put every dataclass in Hydra's ConfigStore under `/schema`, out of sight of help and option lists."""
     store = ConfigStore.instance()
     for verb, root in VERBS.items():
         store.store(group="schema", name=verb, node=root, provider="cvtrain")
-    store.store(group="schema/augment", name="augment", node=AugmentConfig, provider="cvtrain")
-    groups: Dict[str, Dict[str, Any]] = {
-        "data": DATA_CONFIGS,
-        "model": MODEL_CONFIGS,
-        "optimizer": OPTIMIZER_CONFIGS,
-        "scheduler": SCHEDULER_CONFIGS,
-        "loss": LOSS_CONFIGS,
-        "logger": LOGGER_CONFIGS,
-    }
-    for group, options in groups.items():
-        for name, node in options.items():
+    for group, schemas in GROUP_SCHEMAS.items():
+        for name, node in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=node, provider="cvtrain")

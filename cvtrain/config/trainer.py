@@ -50,13 +50,19 @@ class TrainerConfig:
     early_stop_min_delta: float = setting(0.0, "smallest change of the monitor that counts as better", at_least=0)
     monitor: str = setting("val/accuracy", "metric that best.pt, early stopping and plateau follow")
     monitor_mode: MonitorMode = setting(MonitorMode.auto, "max or min is better; auto: min for losses and errors")
-    eval_every_epochs: int = setting(1, "epochs between two evaluations; the last epoch is always evaluated", at_least=1)
-    eval_every_steps: Optional[int] = setting(None, "steps between two evaluations, besides those by epochs", at_least=1)
+    eval_every_epochs: int = setting(
+        1, "epochs between two evaluations; the last epoch is always evaluated", at_least=1
+    )
+    eval_every_steps: Optional[int] = setting(
+        None, "steps between two evaluations, besides those by epochs", at_least=1
+    )
     log_every_steps: int = setting(20, "steps between two logged points", at_least=1)
     on_nonfinite: OnNonfinite = setting(
         OnNonfinite.stop, "loss or gradient not finite: stop the run, or skip that step; the batch's names are saved"
     )
-    overfit_one_batch: bool = setting(False, "train and evaluate on the first batch only, to see that the model can learn")
+    overfit_one_batch: bool = setting(
+        False, "train and evaluate on the first batch only, to see that the model can learn"
+    )
     progress: bool = setting(True, "a live progress bar where the output is a terminal")
 
 

@@ -9,13 +9,13 @@ A list item is a transform's name, or a mapping of one name to its arguments:
 Which names exist is in the tables of `transform_names.py`; which arguments, only the libraries know.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cvtrain.config.augment import AugmentConfig
 from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.suggestions import closest
 from cvtrain.config.transform_names import ALBUMENTATIONS, EVAL_RESIZE, KORNIA, TORCHVISION, TransformTable
 
 TRANSFORMS_KEY = "augment.transforms"
@@ -44,14 +44,13 @@ def walk_specs(specs: Iterable[TransformSpec]) -> Iterator[TransformSpec]:
         yield from walk_specs(spec.children)
 
 
-def closest_names(name: str, names: Iterable[str], *, count: int = 3) -> list[str]:
-    """Up to `count` of `names` that look like `name`, best first; letter case does not matter."""
-    by_folded = {candidate.lower(): candidate for candidate in names}
-    folded = name.lower()
-    close = difflib.get_close_matches(folded, by_folded, n=count, cutoff=0.6)
-    # `HorizontalFlip` for RandomHorizontalFlip, `Crop` for RandomCrop: contained, though not alike in length.
-    contained = [candidate for candidate in sorted(by_folded) if folded in candidate and candidate not in close]
-    return [by_folded[candidate] for candidate in (close + contained)[:count]]
+def closest_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Up to `count` of `names` that `name` may have meant: the closest spelling, then those that contain it."""
+    names = list(names)
+    close = closest(name, names, count)
+    # `Flip` for RandomHorizontalFlip: contained, though not alike in length.
+    contained = [candidate for candidate in names if name.lower() in candidate.lower() and candidate not in close]
+    return (close + contained)[:count]
 
 
 def parse_transforms(items: list[Any], *, key: str, table: TransformTable) -> tuple[TransformSpec, ...]:

@@ -1,0 +1,42 @@
+"""Rules between settings: combinations that cannot work, files that are not there, settings without effect.
+
+Each rule is a small generator of `Problem`s. A setting without effect is a problem only if the user set it
+(`is_set(key)`): the values that a chosen option brings along are nobody's mistake.
+"""
+
+from collections.abc import Callable, Iterable
+
+from cvtrain.config.checks.augment import AUGMENT_CHECKS
+from cvtrain.config.checks.data import DATA_CHECKS
+from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
+from cvtrain.config.checks.model import MODEL_CHECKS
+from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
+from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
+from cvtrain.config.checks.training import TRAINING_CHECKS
+from cvtrain.config.errors import Problem
+from cvtrain.config.root import Config, EvaluateConfig
+
+Check = Callable[..., Iterable[Problem]]
+
+CHECKS: dict[type, tuple[Check, ...]] = {
+    Config: (
+        *RUN_CHECKS,
+        *DATA_CHECKS,
+        *DATA_FILE_CHECKS,
+        *AUGMENT_CHECKS,
+        *MODEL_CHECKS,
+        *TRAINING_CHECKS,
+        *SCHEDULE_CHECKS,
+    ),
+    EvaluateConfig: EVALUATE_CHECKS,
+}
+
+
+def find_conflicts(config: Config | EvaluateConfig, is_set: Callable[[str], bool]) -> list[Problem]:
+    """Every problem between the settings of a typed config.
+
+    Args:
+        config: a config whose fields keep their own rules.
+        is_set: tells whether the user set a key, rather than a default.
+    """
+    return [problem for check in CHECKS[type(config)] for problem in check(config, is_set)]

@@ -1,0 +1,120 @@
+"""Rules of group `data` that need no look at the disk."""
+
+from collections.abc import Callable, Iterator
+
+from cvtrain.config.checks.run import workers_problem
+from cvtrain.config.data import (
+    CsvConfig,
+    CustomConfig,
+    DatasetConfig,
+    FileDataConfig,
+    HuggingFaceConfig,
+    Normalize,
+    Resize,
+)
+from cvtrain.config.errors import Problem
+from cvtrain.config.model import PretrainedConfig
+from cvtrain.config.root import Config
+
+
+def statistics_fit_channels(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    """One value per channel; a single value stands for all channels."""
+    data = config.data
+    for key, values in (("mean", data.mean), ("std", data.std)):
+        if len(values) not in (1, data.channels):
+            count = f"{data.channels} values, one per channel, or one" if data.channels > 1 else "one value"
+            yield Problem(f"data.{key}", values, f"must have {count} for data.channels={data.channels}")
+
+
+def statistics_are_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data, model = config.data, config.model
+    has_weights = isinstance(model, PretrainedConfig) and model.pretrained
+    if data.normalize is Normalize.weights and not has_weights:
+        yield Problem(
+            "data.normalize",
+            data.normalize,
+            "needs pretrained weights, which carry the statistics",
+            "set data.normalize=data, or train a network with model.pretrained=true",
+        )
+    from_weights = data.normalize is Normalize.weights or (data.normalize is Normalize.auto and has_weights)
+    for key, values in (("data.mean", data.mean), ("data.std", data.std)):
+        if from_weights and is_set(key):
+            yield Problem(
+                key,
+                values,
+                f"has no effect with data.normalize={data.normalize.value}: the weights' own statistics count",
+                "set data.normalize=data to use yours",
+            )
+
+
+def crop_fraction_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if data.resize is not Resize.resize_crop and is_set("data.crop_fraction"):
+        yield Problem(
+            "data.crop_fraction",
+            data.crop_fraction,
+            f"has no effect with data.resize={data.resize.value}",
+            "set data.resize=resize_crop, or leave it out",
+        )
+
+
+def batch_splits_evenly(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    size, steps = config.data.batch_size, config.trainer.grad_accum_steps
+    if size % steps:
+        yield Problem(
+            "data.batch_size",
+            size,
+            f"cannot be split evenly into trainer.grad_accum_steps={steps} micro-batches",
+            f"take a multiple of {steps}, such as {max(1, round(size / steps)) * steps}",
+        )
+
+
+def workers_are_a_number(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    yield from workers_problem(config.data.num_workers)
+
+
+def colours_have_three_parts(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if isinstance(data, (FileDataConfig, HuggingFaceConfig)) and len(data.alpha_color) != 3:
+        yield Problem("data.alpha_color", data.alpha_color, "must have three values: red, green and blue, 0 to 255")
+
+
+def extensions_have_dots(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if not isinstance(config.data, CustomConfig):
+        return
+    wrong = [extension for extension in config.data.extensions if not extension.startswith(".") or extension == "."]
+    if wrong or not config.data.extensions:
+        yield Problem(
+            "data.extensions", config.data.extensions, "must name file endings with their dot, such as [.jpg,.png]"
+        )
+
+
+def delimiter_is_one_character(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if isinstance(config.data, CsvConfig) and config.data.delimiter != "auto" and len(config.data.delimiter) != 1:
+        yield Problem("data.delimiter", config.data.delimiter, "must be one character, or auto")
+
+
+def val_fraction_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    """A source that names its own val split is not split; what lies in a folder is looked at in `data_files`."""
+    data = config.data
+    own_split = ""
+    if isinstance(data, HuggingFaceConfig) and data.val_split is not None:
+        own_split = f"data.val_split={data.val_split}"
+    elif isinstance(data, DatasetConfig) and data.val_kwargs is not None:
+        own_split = "data.val_kwargs"
+    for key, value in (("data.val_fraction", data.val_fraction), ("data.split_seed", data.split_seed)):
+        if own_split and is_set(key):
+            yield Problem(key, value, f"has no effect with {own_split}", "leave one of the two out")
+
+
+DATA_CHECKS = (
+    statistics_fit_channels,
+    statistics_are_used,
+    crop_fraction_is_used,
+    batch_splits_evenly,
+    workers_are_a_number,
+    colours_have_three_parts,
+    extensions_have_dots,
+    delimiter_is_one_character,
+    val_fraction_is_used,
+)

@@ -1,0 +1,87 @@
+"""Rules of group `data` that look at the disk: is there anything to read? Only names are listed, no image is opened."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cvtrain.config.data import CsvConfig, CustomConfig
+from cvtrain.config.errors import Problem
+from cvtrain.config.root import Config
+
+LAYOUT = "expected: train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone, split by data.val_fraction"
+
+
+def folder_has_classes(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if not isinstance(config.data, CustomConfig):
+        return
+    given, root = config.data.root, Path(config.data.root).expanduser()
+    if not root.exists():
+        yield Problem("data.root", given, "no such folder", _nearest(root))
+    elif not root.is_dir():
+        yield Problem("data.root", given, "is a file, not a folder", _archive_remedy(root))
+    else:
+        yield from _layout_problems(given, root, config, is_set)
+
+
+def _layout_problems(given: str, root: Path, config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    folders = _visible_folders(root)
+    if not folders:
+        inside = "only files" if any(root.iterdir()) else "nothing"
+        yield Problem("data.root", given, f"holds {inside}, no class folders", LAYOUT)
+        return
+    has_train, has_val = "train" in folders, "val" in folders
+    if (has_val or "test" in folders) and not has_train:
+        there = " and ".join(f"{name}/" for name in ("val", "test") if name in folders)
+        yield Problem("data.root", given, f"has {there} but no train/", LAYOUT)
+    for split in ("train", "val", "test"):
+        if has_train and split in folders and not _visible_folders(root / split):
+            yield Problem("data.root", given, f"{split}/ has no class folders", LAYOUT)
+    for key in ("val_fraction", "split_seed"):
+        if has_train and has_val and is_set(f"data.{key}"):
+            yield Problem(
+                f"data.{key}",
+                getattr(config.data, key),
+                f"has no effect: {root / 'val'} is the validation split",
+                f"leave data.{key} out, or move val/ away",
+            )
+
+
+def manifest_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if not isinstance(config.data, CsvConfig):
+        return
+    file, root = Path(config.data.file).expanduser(), Path(config.data.root).expanduser()
+    if file.is_dir():
+        yield Problem("data.file", config.data.file, "is a folder, not a manifest file")
+    elif not file.is_file():
+        yield Problem("data.file", config.data.file, "no such file", _nearest(file))
+    elif file.stat().st_size == 0:
+        yield Problem("data.file", config.data.file, "is empty; its first row has to name the columns")
+    if config.data.root and not root.is_dir():
+        yield Problem("data.root", config.data.root, "no such folder", _nearest(root))
+
+
+def _visible_folders(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()}
+
+
+def _nearest(path: Path) -> str:
+    """What there is instead: the closest name in the deepest folder of the path that exists."""
+    from cvtrain.config.suggestions import closest
+
+    absolute = path.absolute()
+    for parent in absolute.parents:
+        if parent.is_dir():
+            missing = absolute.relative_to(parent).parts[0]
+            names = closest(missing, (entry.name for entry in parent.iterdir() if not entry.name.startswith(".")))
+            hint = f", but {names[0]} is there" if names else ""
+            return f"{parent} has no {missing}{hint}"
+    return ""
+
+
+def _archive_remedy(file: Path) -> str:
+    is_archive = file.suffix.lower() in {".zip", ".gz", ".tgz", ".tar", ".xz", ".bz2", ".7z"}
+    return "unpack the archive and name the folder" if is_archive else ""
+
+
+DATA_FILE_CHECKS = (folder_has_classes, manifest_exists)

@@ -1,0 +1,105 @@
+"""Rules of group `model`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cvtrain.config.architectures import SMALLEST_IMAGE, TORCHVISION_ARCHS
+from cvtrain.config.data import DatasetConfig
+from cvtrain.config.errors import Problem
+from cvtrain.config.model import CustomModelConfig, Freeze, PretrainedConfig, TorchvisionModelConfig
+from cvtrain.config.root import Config
+from cvtrain.config.suggestions import closest, did_you_mean
+
+WEIGHT_FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
+
+
+def unfreezing_has_effect(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    model = config.model
+    if model.unfreeze_epoch is None or not is_set("model.unfreeze_epoch"):
+        return
+    if model.freeze is Freeze.none:
+        yield Problem(
+            "model.unfreeze_epoch",
+            model.unfreeze_epoch,
+            "has no effect with model.freeze=none",
+            "set model.freeze=backbone, or leave it out",
+        )
+    elif model.unfreeze_epoch > config.trainer.epochs and config.trainer.max_steps is None:
+        yield Problem(
+            "model.unfreeze_epoch",
+            model.unfreeze_epoch,
+            f"has no effect: the run ends after epoch {config.trainer.epochs}",
+            "set a smaller epoch or a larger trainer.epochs, or leave it out",
+        )
+
+
+def rates_reach_backbone(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    """A backbone that never trains has no learning rate."""
+    if config.model.freeze is Freeze.none or config.model.unfreeze_epoch is not None:
+        return
+    for key in ("backbone_lr_scale", "layer_decay"):
+        value = getattr(config.optimizer, key)
+        if value not in (None, 1.0) and is_set(f"optimizer.{key}"):
+            yield Problem(
+                f"optimizer.{key}",
+                value,
+                "has no effect with model.freeze=backbone: the backbone never trains",
+                "set model.unfreeze_epoch, or leave it out",
+            )
+
+
+def weights_are_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    model = config.model
+    if isinstance(model, PretrainedConfig) and model.weights is not None and not model.pretrained:
+        yield Problem(
+            "model.weights", model.weights, "has no effect with model.pretrained=false", "leave one of the two out"
+        )
+
+
+def weight_file_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    model = config.model
+    if not isinstance(model, (PretrainedConfig, CustomModelConfig)) or model.weights is None:
+        return
+    is_path = "/" in model.weights or "\\" in model.weights or model.weights.endswith(WEIGHT_FILE_ENDINGS)
+    if (is_path or isinstance(model, CustomModelConfig)) and not Path(model.weights).expanduser().is_file():
+        yield Problem("model.weights", model.weights, "no such file", f"paths start from {Path.cwd()}")
+
+
+def architecture_is_known(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    model = config.model
+    if not isinstance(model, TorchvisionModelConfig):
+        return
+    if model.arch not in TORCHVISION_ARCHS:
+        yield Problem(
+            "model.arch",
+            model.arch,
+            "is no classification network of torchvision",
+            did_you_mean(closest(model.arch, TORCHVISION_ARCHS, 3)),
+        )
+
+
+def image_is_large_enough(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    model, size = config.model, config.data.image_size
+    smallest = SMALLEST_IMAGE.get(model.arch, 1) if isinstance(model, TorchvisionModelConfig) else 1
+    if size < smallest:
+        yield Problem("data.image_size", size, f"is too small: {model.name} needs at least {smallest}")
+
+
+def targets_are_dotted(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    for key, owner in (("model.target", config.model), ("data.target", config.data)):
+        if not isinstance(owner, (CustomModelConfig, DatasetConfig)):
+            continue
+        parts = owner.target.split(".")
+        if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+            yield Problem(key, owner.target, "must be an import path with a dot, such as my_package.nets.MyNet")
+
+
+MODEL_CHECKS = (
+    unfreezing_has_effect,
+    rates_reach_backbone,
+    weights_are_used,
+    weight_file_exists,
+    architecture_is_known,
+    image_is_large_enough,
+    targets_are_dotted,
+)

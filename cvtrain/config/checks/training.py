@@ -1,0 +1,79 @@
+"""Rules of groups `optimizer` and `trainer`."""
+
+from collections.abc import Callable, Iterator
+
+from cvtrain.config.errors import Problem
+from cvtrain.config.optim import MuonConfig, SGDConfig
+from cvtrain.config.root import Config
+from cvtrain.config.suggestions import closest, did_you_mean
+from cvtrain.config.trainer import MonitorMode
+
+# Metrics that evaluation makes, and which way is better. val/top5_accuracy exists above five classes.
+MONITORS = {
+    "val/accuracy": MonitorMode.max,
+    "val/top5_accuracy": MonitorMode.max,
+    "val/macro_f1": MonitorMode.max,
+    "val/balanced_accuracy": MonitorMode.max,
+    "val/loss": MonitorMode.min,
+    "val/calibration_error": MonitorMode.min,
+}
+
+
+def monitor_is_measured(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    monitor, mode = config.trainer.monitor, config.trainer.monitor_mode
+    if monitor not in MONITORS:
+        names = closest(monitor, MONITORS) or closest(f"val/{monitor}", MONITORS)
+        remedy = "\n".join(filter(None, [did_you_mean(names), "metrics: " + ", ".join(MONITORS)]))
+        yield Problem("trainer.monitor", monitor, "is no metric of evaluation", remedy)
+    elif mode not in (MonitorMode.auto, MONITORS[monitor]):
+        yield Problem(
+            "trainer.monitor_mode",
+            mode,
+            f"would keep the worst: {monitor} is better at its {MONITORS[monitor].value}",
+            "leave it at auto",
+        )
+
+
+def early_stop_is_on(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    trainer = config.trainer
+    if trainer.early_stop_patience is None and is_set("trainer.early_stop_min_delta"):
+        yield Problem(
+            "trainer.early_stop_min_delta",
+            trainer.early_stop_min_delta,
+            "has no effect without trainer.early_stop_patience",
+            "set trainer.early_stop_patience, or leave it out",
+        )
+
+
+def nesterov_has_momentum(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    optimizer = config.optimizer
+    if not isinstance(optimizer, (SGDConfig, MuonConfig)):
+        return
+    # No question of who set it: torch refuses the pair.
+    if optimizer.nesterov and optimizer.momentum == 0:
+        yield Problem(
+            "optimizer.nesterov",
+            True,
+            "has no effect with optimizer.momentum=0",
+            "set optimizer.momentum=0.9, or optimizer.nesterov=false",
+        )
+
+
+def betas_are_two(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    betas = getattr(config.optimizer, "betas", None)
+    if betas is not None and len(betas) != 2:
+        yield Problem("optimizer.betas", betas, "must have two values: of the first and of the second moment")
+
+
+def decay_is_on(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    optimizer = config.optimizer
+    if optimizer.decay_norm_and_bias and optimizer.weight_decay == 0 and is_set("optimizer.decay_norm_and_bias"):
+        yield Problem(
+            "optimizer.decay_norm_and_bias",
+            True,
+            "has no effect with optimizer.weight_decay=0",
+            "set optimizer.weight_decay above 0, or leave it out",
+        )
+
+
+TRAINING_CHECKS = (monitor_is_measured, early_stop_is_on, nesterov_has_momentum, betas_are_two, decay_is_on)

@@ -1,0 +1,171 @@
+"""Composition without a run: what Hydra would compose for a command, its groups and its files.
+
+The command line checks a command with it before Hydra makes a folder. It uses the loader that `hydra.main` uses
+itself; hydra-core is pinned below 1.4 because the loader is no public interface.
+"""
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.location import conf_dir
+
+# A sweep of more jobs than this is checked value by value, not job by job: a composition takes 30 ms.
+MOST_JOBS_CHECKED = 32
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """One YAML file of a composition: its values by dotted key, at the place where it is merged."""
+
+    config_path: str
+    path: Path
+    values: dict[str, Any]
+
+
+@dataclass
+class Composer:
+    """Composes the config of one verb.
+
+    Args:
+        verb: name of the primary config.
+        config_dir: folder that the user added with --config-dir.
+        config_path: folder that the user put in the place of conf/ with --config-path.
+        config_name: primary config that the user chose with --config-name.
+    """
+
+    verb: str
+    config_dir: str | None = None
+    config_path: str | None = None
+    config_name: str | None = None
+
+    @cached_property
+    def loader(self) -> ConfigLoaderImpl:
+        setup_globals()
+        search_path = create_automatic_config_search_path(None, "cvtrain.cli", self.config_path or str(conf_dir()))
+        if self.config_dir is not None:
+            folder = Path(self.config_dir).absolute()
+            if not folder.is_dir():
+                raise ConfigError(key="--config-dir", value=self.config_dir, rule="is no folder")
+            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        return ConfigLoaderImpl(config_search_path=search_path)
+
+    @property
+    def primary(self) -> str:
+        return self.config_name or self.verb
+
+    def compose(self, overrides: list[str]) -> DictConfig:
+        """The config of one job, Hydra's own node included. Values that sweep are left at their default."""
+        return self.loader.load_configuration(
+            self.primary, list(overrides), run_mode=RunMode.RUN, validate_sweep_overrides=False
+        )
+
+    def parse(self, override: str) -> Override:
+        """One token of the command line by Hydra's grammar; raises its OverrideParseException."""
+        return OverridesParser.create(config_loader=self.loader).parse_overrides([override])[0]
+
+    def options(self, group: str) -> list[str]:
+        """Names of a group's options; empty if there is no such group."""
+        return self.loader.get_group_options(group, ObjectType.CONFIG)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Every config group that a user may choose from, Hydra's own too."""
+        return [group for group in self._groups_below("") if not group.startswith("schema")]
+
+    def _groups_below(self, parent: str) -> list[str]:
+        found = []
+        for name in self.loader.get_group_options(parent, ObjectType.GROUP):
+            group = f"{parent}/{name}" if parent else name
+            found += [group] if self.options(group) else []
+            found += self._groups_below(group)
+        return found
+
+    def files(self, overrides: list[str]) -> list[ConfigFile]:
+        """The YAML files of a composition, later ones winning. Schemas and Hydra's own files are left out."""
+        defaults = self.loader.compute_defaults_list(self.primary, list(overrides), RunMode.RUN).defaults
+        loaded = (self._load(default) for default in defaults)
+        return [file for file in loaded if file is not None]
+
+    def _load(self, default: ResultDefault) -> ConfigFile | None:
+        config_path = default.config_path or ""
+        if config_path.startswith(("hydra/", "schema/")):
+            return None
+        result = self.loader.repository.load_config(config_path)
+        if result is None:
+            return None
+        embedded = ConfigLoaderImpl._embed_result_config(result, default.package)
+        values = OmegaConf.to_container(embedded.config, resolve=False)
+        return ConfigFile(config_path, self.file_of(config_path), flatten(values))
+
+    def schema_of(self, group: str, option: str) -> str:
+        """Name of the schema that an option's file takes from `/schema/<group>/`; empty if it takes none."""
+        result = self.loader.repository.load_config(f"{group}/{option}")
+        for default in (result.defaults_list if result else None) or []:
+            path = getattr(default, "path", None) or ""
+            if path.startswith(f"/schema/{group}/"):
+                return path.rpartition("/")[2].partition("@")[0]
+        return ""
+
+    def file_of(self, config_path: str) -> Path:
+        """The file that a config path such as `experiment/mine` is read from."""
+        for source in self.loader.get_sources():
+            if source.scheme() == "file" and source.is_config(config_path):
+                return Path(source.path) / f"{config_path}.yaml"
+        return Path(f"{config_path}.yaml")
+
+    def jobs(self, overrides: list[str]) -> list[list[str]]:
+        """The overrides of every job of a sweep; of a large or open one, each value once, beside the others' first."""
+        params = self.compose(overrides).hydra.sweeper.get("params") or {}
+        tokens = [f"{key}={value}" for key, value in params.items()] + list(overrides)
+        choices: dict[str, list[str]] = {}
+        for override in (self.parse(token) for token in tokens):
+            choices[override.get_key_element()] = _job_tokens(override)
+        lists = list(choices.values())
+        count = 1
+        for tokens in lists:
+            count *= len(tokens)
+        if count <= MOST_JOBS_CHECKED:
+            return [list(job) for job in itertools.product(*lists)]
+        first = [tokens[0] for tokens in lists]
+        return [
+            [*first[:position], token, *first[position + 1 :]]
+            for position, tokens in enumerate(lists)
+            for token in tokens
+            if len(tokens) > 1
+        ]
+
+
+def _job_tokens(override: Override) -> list[str]:
+    """The single values that a sweep over one key takes; the two ends of an interval."""
+    key = override.get_key_element()
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [f"{key}={value.start}", f"{key}={value.end}"]
+    if override.is_discrete_sweep():
+        return [f"{key}={item}" for item in override.sweep_string_iterator()]
+    return [override.input_line or key]
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; an empty mapping stays a value."""
+    if not isinstance(values, dict) or not values:
+        return {prefix: values} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,0 +1,220 @@
+"""Why a command does not compose: every wrong token by itself, in words that name the remedy."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cvtrain.config.compose import Composer
+from cvtrain.config.errors import Problem
+from cvtrain.config.origins import COMMAND_LINE, readable
+from cvtrain.config.root import VERBS
+from cvtrain.config.rules import unknown_key
+from cvtrain.config.schema import settings_by_key, settings_of
+from cvtrain.config.suggestions import closest, did_you_mean
+
+# AssertionError: what omegaconf 2.3 raises for a key below a section that is null, such as logger.wandb.project.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError)
+
+
+def explain(composer: Composer, overrides: list[str], error: Exception) -> list[Problem]:
+    """What is wrong with a command that `composer.compose(overrides)` refused with `error`.
+
+    Each token is tried alone on a config that composes without it, so that one command shows all its faults.
+    """
+    problems: list[Problem] = []
+    parsed: list[Override] = []
+    for token in overrides:
+        if not token.partition("=")[0].strip("+~"):
+            problems.append(Problem(token, rule="names no setting", remedy="write key=value", origin=COMMAND_LINE))
+            continue
+        try:
+            parsed.append(composer.parse(token))
+        except OverrideParseException as parse_error:
+            problems.append(_grammar_problem(composer, token, parse_error))
+    choices = [override for override in parsed if _is_group(composer, override)]
+    good_choices = []
+    for override in choices:
+        problem = _choice_problem(composer, override)
+        problems += [problem.with_origin(COMMAND_LINE)] if problem else []
+        good_choices += [] if problem else [override.input_line or ""]
+    try:
+        base = composer.compose(good_choices)
+    except COMPOSITION_ERRORS as file_error:
+        return problems or [_file_problem(composer, file_error)]
+    for override in parsed:
+        if override not in choices:
+            problems += [problem.with_origin(COMMAND_LINE) for problem in _value_problems(composer, base, override)]
+    if isinstance(error, AssertionError) and not problems:
+        raise error
+    return problems or [_file_problem(composer, error)]
+
+
+def sweep_problems(composer: Composer, overrides: list[str]) -> list[Problem]:
+    """Tokens that hold several values although the command is no sweep."""
+    problems = []
+    for token in overrides:
+        try:
+            is_sweep = composer.parse(token).is_sweep_override()
+        except OverrideParseException:
+            continue  # reported by explain
+        if is_sweep:
+            key, _, value = token.partition("=")
+            remedy = (
+                f"to run them all, add --multirun; a list is written {key}=[{value}], a text with a comma in quotes"
+            )
+            problems.append(Problem(key, value, "several values for one run", remedy, COMMAND_LINE))
+    return problems
+
+
+def _is_group(composer: Composer, override: Override) -> bool:
+    is_group = override.key_or_group in composer.groups
+    return is_group and not isinstance(override.value(), dict)
+
+
+def _grammar_problem(composer: Composer, token: str, error: OverrideParseException) -> Problem:
+    key, equals, value = token.partition("=")
+    if not equals:
+        return bare_word(composer, token)
+    reason = str(error).splitlines()[0]
+    remedy = f"{reason}\nquote special characters for shell and Hydra: '{key}=\"...\"'"
+    return Problem(key, value, "is not in Hydra's grammar of values", remedy, COMMAND_LINE)
+
+
+def bare_word(composer: Composer, word: str) -> Problem:
+    """A word without `=` that is no verb."""
+    by_option = {option: group for group in composer.groups for option in composer.options(group)}
+    names = [f"{by_option[name]}={name}" for name in closest(word, by_option)]
+    names = closest(word, VERBS) or names
+    if word in VERBS:
+        remedy = f"the verb comes first: cvtrain {word} key=value ..."
+        return Problem(word, rule="stands in the place of key=value", remedy=remedy, origin=COMMAND_LINE)
+    return Problem(word, rule="is neither a verb nor key=value", remedy=did_you_mean(names), origin=COMMAND_LINE)
+
+
+def _choice_problem(composer: Composer, override: Override) -> Problem | None:
+    """What is wrong with `group=option`, if anything is."""
+    group, value = override.key_or_group, override.value()
+    options = composer.options(group)
+    if override.is_delete() or override.is_sweep_override():
+        return None
+    if override.is_add() or override.is_force_add():
+        if group in composer.compose([]).hydra.runtime.choices:
+            return Problem(group, value, "is a group that has a choice already", f"write {group}={value}, without +")
+        return None
+    if value is None:
+        return Problem(group, None, "has to be one option of the group", _option_list(options))
+    for name in value if isinstance(value, list) else [value]:
+        if name not in options:
+            remedy = did_you_mean(f"{group}={option}" for option in closest(str(name), options))
+            return Problem(group, name, "no such option", "\n".join(filter(None, [remedy, _option_list(options)])))
+    return None
+
+
+def _option_list(options: list[str]) -> str:
+    return textwrap.fill("options: " + ", ".join(options), 100, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _value_problems(composer: Composer, base: DictConfig, override: Override) -> Iterator[Problem]:
+    """The problem of one `key=value`, tried on a config that composes without it."""
+    if override.is_sweep_override():
+        return
+    trial = deepcopy(base)
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config([override], trial)
+    except COMPOSITION_ERRORS as error:
+        yield _describe_value(composer, base, override, error)
+
+
+def _describe_value(composer: Composer, base: DictConfig, override: Override, error: Exception) -> Problem:
+    key, value = override.key_or_group, override.value()
+    if override.is_delete():
+        return Problem(f"~{key}", rule="a setting cannot be taken out", remedy=f"set {key} to another value")
+    if override.package is not None:
+        return _unknown_group(composer, f"{key}@{override.package}", value)
+    if not _has_key(base, key):
+        is_choice = "/" in key
+        return _unknown_group(composer, key, value) if is_choice else _unknown(composer, base, key, value)
+    owners = settings_by_key(composer.verb).get(key)
+    if owners is not None:
+        item = _owner_in(base, key, owners)
+        meaning = item.rule.help if item.rule else ""
+        return Problem(key, value, f"must be {item.allowed()}", meaning)
+    if isinstance(OmegaConf.select(base, key, throw_on_missing=False), DictConfig):
+        return Problem(key, value, "is a section with settings of its own", f"set one of them: {key}.<name>=...")
+    return Problem(key, value, _first_line(error))
+
+
+def _owner_in(base: DictConfig, key: str, owners: dict[str, Any]) -> Any:
+    """The setting as the chosen option has it: options may differ in default and range."""
+    node = OmegaConf.select(base, key.rpartition(".")[0]) if "." in key else base
+    chosen: Any = OmegaConf.get_type(node)
+    for item in settings_of(chosen, key.rpartition(".")[0]):
+        if item.key == key:
+            return item
+    return next(iter(owners.values()))
+
+
+def _has_key(base: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(base, parent, throw_on_missing=False) if parent else base
+    return isinstance(node, DictConfig) and name in node._content  # type: ignore[operator]
+
+
+def _unknown(composer: Composer, base: DictConfig, key: str, value: Any) -> Problem:
+    if key.startswith("hydra."):
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(base, parent, throw_on_missing=False)
+        names = closest(name, (str(item) for item in node)) if isinstance(node, DictConfig) else []
+        return Problem(key, value, "no such setting", did_you_mean(f"{parent}.{item}" for item in names))
+    return unknown_key(key, value, composer)
+
+
+def _unknown_group(composer: Composer, group: str, value: Any) -> Problem:
+    return Problem(group, value, "no such config group", did_you_mean(closest(group, composer.groups)))
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+
+
+def _file_problem(composer: Composer, error: BaseException) -> Problem:
+    """A fault that is not on the command line: in a file of the composition."""
+    text = str(error)
+    match = re.match(r"In '([^']+)'", text)
+    origin = f"in {readable(composer.file_of(match.group(1)))}" if match else ""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark
+        place = f"{mark.name}, line {mark.line + 1}" if mark else ""
+        return Problem(place, rule=f"is not valid YAML: {error.problem}")
+    if isinstance(error, MissingConfigException):
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        options = composer.options(group) if group else []
+        remedy = did_you_mean(f"{group}={name}" for name in closest(option, options))
+        return Problem(
+            group, option, "no such option", "\n".join(filter(None, [remedy, _option_list(options)])), origin
+        )
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _file_value_problem(composer, cause, origin)
+    first, _, rest = text.partition("\n")
+    return Problem(rule=first, remedy=rest, origin=origin)
+
+
+def _file_value_problem(composer: Composer, cause: OmegaConfBaseException, origin: str) -> Problem:
+    key = str(cause.full_key)
+    owners = settings_by_key(composer.verb).get(key)
+    if owners is None or type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+        problem = unknown_key(key, None, composer)
+        return Problem(key, rule=problem.rule, remedy=problem.remedy, origin=origin)
+    item = next(iter(owners.values()))
+    return Problem(key, rule=f"must be {item.allowed()}", remedy=str(cause).splitlines()[0], origin=origin)

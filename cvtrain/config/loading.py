@@ -1,0 +1,97 @@
+"""From a command to a typed, checked config: the one door between Hydra's raw config and the rest of cvtrain."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from cvtrain.config.checks import find_conflicts
+from cvtrain.config.compose import Composer
+from cvtrain.config.diagnosis import COMPOSITION_ERRORS, explain, sweep_problems
+from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.origins import Origins
+from cvtrain.config.rules import find_rule_problems
+
+
+def check_command(composer: Composer, overrides: list[str], multirun: bool) -> None:
+    """Compose and check every job of a command, before anything is made on disk.
+
+    Args:
+        composer: composer of the command's verb.
+        overrides: the command's tokens, as `open_up` leaves them.
+        multirun: True with --multirun; `hydra.mode=MULTIRUN` in the config counts as well.
+
+    Raises:
+        ConfigError: everything that is wrong with any job, each problem once.
+    """
+    master = compose_or_explain(composer, overrides)
+    is_sweep = multirun or str(master.hydra.mode or "").endswith("MULTIRUN")
+    if not is_sweep:
+        problems = sweep_problems(composer, overrides)
+        if problems:
+            raise ConfigError(problems=problems)
+        typed_config(master, composer, overrides)
+        return
+    found: dict[str, Problem] = {}
+    for job in composer.jobs(overrides):
+        try:
+            typed_config(compose_or_explain(composer, job), composer, job)
+        except ConfigError as error:
+            found.update({str(problem): problem for problem in error.problems})
+    if found:
+        raise ConfigError(problems=list(found.values()))
+
+
+def compose_or_explain(composer: Composer, overrides: list[str]) -> DictConfig:
+    """The composed config of one job; a ConfigError that names every wrong token if there is none."""
+    try:
+        return composer.compose(overrides)
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(problems=explain(composer, overrides, error)) from error
+
+
+def typed_config(cfg: DictConfig, composer: Composer, overrides: list[str]) -> Any:
+    """The typed config of one job: an instance of the verb's dataclass that keeps every rule.
+
+    Args:
+        cfg: composed config; a `hydra` node in it is left out.
+        composer: composer of the job's verb, asked for origins only when something is wrong.
+        overrides: the overrides of this job.
+
+    Raises:
+        ConfigError: every problem found, each with the place where its value was set.
+    """
+    origins = Origins(composer, overrides)
+    problems = find_rule_problems(cfg, composer)
+    if not problems:
+        config = _to_dataclass(cfg)
+        problems = find_conflicts(config, origins.is_explicit)
+    if problems:
+        raise ConfigError(problems=[_with_origin(problem, origins) for problem in problems])
+    return config
+
+
+def with_origins(error: ConfigError, composer: Composer, overrides: list[str]) -> ConfigError:
+    """An error of a later phase, such as building the model, with the places where its settings were set."""
+    origins = Origins(composer, overrides)
+    return ConfigError(problems=[_with_origin(problem, origins) for problem in error.problems])
+
+
+def _with_origin(problem: Problem, origins: Origins) -> Problem:
+    return replace(problem, origin=problem.origin or (origins.describe(problem.key) if problem.key else ""))
+
+
+def _to_dataclass(cfg: DictConfig) -> Any:
+    if "hydra" not in cfg:
+        return OmegaConf.to_object(cfg)
+    previous = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in a user's value
+    try:
+        settings = deepcopy(cfg)
+        with flag_override(settings, ["readonly", "struct"], False):
+            del settings["hydra"]
+        return OmegaConf.to_object(settings)
+    finally:
+        HydraConfig.instance().cfg = previous

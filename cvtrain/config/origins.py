@@ -1,0 +1,84 @@
+"""Where a setting comes from: the command line, or which file of the composition."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+
+from cvtrain.config.compose import Composer, ConfigFile, flatten
+from cvtrain.config.location import conf_dir
+
+COMMAND_LINE = "on the command line"
+
+
+@dataclass
+class Origins:
+    """Finds where settings of one job come from. Files are read at the first question, so a good command pays nothing.
+
+    Args:
+        composer: the composer of the command.
+        overrides: the job's overrides, in Hydra's grammar.
+    """
+
+    composer: Composer
+    overrides: list[str]
+
+    @cached_property
+    def _parsed(self) -> list[Override]:
+        return [self.composer.parse(token) for token in self.overrides]
+
+    @cached_property
+    def _files(self) -> list[ConfigFile]:
+        return self.composer.files(self.overrides)
+
+    def describe(self, key: str) -> str:
+        """`on the command line` or `in <file>`; empty if nothing but the default sets the key."""
+        if self._on_command_line(key):
+            return COMMAND_LINE
+        file = self._file(key)
+        return f"in {readable(file.path)}" if file is not None else ""
+
+    def is_explicit(self, key: str) -> bool:
+        """True if the user set the key: on the command line, in an experiment or debug file, or in a file of their own.
+
+        The values that an option's own file in conf/ brings along are defaults.
+        """
+        if self._on_command_line(key):
+            return True
+        return any(_holds(file, key) and _is_users(file) for file in self._files)
+
+    def _on_command_line(self, key: str) -> bool:
+        for override in self._parsed:
+            name = override.key_or_group
+            if name == key or name.startswith(f"{key}.") or _dict_sets(override, key):
+                return True
+        return False
+
+    def _file(self, key: str) -> ConfigFile | None:
+        return next((file for file in reversed(self._files) if _holds(file, key)), None)
+
+
+def _dict_sets(override: Override, key: str) -> bool:
+    """True if an override like `optimizer={lr:1}`, or one of a mapping's items, sets the key."""
+    value = override.value()
+    return isinstance(value, dict) and any(
+        name == key or key.startswith(f"{name}.") for name in flatten(value, override.key_or_group)
+    )
+
+
+def _holds(file: ConfigFile, key: str) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for name in file.values)
+
+
+def _is_users(file: ConfigFile) -> bool:
+    shipped = file.path.is_relative_to(conf_dir())
+    return not shipped or file.config_path.startswith(("experiment/", "debug/"))
+
+
+def readable(path: Path) -> str:
+    """A path relative to the working folder where it lies below it, else as it is."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,54 @@
+"""Interpolations that conf/ uses: the run folder's name, and the list of groups in the help text."""
+
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from omegaconf import OmegaConf
+
+HELP_WIDTH = 100
+
+
+def register_resolvers() -> None:
+    """Make `${new_run_dir:root,name}` and `${list_groups:}` known to OmegaConf."""
+    # The cache belongs to one composed config: asked again, the same config gives the same folder.
+    OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("list_groups", list_groups, replace=True)
+
+
+def new_run_dir(root: str, name: str) -> str:
+    """Make the folder `<root>/<name>/<YYYY-mm-dd_HH-MM-SS>` and return its path.
+
+    Of two runs that start in the same second, on one machine or on a shared disk, one gets the suffix _2.
+    """
+    stem = Path(root).expanduser() / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = stem, 1
+    while True:
+        try:
+            folder.mkdir()
+            return str(folder)
+        except FileExistsError:
+            number += 1
+            folder = stem.with_name(f"{stem.name}_{number}")
+
+
+def list_groups() -> str:
+    """Every config group with its options, one paragraph each, those of the user's own --config-dir included."""
+    loader = GlobalHydra.instance().config_loader()
+    lines = []
+    for group in loader.list_groups(""):
+        options = loader.get_group_options(group, ObjectType.CONFIG)
+        if options and group not in ("hydra", "schema"):
+            lines += _paragraph(f"  {group:<11} ", options)
+    return "\n".join(lines)
+
+
+def _paragraph(head: str, words: list[str]) -> list[str]:
+    lines = [head]
+    for word in words:
+        if len(lines[-1]) + len(word) > HELP_WIDTH:
+            lines.append(" " * len(head))
+        lines[-1] += f"{word} "
+    return [line.rstrip() for line in lines]
