@@ -25,8 +25,10 @@ class LeftOut:
     def add(self, reason: str, name: str) -> None:
         self.counts[reason] += 1
         examples = self.examples.setdefault(reason, [])
-        if len(examples) < _EXAMPLES:
-            examples.append(printable(name))
+        # The first by name, not the first seen: a folder lists its files in any order.
+        examples.append(printable(name))
+        examples.sort()
+        del examples[_EXAMPLES:]
 
     def lines(self) -> tuple[str, ...]:
         """One line per reason: `left out 1 (not an image by its extension): train/ants/imageNotFound.gif`."""
