@@ -114,6 +114,8 @@ def build_optimizer(
         optimizer_class, arguments = OPTIMIZERS[type(config)]
         kernel = kernel_arguments(optimizer_class, config.kernel, device)
         optimizer = optimizer_class(groups(lr=config.lr), lr=config.lr, **arguments(config), **kernel)
+    if isinstance(optimizer, SGD) and optimizer.defaults["fused"] and optimizer.defaults["momentum"]:
+        optimizer.register_step_pre_hook(_start_momentum_at_zero)
     optimizer.register_load_state_dict_pre_hook(_check_parameter_names)
     return optimizer
 
@@ -154,6 +156,18 @@ def _runs_fused(optimizer_class: OptimizerClass, device_type: str) -> bool:
     except RuntimeError:  # NotImplementedError is one
         return False
     return True
+
+
+def _start_momentum_at_zero(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Give parameters that get their first gradient a momentum of 0, which is what no momentum means to SGD.
+
+    torch's fused SGD raises a TypeError where a group has parameters with momentum beside parameters without, as after
+    unfreezing some of them.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _check_parameter_names(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
