@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cvtrain.atomic import atomic_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 # Okabe and Ito's colours (2008), told apart by people with any colour vision.
-TRAIN_COLOR, VAL_COLOR, TEST_COLOR, RATE_COLOR = "#0072B2", "#D55E00", "#009E73", "#7F3C8D"
+TRAIN_COLOR, VAL_COLOR, RATE_COLOR = "#0072B2", "#D55E00", "#009E73"
 INK, GRID, MISSING = "#222222", "#DDDDDD", "#EEEEEE"
 DPI = 150
 
@@ -57,6 +59,8 @@ _STYLE: Any = {
     "lines.linewidth": 1.7,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
@@ -83,6 +87,36 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def place_square(figure: "Figure", axes: "Axes", image: "AxesImage", *, side: float, bar_label: str) -> None:
+    """Give `axes` a square of `side` inches, a colour bar to its right, and the figure the size that its labels need.
+
+    Constrained layout does not keep the labels of an axes with a fixed aspect inside the figure.
+    """
+    pad, bar_gap, bar_width, bar_labels = 0.15, 0.2, 0.18, 0.75
+    width, height = figure.get_size_inches()
+    figure.set_layout_engine("none")
+    axes.set_position((0.4, 0.4, side / width, side / height))
+    # What the labels take on each side does not depend on where the square stands.
+    extent: Any = axes.get_tightbbox()
+    box = axes.get_window_extent()
+    left = (box.x0 - extent.x0) / figure.dpi + pad
+    bottom = (box.y0 - extent.y0) / figure.dpi + pad
+    top = (extent.y1 - box.y1) / figure.dpi + pad
+    width, height = left + side + bar_gap + bar_width + bar_labels, bottom + side + top
+    figure.set_size_inches(width, height)
+    axes.set_position((left / width, bottom / height, side / width, side / height))
+    bar_height = min(side, 5.0)
+    bar = figure.add_axes(
+        (
+            (left + side + bar_gap) / width,
+            (bottom + (side - bar_height) / 2) / height,
+            bar_width / width,
+            bar_height / height,
+        )
+    )
+    figure.colorbar(image, cax=bar, label=bar_label).outline.set_visible(False)
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
@@ -115,7 +149,7 @@ def drawable(text: str, max_chars: int = 0) -> str:
             letters.append("".join(plain) or f"<{ord(letter):X}>")
     shown = "".join(letters)
     if max_chars and len(shown) > max_chars:
-        head = (max_chars - 1 + 1) // 2
+        head = max_chars // 2
         shown = f"{shown[:head]}…{shown[len(shown) - (max_chars - 1 - head) :]}"
     # matplotlib reads $...$ as mathematics.
     return shown.replace("$", r"\$")

@@ -12,11 +12,11 @@ from cvtrain.report.figure import (
     INK,
     MISSING,
     RATE_COLOR,
-    TEST_COLOR,
     TRAIN_COLOR,
     VAL_COLOR,
     drawable,
     new_figure,
+    place_square,
     save_figure,
     style,
 )
@@ -40,6 +40,8 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
         rows: rows of metrics.jsonl (`loggers.read_metrics`); values that are null leave a gap.
         path: the PNG.
     """
+    from matplotlib.ticker import MaxNLocator
+
     panels = [
         (title, name)
         for title, name in (("Loss", "loss"), ("Accuracy", "accuracy"), ("Learning rate", "lr"))
@@ -52,6 +54,8 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
             axes.set_title(title)
             axes.set_xlabel(_step_label(rows))
             axes.grid(True)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+            axes.set_xlim(0, 1.04 * max(row["step"] for row in rows) or 1)
             if name == "lr":
                 _draw_rate(axes, rows)
             else:
@@ -70,7 +74,7 @@ def plot_confusion(confusion: ArrayLike, classes: Sequence[str], path: str | os.
     Args:
         confusion: (K, K) counts, row = true class, column = predicted.
         classes: names of the K classes.
-        path: the PNG, at most 16 x 15 inches.
+        path: the PNG, about 16 x 15 inches at most.
     """
     counts = np.asarray(confusion)
     num_classes = len(classes)
@@ -87,22 +91,22 @@ def plot_confusion(confusion: ArrayLike, classes: Sequence[str], path: str | os.
     with style():
         import matplotlib
 
-        figure = new_figure(side + 3.0, side + 1.9)
-        axes = figure.add_subplot()
+        figure = new_figure(side + 4, side + 4)
+        axes = figure.add_axes((0.4, 0.4, 0.1, 0.1))
         colors = matplotlib.colormaps["Blues"].with_extremes(bad=MISSING)
-        # Square roots lift the few mistakes of a large matrix out of the white.
-        norm = PowerNorm(0.5 if num_classes > MAX_CLASSES_WITH_TEXT else 1.0, vmin=0, vmax=1)
+        # A power below 1 lifts the few mistakes of a large matrix out of the white.
+        norm = PowerNorm(0.4 if num_classes > MAX_CLASSES_WITH_TEXT else 1.0, vmin=0, vmax=1)
         image = axes.imshow(shares, cmap=colors, norm=norm, interpolation="nearest")
-        figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.03, shrink=0.8)
         correct, total = int(np.trace(counts)), int(counts.sum())
         accuracy = f"accuracy {correct / total:.4f} ({correct:,} of {total:,})" if total else "no images"
-        axes.set_title(accuracy, loc="center", pad=10)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
+        axes.set_title(accuracy, loc="center", pad=9)
+        axes.set_xlabel("predicted", labelpad=6)
+        axes.set_ylabel("true", labelpad=6)
         axes.spines[:].set_visible(False)
-        _name_ticks(axes, classes, cell_inches)
+        _name_ticks(axes, classes, side / num_classes)
         if num_classes <= MAX_CLASSES_WITH_TEXT:
-            _write_counts(axes, counts, shares, cell_inches)
+            _write_counts(axes, counts, shares, side / num_classes)
+        place_square(figure, axes, image, side=side, bar_label="share of the true class")
         save_figure(figure, path)
 
 
@@ -124,7 +128,7 @@ def plot_images(
             "they must be uint8 of shape (N, 1 or 3, H, W), with N captions"
         )
     pixels, captions = pixels[:MAX_IMAGES], list(captions[:MAX_IMAGES])
-    columns = max(1, min(8, math.ceil(math.sqrt(len(pixels)))))
+    columns = max(1, min(8, max(math.ceil(math.sqrt(len(pixels))), min(4, len(pixels)))))
     grid_rows = math.ceil(len(pixels) / columns)
     # Inches: every picture is a square cell, with a gap to the right and its caption below.
     cell, gap, line, top = 1.6, 0.16, 0.145, 0.4 if title else 0.12
@@ -147,7 +151,7 @@ def plot_images(
             text = figure.text(
                 (left + cell / 2) / width,
                 (bottom - 0.04) / height,
-                "\n".join(drawable(part, 40) for part in caption.split("\n")),
+                "\n".join(drawable(part, 32) for part in caption.split("\n")),
                 ha="center",
                 va="top",
                 size=8,
@@ -176,82 +180,67 @@ def _step_label(rows: Sequence[Row]) -> str:
 def _draw_metric(axes: "Axes", rows: Sequence[Row], name: str) -> None:
     steps, values = _series(rows, f"train/{name}")
     epoch_steps, epoch_values = _series(rows, f"train/epoch_{name}")
-    strong = len(epoch_steps) == 0
-    label = "train" if strong else None
-    axes.plot(
-        steps,
-        values,
-        color=TRAIN_COLOR,
-        alpha=1.0 if strong else 0.3,
-        linewidth=1.7 if strong else 1.0,
-        label=label,
-        marker=_marker(steps) if strong else None,
-        markersize=3.5,
-    )
-    if not strong:
-        axes.plot(
-            epoch_steps,
-            epoch_values,
-            color=TRAIN_COLOR,
-            label="train, mean of epoch",
-            marker=_marker(epoch_steps),
-            markersize=3.5,
-        )
+    if len(epoch_steps):
+        axes.plot(steps, values, color=TRAIN_COLOR, alpha=0.3, linewidth=1.0)
+        _draw_line(axes, epoch_steps, epoch_values, TRAIN_COLOR, "train, mean of epoch")
+    else:
+        _draw_line(axes, steps, values, TRAIN_COLOR, "train")
     val_steps, val_values = _series(rows, f"val/{name}")
-    axes.plot(val_steps, val_values, color=VAL_COLOR, label="val", marker=_marker(val_steps), markersize=3.5)
-    for split, color in (("test", TEST_COLOR),):
-        test_steps, test_values = _series(rows, f"{split}/{name}")
-        axes.plot(test_steps, test_values, color=color, label=split, marker="D", markersize=5, linestyle="none")
+    _draw_line(axes, val_steps, val_values, VAL_COLOR, "val")
     _mark_best(axes, val_steps, val_values, lowest=name == "loss")
     drawn = np.concatenate([values, epoch_values, val_values])
     drawn = drawn[np.isfinite(drawn)]
     if name == "loss" and len(drawn) and drawn.min() > 0 and drawn.max() / drawn.min() > 30:
         axes.set_yscale("log")
-    axes.margins(y=0.12)
-    axes.legend(loc="upper right" if name == "loss" else "lower right", fontsize=8)
+    axes.margins(y=0.14)
+    # The search for the emptiest corner looks at every point.
+    corner: Any = "upper right" if name == "loss" else "lower right"
+    if len(drawn) < 5000:
+        corner = "best"
+    axes.legend(loc=corner, fontsize=8)
+
+
+def _draw_line(
+    axes: "Axes", steps: NDArray[np.float64], values: NDArray[np.float64], color: str, label: str | None = None
+) -> None:
+    if len(steps):
+        # Dots tell where points are; too many are a band.
+        axes.plot(steps, values, color=color, label=label, marker="o" if len(steps) <= 30 else None, markersize=3.5)
 
 
 def _mark_best(axes: "Axes", steps: NDArray[np.float64], values: NDArray[np.float64], *, lowest: bool) -> None:
     if not np.isfinite(values).any():
         return
+    from matplotlib.patheffects import withStroke
+
     best = np.nanargmin(values) if lowest else np.nanargmax(values)
-    axes.plot(
-        steps[best],
-        values[best],
-        marker="o",
-        markersize=8,
-        markerfacecolor="none",
-        markeredgewidth=1.4,
-        color=VAL_COLOR,
-    )
+    place = (steps[best], values[best])
+    axes.plot(*place, marker="o", markersize=8, markerfacecolor="none", markeredgewidth=1.4, color=VAL_COLOR)
     axes.annotate(
         f"best {values[best]:.4g}",
-        (steps[best], values[best]),
-        xytext=(0, -9 if lowest else 9),
+        place,
+        xytext=(5, -9 if lowest else 9),
         textcoords="offset points",
-        ha="center",
+        # The last evaluation is often the best, and stands at the edge.
+        ha="right" if steps[best] > 0.85 * steps.max() else "center",
         va="top" if lowest else "bottom",
         size=8,
         color=VAL_COLOR,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
 
 
 def _draw_rate(axes: "Axes", rows: Sequence[Row]) -> None:
-    steps, values = _series(rows, "train/lr")
-    axes.plot(steps, values, color=RATE_COLOR, marker=_marker(steps), markersize=3.5)
+    _draw_line(axes, *_series(rows, "train/lr"), RATE_COLOR)
     axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-
-
-def _marker(steps: NDArray[np.float64]) -> str | None:
-    # Dots tell where points are; too many are a band.
-    return "o" if len(steps) <= 30 else None
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
 def _name_ticks(axes: "Axes", classes: Sequence[str], cell_inches: float) -> None:
     num_classes = len(classes)
     # A name needs about 0.16 inch across its line.
-    stride = 1 if num_classes <= MAX_CLASSES_WITH_TEXT else math.ceil(0.2 / cell_inches)
+    fitting = 1 if num_classes <= MAX_CLASSES_WITH_TEXT else 0.2 / cell_inches
+    stride = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, num_classes) if step >= fitting)
     positions = list(range(0, num_classes, stride))
     names = [drawable(classes[position], 24) for position in positions]
     longest = max(len(name) for name in names)
