@@ -30,7 +30,9 @@ def build_dataset(config: DatasetConfig) -> Splits:
     """
     factory = import_object(config.target, _KEY)
     if not callable(factory):
-        raise ConfigError(key=_KEY, value=config.target, rule=f"is a {type(factory).__name__}, not a class or function")
+        raise ConfigError(
+            key=_KEY, value=config.target, rule=f"is of type {type(factory).__name__}, not a class or function"
+        )
     convert = functools.partial(image_to_array, channels=config.channels, alpha_color=tuple(config.alpha_color))
     arguments = {"train": config.train_kwargs, "val": config.val_kwargs, "test": config.test_kwargs}
     notes: list[str] = []
