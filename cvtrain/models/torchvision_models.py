@@ -13,7 +13,7 @@ from cvtrain.models.heads import torchvision_head
 from cvtrain.models.input_layers import find_input_conv, has_small_stem, make_grey, make_small_stem
 from cvtrain.models.layers import group_by_depth
 from cvtrain.models.published import ChosenWeights, choose_weights
-from cvtrain.models.tracing import run_in_evaluation, run_on_shapes
+from cvtrain.models.tracing import run_on_shapes
 from cvtrain.models.weights import is_file_name, load_weights
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def _nearest_multiple(size: int, of: int) -> int:
 
 
 def _check_image_size(config: TorchvisionModelConfig, module: nn.Module, channels: int, image_size: int) -> None:
-    """Run the network on shapes for a training batch and for evaluation, so that a size fails here or never."""
+    """Run the network on shapes for a training batch, auxiliary heads included, so that a size fails here or never."""
     cause = _failure(module, channels, image_size)
     if cause is None:
         return
@@ -167,10 +167,8 @@ def _check_image_size(config: TorchvisionModelConfig, module: nn.Module, channel
 
 
 def _failure(module: nn.Module, channels: int, image_size: int) -> Exception | None:
-    shape = (2, channels, image_size, image_size)
     try:
-        run_on_shapes(module, shape)
-        run_in_evaluation(module, shape)
+        run_on_shapes(module, (2, channels, image_size, image_size))
     except Exception as error:  # torch raises several types for maps that shrink to nothing
         return error
     return None
