@@ -4,52 +4,36 @@ A checkpoint is a dict of tensors and plain values, so `torch.load(path, weights
 nothing in it can run code.
 """
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cvtrain.atomic import atomic_file
+from cvtrain.config.errors import ConfigError
 
 FORMAT = "cvtrain-checkpoint"
 FORMAT_VERSION = 1
 _REQUIRED = ("config", "classes", "preprocessing", "model")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ConfigError):
     """A file that cannot be used as a checkpoint; the message gives the path, the cause and the remedy."""
+
+    def __init__(self, path: Path, rule: str, remedy: str = "") -> None:
+        super().__init__(key="checkpoint", value=path, rule=rule, remedy=remedy)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` so that a reader finds the old file or the new one, never a part.
 
-    The file is written beside its place, flushed to disk and renamed. Tensors are written as they are:
-    give CPU copies to load without the device they were on.
+    Tensors are written as they are: give CPU copies to load without the device they were on.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp gives 0600; a checkpoint is shared like any file that the user makes.
-        os.chmod(temporary, 0o666 & ~_current_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with atomic_file(path, text=False) as file:
+        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **state}, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,27 +43,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, it is damaged, or it is no checkpoint of cvtrain's.
     """
     if not path.is_file():
-        raise CheckpointError(f"checkpoint={path}: there is no such file")
+        raise CheckpointError(path, "there is no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here: pickle, zip, runtime, key and value errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"checkpoint={path}: cannot be read, it is damaged or holds more than tensors and plain values ({reason})"
+            path, f"cannot be read, it is damaged or holds more than tensors and plain values ({reason})"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
-            f"checkpoint={path}: not a checkpoint of cvtrain's. "
-            "To start training from a state dict use model.weights=PATH"
+            path,
+            "not a checkpoint of cvtrain's",
+            "to start training from a state dict use model.weights=PATH",
         )
     version = state.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(
-            f"checkpoint={path}: format version {version}; this cvtrain reads up to {FORMAT_VERSION}: install a newer one"
+            path, f"format version {version}; this cvtrain reads up to {FORMAT_VERSION}", "install a newer cvtrain"
         )
     missing = [name for name in _REQUIRED if name not in state]
     if missing:
-        raise CheckpointError(f"checkpoint={path}: incomplete, it lacks {', '.join(missing)}")
+        raise CheckpointError(path, f"incomplete, it lacks {', '.join(missing)}")
     return state
 
 

@@ -13,8 +13,8 @@ from cvtrain.metrics import ClassificationMetrics
 from cvtrain.normalization import Normalizer
 from cvtrain.runtime import autocast
 
-# Predictions keep every class's probability up to this many classes, the best few beyond it.
-FULL_PROBS_CLASSES = 100
+# Up to this many classes predictions keep the probability of each, beyond it of the best five.
+FULL_PROBS_CLASSES = 20
 TOP_PROBS = 5
 
 
@@ -26,7 +26,7 @@ class Predictions:
         indices: (N,) int64, position in the split.
         labels: (N,) int64 class ids.
         top_classes: (N, k) int64, the classes of the largest probabilities, best first. k is the number of
-            classes up to 100, else 5.
+            classes up to 20, else 5.
         top_probs: (N, k) float32, their probabilities.
     """
 
@@ -97,8 +97,9 @@ def evaluate_split(
                 logits = model(images)
             logits = logits.float()
             metrics.update(logits, labels, criterion.per_sample(logits, labels))
-            probs, classes = logits.softmax(dim=1).topk(num_kept, dim=1)
-            kept.append((batch.indices, batch.labels, classes, probs))
+            # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
+            classes = logits.topk(num_kept, dim=1).indices
+            kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes)))
         on_batch(len(batch.labels))
         if should_stop():
             interrupted = True

@@ -10,21 +10,22 @@ import numpy as np
 import torch
 import yaml
 
-from cvtrain.checkpoint import CheckpointError, inference_weights, load_checkpoint
+from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
 from cvtrain.config.root import Config
 from cvtrain.config.serialize import to_plain
 from cvtrain.data.bad_images import write_skipped
-from cvtrain.data.loading import Loaders
-from cvtrain.data.source import ImageSource, Splits
+from cvtrain.data.loading import BatchLoader, Loaders
+from cvtrain.data.plan import BatchKey
+from cvtrain.data.source import Splits
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.loggers.build import RunLogger
 from cvtrain.report.environment import write_environment
 from cvtrain.report.plots import plot_confusion, plot_curves, plot_images
 from cvtrain.report.summary import write_json
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
-from cvtrain.runtime import peak_memory_gib, precision_name
-from cvtrain.trainer import EndReason, Trainer
+from cvtrain.runtime import derive_seed, peak_memory_gib, precision_name
+from cvtrain.trainer import BATCH_TRANSFORM_STREAM, EndReason, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -52,30 +53,178 @@ def record_start(config: Any, run_dir: Path, overrides: list[str]) -> None:
     write_environment(run_dir / "environment.json")
 
 
+def write_preview(run: Run) -> None:
+    """Write plots/train_samples.png: the first training images as the model will see them, augmented and mixed."""
+    loader, trainer, classes = run.loaders.train, run.trainer, run.splits.classes
+    key = next(loader.plan.batches(0))
+    batch = loader.dataset[BatchKey(key.epoch, key.number, key.indices[:SAMPLE_IMAGES])]
+    if len(batch) == 0:
+        return
+    images = trainer.normalizer.to_unit(batch.images.to(trainer.device))
+    seed = derive_seed(run.config.seed, BATCH_TRANSFORM_STREAM, 0)
+    images, _ = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    path = run.run_dir / "plots" / "train_samples.png"
+    plot_images(pixels, [classes[label] for label in batch.labels.tolist()], path)
+    run.logger.log_image("train/samples", path, step=0)
+
+
 def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> dict[str, float]:
     """Score the test split with the best weights, write summary, plots and tables; gives the final metrics.
 
     An interrupted run is not tested: `test` is scored once, when a run is done.
     """
-    trainer = run.trainer
-    best = trainer.best_evaluation or trainer.last_evaluation
+    trainer, splits, run_dir = run.trainer, run.splits, run.run_dir
     metrics: dict[str, float] = {}
+    best = trainer.best_evaluation or trainer.last_evaluation
     if best is not None:
         metrics |= {f"val/{name}": value for name, value in best.metrics.items()}
-        write_evaluation(run.run_dir, "val", best, run.splits.val, run.splits.classes, run.loaders.val)
-    tested = None
-    if run.splits.test is not None and run.loaders.test is not None and end_reason is not EndReason.interrupted:
-        tested = score_test(run)
+        write_evaluation(run_dir, "val", best, loader=run.loaders.val, classes=splits.classes)
+        log_evaluation_plots(run.logger, run_dir, "val", trainer.step)
+    if run.loaders.test is not None and end_reason is not EndReason.interrupted:
+        tested = score_test(run, run.loaders.test)
         metrics |= {f"test/{name}": value for name, value in tested.metrics.items()}
-        write_evaluation(run.run_dir, "test", tested, run.splits.test, run.splits.classes, run.loaders.test)
-        log.info("test: loss %.4f, accuracy %.4f", tested.metrics["loss"], tested.metrics["accuracy"])
-    num_skipped = write_skipped(run.run_dir / "skipped_images.csv", run.loaders.bad_images())
+        write_evaluation(run_dir, "test", tested, loader=run.loaders.test, classes=splits.classes)
+        log_evaluation_plots(run.logger, run_dir, "test", trainer.step)
+        run.logger.log_metrics(
+            trainer.step, max(trainer.epoch - 1, 0), {f"test/{name}": value for name, value in tested.metrics.items()}
+        )
+    bad = {name: loader.bad_images.values() for name, loader in run.loaders.parts().items()}
+    num_skipped = write_skipped(run_dir / "skipped_images.csv", bad)
+    if num_skipped:
+        log.warning("%d images could not be read and were skipped: %s", num_skipped, run_dir / "skipped_images.csv")
+
     summary = summarize(run, end_reason, metrics, wall_seconds=wall_seconds, num_skipped=num_skipped)
-    write_json(run.run_dir / "summary.json", summary)
-    plot_run(run)
+    write_json(run_dir / "summary.json", summary)
+    curves = run_dir / "plots" / "curves.png"
+    plot_curves(read_metrics(run_dir / "metrics.jsonl"), curves)
+    run.logger.log_image("curves", curves, trainer.step)
     run.logger.log_summary(summary)
-    best_path = run.run_dir / "checkpoints" / "best.pt"
+    best_path = run_dir / "checkpoints" / "best.pt"
     if best_path.exists():
         run.logger.log_artifact(best_path)
-    log_closing_lines(run, end_reason, best, wall_seconds)
+    log_closing_lines(run, end_reason, best, metrics, wall_seconds=wall_seconds)
     return metrics
+
+
+def score_test(run: Run, loader: BatchLoader) -> Evaluation:
+    """Score the test split once, with the weights that did best on val (the last ones if best.pt is not kept)."""
+    trainer = run.trainer
+    best_path = run.run_dir / "checkpoints" / "best.pt"
+    if best_path.exists():
+        trainer.average.model.load_state_dict(inference_weights(load_checkpoint(best_path)))
+    trainer.progress.start("testing", loader.num_images)
+    try:
+        return evaluate_split(
+            trainer.average.model,
+            loader.epoch(0),
+            criterion=trainer.criterion,
+            normalizer=trainer.normalizer,
+            device=trainer.device,
+            dtype=trainer.dtype,
+            num_classes=trainer.num_classes,
+            on_batch=trainer.progress.advance,
+        )
+    finally:
+        trainer.progress.close()
+
+
+def write_evaluation(
+    run_dir: Path, split: str, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...]
+) -> None:
+    """Write predictions_<split>.csv, per_class_<split>.csv and the plots of one evaluation."""
+    predictions = evaluation.predictions
+    names = [loader.dataset.source.name(int(index)) for index in predictions.indices]
+    write_predictions_csv(
+        run_dir / f"predictions_{split}.csv",
+        names,
+        predictions.labels,
+        predictions.top_classes,
+        predictions.top_probs,
+        classes,
+    )
+    rows = [{"class": name, **row} for name, row in zip(classes, evaluation.per_class, strict=True)]
+    write_per_class_csv(run_dir / f"per_class_{split}.csv", rows)
+    plot_confusion(evaluation.confusion, classes, run_dir / "plots" / f"confusion_{split}.png")
+    plot_mistakes(run_dir / "plots" / f"mistakes_{split}.png", evaluation, loader=loader, classes=classes)
+
+
+def plot_mistakes(path: Path, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...]) -> None:
+    """Write a grid of the images that were most surely called the wrong class; nothing if all were right."""
+    predictions = evaluation.predictions
+    wrong = np.flatnonzero(predictions.preds != predictions.labels)
+    if len(wrong) == 0:
+        return
+    worst = wrong[np.argsort(-predictions.top_probs[wrong, 0], kind="stable")][:SAMPLE_IMAGES]
+    batch = loader.dataset[BatchKey(0, 0, predictions.indices[worst])]
+    by_index = {int(predictions.indices[row]): row for row in worst}
+    captions = []
+    for index in batch.indices.tolist():
+        row = by_index[index]
+        pred, label = classes[predictions.preds[row]], classes[predictions.labels[row]]
+        captions.append(f"{pred} {predictions.top_probs[row, 0]:.2f}\nis {label}")
+    if captions:
+        plot_images(batch.images.numpy(), captions, path)
+
+
+def log_evaluation_plots(logger: RunLogger, run_dir: Path, split: str, step: int) -> None:
+    """Hand the plots of `write_evaluation` to the loggers."""
+    for kind in ("confusion", "mistakes"):
+        path = run_dir / "plots" / f"{kind}_{split}.png"
+        if path.exists():
+            logger.log_image(f"{split}/{kind}", path, step)
+
+
+def summarize(
+    run: Run, end_reason: EndReason, metrics: dict[str, float], *, wall_seconds: float, num_skipped: int
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    trainer = run.trainer
+    last = trainer.last_evaluation
+    return {
+        "name": run.config.name,
+        "end_reason": end_reason.value,
+        "epochs": trainer.epoch,
+        "steps": trainer.step,
+        "skipped_steps": trainer.num_skipped_steps,
+        "monitor": trainer.monitor.name,
+        "best": {"value": trainer.monitor.best, "step": trainer.monitor.best_step, "metrics": metrics},
+        "last": {f"val/{name}": value for name, value in last.metrics.items()} if last else {},
+        "classes": list(run.splits.classes),
+        "images": {name: len(source) for name, source in run.splits.parts().items()},
+        "skipped_images": num_skipped,
+        "device": str(trainer.device),
+        "precision": precision_name(trainer.dtype),
+        "wall_seconds": wall_seconds,
+        **trainer.stopwatch.totals(),
+        "peak_memory_gib": peak_memory_gib(trainer.device),
+    }
+
+
+def log_closing_lines(
+    run: Run, end_reason: EndReason, best: Evaluation | None, metrics: dict[str, float], *, wall_seconds: float
+) -> None:
+    """The last words of a run: why it ended, its best figures, and where to find what."""
+    trainer = run.trainer
+    log.info("done: %s, %d steps in %.1f s", end_reason.value, trainer.step, wall_seconds)
+    if best is not None:
+        log.info(
+            "best: %s %.4f in epoch %d | val loss %.4f, accuracy %.4f",
+            trainer.monitor.name,
+            trainer.monitor.best if trainer.monitor.best is not None else float("nan"),
+            best.epoch + 1,
+            best.metrics["loss"],
+            best.metrics["accuracy"],
+        )
+    if "test/accuracy" in metrics:
+        log.info("test: loss %.4f, accuracy %.4f", metrics["test/loss"], metrics["test/accuracy"])
+    log.info("results in %s", run.run_dir)
+    if (run.run_dir / "checkpoints" / "best.pt").exists():
+        log.info("use it: cvtrain evaluate checkpoint=%s", run.run_dir / "checkpoints" / "best.pt")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; empty if the file logger failed."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -109,6 +109,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled)
 
 
+def choose_memory_format(channels_last: bool | None, convolutional: bool) -> torch.memory_format:
+    """NHWC if asked for, or by default if the model is convolutional, whose kernels run faster on it."""
+    wanted = convolutional if channels_last is None else channels_last
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
 @contextlib.contextmanager
 def determinism(enabled: bool) -> Iterator[None]:
     """Allow only deterministic kernels inside; settings return to what they were. Does nothing if not enabled."""

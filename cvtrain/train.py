@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cvtrain import __version__
@@ -15,11 +16,10 @@ from cvtrain.config.redact import redact
 from cvtrain.config.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
 from cvtrain.config.trainer import OnNonfinite
-from cvtrain.data.augment.build import build_batch_transform, build_train_transform
+from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import class_counts, class_weights
 from cvtrain.data.build import build_splits
-from cvtrain.data.loading import Loaders, build_loaders
-from cvtrain.data.resize import build_eval_transform
+from cvtrain.data.loading import build_loaders
 from cvtrain.data.source import Splits
 from cvtrain.loggers.build import RunLogger, build_loggers
 from cvtrain.losses import build_criterion
@@ -29,13 +29,23 @@ from cvtrain.normalization import Normalizer, choose_statistics
 from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.groups import format_groups
 from cvtrain.optim.schedule import build_schedule
-from cvtrain.outcome import Run, record_start, write_outcome
+from cvtrain.outcome import Run, record_start, write_outcome, write_preview
 from cvtrain.progress import build_progress
-from cvtrain.runtime import determinism, precision_name, seed_generators, select_device, select_precision
+from cvtrain.runtime import (
+    choose_memory_format,
+    determinism,
+    precision_name,
+    seed_generators,
+    select_device,
+    select_precision,
+)
 from cvtrain.tracking import Monitor, monitor_mode, now
 from cvtrain.trainer import EndReason, Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
+
+# Up to this many classes the log gives the number of images of each.
+MAX_COUNTS_SHOWN = 20
 
 
 @dataclass
@@ -69,6 +79,8 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
         trainer = run.trainer
         exit_code = 1
         try:
+            if config.augment.preview:
+                write_preview(run)
             end_reason = trainer.fit()
             exit_code = trainer.stop_signal.exit_code
             metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
@@ -76,6 +88,7 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
             exit_code = 130
             raise
         finally:
+            run.loaders.close()
             run.logger.finish(exit_code)
     return TrainResult(trainer.monitor.best, metrics, run_dir, end_reason, exit_code)
 
@@ -88,8 +101,7 @@ def assemble(config: Config, run_dir: Path) -> Run:
     seed_generators(config.seed)
 
     splits = build_splits(config.data)
-    for line in splits.describe():
-        log.info("%s", line)
+    log_splits(splits)
     loaders = build_loaders(config, splits, device=device)
     num_classes = len(splits.classes)
 
@@ -99,7 +111,7 @@ def assemble(config: Config, run_dir: Path) -> Run:
     memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
     model = built.module.to(device=device, memory_format=memory_format)
     input_shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    log.info("model %s\n%s", config.model.name, summarize_model(model, input_shape).table())
+    log.info("model %s\n%s", config.model.name, summarize_model(model, input_shape))
     warn_of_random_backbone(config)
     mean, std = choose_statistics(config.data, built.mean, built.std)
     normalizer = Normalizer(mean, std, memory_format).to(device)
@@ -127,12 +139,18 @@ def assemble(config: Config, run_dir: Path) -> Run:
     trainer = Trainer(
         model=model,
         head=built.head,
+        fixed=built.fixed,
         criterion=criterion,
         optimizer=optimizer,
         schedule=schedule,
         average=average,
         normalizer=normalizer,
-        batch_transform=build_batch_transform(config.augment, num_classes=num_classes),
+        batch_transform=build_batch_transform(
+            config.augment,
+            num_classes=num_classes,
+            image_size=config.data.image_size,
+            channels=config.data.channels,
+        ),
         train_loader=loaders.train,
         val_loader=loaders.val,
         num_classes=num_classes,
@@ -148,7 +166,7 @@ def assemble(config: Config, run_dir: Path) -> Run:
             "classes": list(splits.classes),
             "preprocessing": describe_preprocessing(config, mean, std),
             "precision": precision_name(dtype),
-            "versions": {"cvtrain": __version__, "torch": torch.__version__},
+            "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
         },
         image_name=splits.train.name,
         settings=trainer_settings(config, built),
@@ -184,13 +202,7 @@ def balance_weights(config: Config, splits: Splits) -> torch.Tensor | None:
     """(num_classes,) float32 weights of the loss for `data.balance=class_weights`, else None."""
     if config.data.balance is not Balance.class_weights:
         return None
-    return torch.from_numpy(class_weights(class_counts(splits.train.labels, len(splits.classes)))).float()
-
-
-def choose_memory_format(channels_last: bool | None, convolutional: bool) -> torch.memory_format:
-    """NHWC if asked for, or by default if the model is convolutional, whose kernels run faster on it."""
-    wanted = convolutional if channels_last is None else channels_last
-    return torch.channels_last if wanted else torch.contiguous_format
+    return torch.from_numpy(class_weights(splits.train.labels, len(splits.classes))).float()
 
 
 def warn_of_random_backbone(config: Config) -> None:
@@ -215,3 +227,21 @@ def describe_preprocessing(config: Config, mean: tuple[float, ...], std: tuple[f
         "mean": list(mean),
         "std": list(std),
     }
+
+
+def log_splits(splits: Splits) -> None:
+    """Say what images there are: how they were split, how many per class, and what was left out."""
+    for line in (*splits.notes, *splits.left_out):
+        log.info("data: %s", line)
+    for name, source in splits.parts().items():
+        counts = class_counts(source.labels, len(splits.classes))
+        log.info("%s: %d images of %d classes, %s", name, len(source), len(splits.classes), count_text(counts, splits))
+    for line in splits.warnings:
+        log.warning("data: %s", line)
+
+
+def count_text(counts: np.ndarray, splits: Splits) -> str:
+    """`ants 123, bees 121`; for many classes the extremes only."""
+    if len(counts) <= MAX_COUNTS_SHOWN:
+        return ", ".join(f"{name} {count}" for name, count in zip(splits.classes, counts, strict=True))
+    return f"{counts.min()} to {counts.max()} per class (median {np.median(counts):g})"

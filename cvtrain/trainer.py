@@ -83,6 +83,7 @@ class Trainer:
         *,
         model: nn.Module,
         head: tuple[str, ...],
+        fixed: frozenset[str],
         criterion: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
@@ -105,6 +106,7 @@ class Trainer:
     ) -> None:
         self.model = model
         self.head = head
+        self.fixed = fixed
         # Evaluation and checkpoints use the plain module, so that figures do not depend on compilation.
         self.forward: Callable[[torch.Tensor], Any] = torch.compile(model) if compiled else model
         self.criterion = criterion
@@ -216,9 +218,7 @@ class Trainer:
         self.scaler.update()
         self.step += 1
 
-    def _micro_batches(
-        self, images: torch.Tensor, targets: torch.Tensor
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _micro_batches(self, images: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         parts = min(self.settings.grad_accum_steps, len(images))
         return list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
@@ -262,7 +262,7 @@ class Trainer:
         if self.settings.freeze_backbone:
             if self.epoch + 1 == self.settings.unfreeze_epoch and self.batch == 0:
                 log.info("epoch %d: the backbone trains from here on", self.epoch + 1)
-            set_backbone_trainable(self.model, self.head, trainable=not frozen)
+            set_backbone_trainable(self.model, self.head, trainable=not frozen, fixed=self.fixed)
         train_mode(self.model, self.head, backbone_frozen=frozen)
 
     def _check_pending(self) -> None:

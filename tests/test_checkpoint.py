@@ -7,7 +7,7 @@ import stat
 import pytest
 import torch
 
-from cvtrain import checkpoint
+from cvtrain import atomic, checkpoint
 
 STATE = {
     "model": {"weight": torch.arange(6.0).view(2, 3)},
@@ -50,7 +50,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     def full_disk(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full_disk)
+    monkeypatch.setattr(atomic.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save_checkpoint(path, STATE | {"seed": 1})
     assert path.read_bytes() == old

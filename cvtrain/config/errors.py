@@ -71,3 +71,7 @@ class ConfigError(ValueError):
 
 def _rebuild(problems: tuple[Problem, ...]) -> ConfigError:
     return ConfigError(problems=problems)
+
+
+class RunError(Exception):
+    """What ended a run and lies in its data or numbers, not in code: the command line prints it and exits with 1."""

@@ -48,6 +48,7 @@ class Split(str, Enum):
     train = "train"
     val = "val"
     test = "test"
+    all = "all"
 
 
 @dataclass
@@ -58,6 +59,9 @@ class EvaluateDataConfig:
     file: Optional[str] = setting(None, "another manifest, for a run with data=csv")
     on_bad_image: Optional[OnBadImage] = setting(None, "error or skip")
     num_workers: Optional[Union[int, str]] = setting(None, "processes that read images")
+    target: Optional[str] = setting(
+        None, "import path of the Dataset class, for a data=dataset checkpoint: a checkpoint never names code to run"
+    )
 
 
 @dataclass
@@ -72,7 +76,7 @@ class EvaluateConfig:
     """`cvtrain evaluate checkpoint=PATH`: score a checkpoint on a split."""
 
     checkpoint: str = required("path of a checkpoint, such as runs/.../checkpoints/best.pt")
-    split: Split = setting(Split.val, "train, val or test")
+    split: Split = setting(Split.val, "train, val, test, or all of them together (for a folder that was not trained on)")
     output_root: str = setting("runs/evaluate", "folder of all evaluations")
     batch_size: Optional[int] = setting(None, "images per batch; null: as the run had it", at_least=1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")

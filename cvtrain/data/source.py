@@ -8,7 +8,7 @@ All sources can be pickled (workers that are spawned) and hold their bulk in arr
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -159,6 +159,30 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
+
+
+class Concatenation:
+    """Several sources one after the other, under one map of classes."""
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self.sources = list(sources)
+        self.labels = np.concatenate([source.labels for source in sources])
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _locate(self, index: int) -> tuple[ImageSource, int]:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.sources[part], index - (int(self._ends[part - 1]) if part else 0)
+
+    def read(self, index: int) -> np.ndarray:
+        source, position = self._locate(index)
+        return source.read(position)
+
+    def name(self, index: int) -> str:
+        source, position = self._locate(index)
+        return source.name(position)
 
 
 def restrict(source: ImageSource, indices: np.ndarray) -> ImageSource:

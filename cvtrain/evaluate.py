@@ -1,0 +1,225 @@
+"""The verb `evaluate`: scores a checkpoint on a split, with nothing but the checkpoint and the images."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cvtrain.checkpoint import CheckpointError, inference_weights, load_checkpoint
+from cvtrain.config.data import CsvConfig, DataConfig, DatasetConfig, FileDataConfig
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.model import CustomModelConfig, ModelConfig
+from cvtrain.config.root import Config, EvaluateConfig, Split
+from cvtrain.config.serialize import from_plain
+from cvtrain.data.bad_images import write_skipped
+from cvtrain.data.build import build_splits
+from cvtrain.data.loading import build_eval_loader
+from cvtrain.data.source import Concatenation, ImageSource, Splits
+from cvtrain.evaluation import Evaluation, evaluate_split
+from cvtrain.losses import build_criterion
+from cvtrain.models.build import build_model, without_weights
+from cvtrain.models.weights import load_checkpointed_weights
+from cvtrain.normalization import Normalizer
+from cvtrain.outcome import record_start, write_evaluation
+from cvtrain.progress import build_progress
+from cvtrain.report.summary import write_json
+from cvtrain.runtime import choose_memory_format, precision_name, select_device, select_precision
+
+log = logging.getLogger(__name__)
+
+# Up to this many classes the log gives the figures of each.
+MAX_CLASSES_LOGGED = 20
+
+
+@dataclass
+class EvaluateResult:
+    """What `evaluate` gives back. `monitor`: the accuracy, which Hydra's sweepers would optimise."""
+
+    monitor: float
+    metrics: dict[str, float]
+    evaluation: Evaluation
+    run_dir: Path
+
+
+def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | None = None) -> EvaluateResult:
+    """Score a checkpoint on a split of the data that it was trained on, or of other data with the same classes.
+
+    Runs no code that the checkpoint names. On the run's own val split, device and batch size, the figures are
+    equal to those that the run logged.
+
+    Raises:
+        ConfigError: the checkpoint cannot be used, or the images do not fit its classes.
+    """
+    record_start(config, run_dir, overrides or [])
+    path = Path(config.checkpoint)
+    state = load_checkpoint(path)
+    trained = read_config(state, path)
+    data = adapt_data(trained.data, config)
+    model_config = adapt_model(trained.model, config)
+
+    device = select_device(config.device, key="device")
+    dtype = select_precision(choose_precision(config, state, device.type), device, key="precision")
+    classes = tuple(state["classes"])
+    source = pick_source(build_splits(data), classes, config.split)
+    loader = build_eval_loader(data, source, device=device, batch_size=config.batch_size)
+
+    built = build_model(
+        without_weights(model_config), num_classes=len(classes), channels=data.channels, image_size=data.image_size
+    )
+    load_checkpointed_weights(built.module, inference_weights(state))
+    memory_format = choose_memory_format(trained.trainer.channels_last, built.convolutional)
+    preprocessing = state["preprocessing"]
+    normalizer = Normalizer(tuple(preprocessing["mean"]), tuple(preprocessing["std"]), memory_format)
+    log.info(
+        "device %s, precision %s, %d images of split %s", device, precision_name(dtype), len(source), config.split.value
+    )
+
+    progress = build_progress(True)
+    progress.start("evaluating", loader.num_images)
+    try:
+        evaluation = evaluate_split(
+            built.module.to(device=device, memory_format=memory_format),
+            loader.epoch(0),
+            criterion=build_criterion(trained.loss, num_classes=len(classes)).to(device),
+            normalizer=normalizer.to(device),
+            device=device,
+            dtype=dtype,
+            num_classes=len(classes),
+            on_batch=progress.advance,
+        )
+    finally:
+        progress.close()
+        loader.close()
+    split = config.split.value
+    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes)
+    num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
+    metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
+    summary = {
+        "checkpoint": str(path),
+        "split": split,
+        "images": evaluation.num_images,
+        "skipped_images": num_skipped,
+        "metrics": metrics,
+        "metrics_in_checkpoint": state.get("metrics", {}),
+        "device": str(device),
+        "precision": precision_name(dtype),
+    }
+    write_json(run_dir / "summary.json", summary)
+    log_result(metrics, evaluation, num_skipped, classes, run_dir)
+    return EvaluateResult(evaluation.metrics["accuracy"], metrics, evaluation, run_dir)
+
+
+def read_config(state: dict[str, Any], path: Path) -> Config:
+    """The typed config that the checkpoint's run had."""
+    if not isinstance(state.get("schemas"), dict):
+        raise CheckpointError(path, "incomplete, it lacks schemas")
+    return from_plain(state["config"], state["schemas"])
+
+
+def adapt_data(data: DataConfig, config: EvaluateConfig) -> DataConfig:
+    """The run's data with what the command line says differently: folder, manifest, workers, bad images.
+
+    Raises:
+        ConfigError: a setting that the run's kind of data does not have, or a Dataset class that is not named again.
+    """
+    changes: dict[str, Any] = {}
+    wanted = config.data
+    for name, value, kind in (
+        ("root", wanted.root, FileDataConfig),
+        ("file", wanted.file, CsvConfig),
+        ("on_bad_image", wanted.on_bad_image, DataConfig),
+        ("num_workers", wanted.num_workers, DataConfig),
+        ("target", wanted.target, DatasetConfig),
+    ):
+        if value is None:
+            continue
+        if not isinstance(data, kind) or not hasattr(data, name):
+            raise ConfigError(
+                key=f"data.{name}",
+                value=value,
+                rule=f"the checkpoint was trained with data={data.name}, which has no such setting",
+                remedy=f"leave data.{name} out",
+            )
+        changes[name] = value
+    if isinstance(data, DatasetConfig) and wanted.target is None:
+        raise untrusted("data.target", data.target)
+    return replace(data, **changes)
+
+
+def adapt_model(model: ModelConfig, config: EvaluateConfig) -> ModelConfig:
+    """The run's model; a user's own class has to be named again, since a checkpoint must not choose code to run."""
+    target = config.model.target
+    if isinstance(model, CustomModelConfig):
+        if target is None:
+            raise untrusted("model.target", model.target)
+        return replace(model, target=target)
+    if target is not None:
+        raise ConfigError(
+            key="model.target",
+            value=target,
+            rule=f"the checkpoint was trained with model={model.name}, which is no class of yours",
+            remedy="leave model.target out",
+        )
+    return model
+
+
+def untrusted(key: str, target: str) -> ConfigError:
+    """The refusal to import what a checkpoint names."""
+    return ConfigError(
+        key=key,
+        rule="the checkpoint was made with a class of your own, and a checkpoint alone never names code to run",
+        remedy=f"if you trust it, say so: {key}={target}",
+    )
+
+
+def choose_precision(config: EvaluateConfig, state: dict[str, Any], device_type: str) -> str:
+    """The precision asked for, else the run's own, except fp16 on a CPU, where fp32 takes its place."""
+    if config.precision is not None:
+        return config.precision.value
+    stored = str(state.get("precision", "auto"))
+    return "fp32" if stored == "fp16" and device_type == "cpu" else stored
+
+
+def pick_source(splits: Splits, classes: tuple[str, ...], split: Split) -> ImageSource:
+    """The images of `split` under the checkpoint's class ids.
+
+    Raises:
+        ConfigError: there is no such split, or it has a class that the model does not know.
+    """
+    try:
+        parts = splits.with_classes(classes).parts()
+    except ValueError as error:
+        raise ConfigError(key="data", rule=str(error)) from error
+    if split is Split.all:
+        return Concatenation(list(parts.values()))
+    if split.value not in parts:
+        raise ConfigError(
+            key="split",
+            value=split.value,
+            rule="the data has no such split",
+            remedy=f"it has {', '.join(parts)}; split=all takes all images",
+        )
+    return parts[split.value]
+
+
+def log_result(
+    metrics: dict[str, float], evaluation: Evaluation, num_skipped: int, classes: tuple[str, ...], run_dir: Path
+) -> None:
+    """Say the figures, and aloud how many images they leave out."""
+    for name, value in metrics.items():
+        log.info("%-28s %.4f", name, value)
+    if len(classes) <= MAX_CLASSES_LOGGED:
+        for name, row in zip(classes, evaluation.per_class, strict=True):
+            log.info(
+                "%-20s precision %.4f  recall %.4f  f1 %.4f  images %d",
+                name,
+                row["precision"],
+                row["recall"],
+                row["f1"],
+                row["support"],
+            )
+    if num_skipped:
+        log.warning(
+            "%d images could not be read and are not in these figures: %s", num_skipped, run_dir / "skipped_images.csv"
+        )
+    log.info("results in %s", run_dir)
