@@ -82,7 +82,8 @@ class TrainTransform:
         channels, side, _ = self.shape
         names = " -> ".join(step.name for step in self.chain.steps)
         if result.shape[0] != channels:
-            rule = f"{names} makes {result.shape[0]} channels where data.channels is {channels}"
+            made = f"{result.shape[0]} channel{'s' if result.shape[0] > 1 else ''}"
+            rule = f"{names} makes {made} where data.channels is {channels}"
             return ConfigError(TRANSFORMS_KEY, rule=rule, remedy="take out the transform that changes the channels")
         rule = f"{names} makes {result.shape[1]} x {result.shape[2]} pixels, not data.image_size={side} squared"
         return ConfigError(

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from cvtrain.config.transforms import BATCH_TRANSFORMS_KEY, TRANSFORMS_KEY
 from cvtrain.data.augment.kornia_ops import KorniaChain
 from cvtrain.data.augment.pipeline import Step, TrainTransform
+from cvtrain.data.augment.randomness import seeded_torch
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,14 @@ def probe_train_transform(transform: TrainTransform, *, certain: TrainTransform,
         for seed in _SEEDS:
             certain(image, seed)
             transform(image, seed)
-        start = image if certain.resize is None else certain.resize(image).permute(1, 2, 0).numpy()
+        images = [image if certain.resize is None else _as_array(certain.resize(image))] * len(_SEEDS)
         for step in certain.chain.steps:
-            if certain.resize is None and step.name in sizing:
-                continue
             alone = certain.chain.alone(step)
-            unchanged = torch.from_numpy(start).permute(2, 0, 1)
-            _warn_if_idle(step, lambda seed: torch.equal(alone(start, seed), unchanged), channels)  # noqa: B023
+            results = [_as_array(alone(start, seed)) for seed, start in zip(_SEEDS, images, strict=True)]
+            changed = any(not np.array_equal(*pair) for pair in zip(images, results, strict=True))
+            if not changed and not (certain.resize is None and step.name in sizing):
+                _warn_of_idle(step, channels)
+            images = results
 
 
 def probe_batch_chain(chain: KorniaChain, *, certain: KorniaChain, image_size: int, channels: int) -> None:
@@ -57,9 +59,20 @@ def probe_batch_chain(chain: KorniaChain, *, certain: KorniaChain, image_size: i
         for seed in _SEEDS:
             certain(images, seed)
             chain(images, seed)
+        batches = [images] * len(_SEEDS)
         for step in certain.steps:
-            alone = KorniaChain([step])
-            _warn_if_idle(step, lambda seed: torch.equal(alone(images, seed), images), channels)  # noqa: B023
+            results = []
+            for seed, start in zip(_SEEDS, batches, strict=True):
+                with seeded_torch(seed), torch.no_grad():
+                    results.append(step.transform(start))
+            if all(torch.equal(*pair) for pair in zip(batches, results, strict=True)):
+                _warn_of_idle(step, channels)
+            batches = results
+
+
+def _as_array(image: torch.Tensor) -> np.ndarray:
+    """(C, H, W) uint8 tensor as the (H, W, C) array that a chain takes."""
+    return image.permute(1, 2, 0).numpy()
 
 
 def _probe_image(height: int, width: int, channels: int) -> np.ndarray:
@@ -69,15 +82,12 @@ def _probe_image(height: int, width: int, channels: int) -> np.ndarray:
     return (ramp + noise).astype(np.uint8)
 
 
-def _warn_if_idle(step: Step, changes_nothing: Callable[[int], bool], channels: int) -> None:
-    if step.name in _DOES_NOTHING or not all(changes_nothing(seed) for seed in _SEEDS):
-        return
-    logger.warning(
-        "%s changed no pixel of a test image: with %d channel%s and these arguments it has no effect",
-        step.key,
-        channels,
-        "s" if channels > 1 else "",
-    )
+def _warn_of_idle(step: Step, channels: int) -> None:
+    if step.name not in _DOES_NOTHING:
+        plural = "s" if channels > 1 else ""
+        logger.warning(
+            "%s changed no pixel of a test image: here, with %d channel%s, it has no effect", step.key, channels, plural
+        )
 
 
 @contextmanager
