@@ -88,3 +88,9 @@ TORCHVISION_ARCHS = (
 
 # Side in pixels below which a network's own pooling leaves nothing: inception's stem takes 75 down to 1.
 SMALLEST_IMAGE = {"inception_v3": 75}
+
+# Families whose first layers `model.stem` chooses.
+STEM_FAMILIES = ("resnet", "resnext", "wide_resnet")
+
+# Networks with auxiliary heads, which `model.aux_loss_weight` weighs.
+AUXILIARY_ARCHS = ("googlenet", "inception_v3")

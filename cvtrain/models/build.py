@@ -1,7 +1,6 @@
 """`build_model`: from a model's config to a network that is ready to train."""
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +22,6 @@ from cvtrain.models.mlp import build_mlp
 from cvtrain.models.timm_models import build_timm
 from cvtrain.models.torchvision_models import build_torchvision
 from cvtrain.models.weights import is_file_name
-
-logger = logging.getLogger(__name__)
 
 _BUILDERS: dict[type[ModelConfig], Callable[..., BuiltModel]] = {
     MLPConfig: build_mlp,
@@ -49,27 +46,14 @@ def build_model(config: ModelConfig, *, num_classes: int, channels: int, image_s
         ConfigError: a setting is wrong, weights cannot be had or do not fit, or the network cannot take the images.
     """
     built = _BUILDERS[type(config)](config, num_classes=num_classes, channels=channels, image_size=image_size)
-    if config.freeze == Freeze.backbone:
-        _check_freeze(config, built)
-    return built
-
-
-def _check_freeze(config: ModelConfig, built: BuiltModel) -> None:
-    if not built.head:
+    if config.freeze == Freeze.backbone and not built.head:
         raise ConfigError(
             key="model.freeze",
             value=config.freeze,
             rule="the network has no layer that could be its head, so nothing would train",
             remedy="name the part that trains with model.head",
         )
-    if not _loads_weights(config):
-        logger.warning("model.freeze=backbone freezes random weights: no weights are loaded")
-
-
-def _loads_weights(config: ModelConfig) -> bool:
-    if isinstance(config, PretrainedConfig):
-        return config.pretrained
-    return isinstance(config, CustomModelConfig) and config.weights is not None
+    return built
 
 
 def without_weights(config: ModelConfig) -> ModelConfig:

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvtrain.config.architectures import STEM_FAMILIES
 from cvtrain.models.weights import with_metadata
-
-_SMALL_STEM_FAMILIES = ("resnet", "resnext", "wide_resnet")
 
 
 def find_input_conv(module: nn.Module) -> str:
@@ -55,7 +54,7 @@ def grey_state(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def has_small_stem(arch: str) -> bool:
     """True for torchvision's families whose stem can be chosen."""
-    return arch.startswith(_SMALL_STEM_FAMILIES)
+    return arch.startswith(STEM_FAMILIES)
 
 
 def make_small_stem(module: nn.Module) -> None:

@@ -34,7 +34,7 @@ class ModelSummary:
     trainable: int
     macs: int
 
-    def table(self) -> str:
+    def __str__(self) -> str:
         """A text table with a line of totals."""
         header = ("layer", "type", "output", "parameters", "trainable")
         cells = [(row.name, row.type, _shape(row.output), f"{row.params:,}", f"{row.trainable:,}") for row in self.rows]

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from cvtrain.config.architectures import AUXILIARY_ARCHS
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.model import Stem, TorchvisionModelConfig
 from cvtrain.models.built import BuiltModel, is_convolutional
@@ -18,8 +19,6 @@ from cvtrain.models.weights import is_file_name, load_weights
 
 logger = logging.getLogger(__name__)
 
-# Networks with auxiliary heads; their own initialisation has to be asked for by name.
-_AUXILIARY = ("googlenet", "inception_v3")
 _SMALL_IMAGE = 64
 _LARGEST_TRIED = 1024
 
@@ -113,7 +112,8 @@ def _construct(config: TorchvisionModelConfig, num_classes: int, image_size: int
 
     arch = config.arch
     kwargs: dict[str, Any] = {"num_classes": num_classes}
-    if arch in _AUXILIARY:
+    if arch in AUXILIARY_ARCHS:
+        # Without init_weights torchvision warns and leaves the choice open.
         kwargs.update(init_weights=True, aux_logits=config.aux_loss_weight > 0)
     elif arch.startswith("vit_"):
         patch = _patch_size(arch)
@@ -156,7 +156,7 @@ def _check_image_size(config: TorchvisionModelConfig, module: nn.Module, channel
         return
     smallest = _smallest_size(module, channels, image_size)
     remedy = f"data.image_size={smallest} is the smallest that it takes" if smallest else "choose another size"
-    if config.arch in _AUXILIARY and config.aux_loss_weight > 0:
+    if config.arch in AUXILIARY_ARCHS and config.aux_loss_weight > 0:
         remedy += "; without its auxiliary heads (model.aux_loss_weight=0) it takes smaller ones"
     raise ConfigError(
         key="data.image_size",

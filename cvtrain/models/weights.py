@@ -13,7 +13,7 @@ from torch import nn
 from cvtrain.config.errors import ConfigError
 from cvtrain.models.heads import is_inside
 
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 # Where training programs keep the state dict in a larger file, ours first.
 _WRAPPER_KEYS = ("model", "state_dict", "model_state_dict")
 # What DistributedDataParallel and torch.compile put before every name.
@@ -37,7 +37,7 @@ def read_state(path: Path, *, key: str = "model.weights") -> Mapping[str, Any]:
     the prefixes of DistributedDataParallel and torch.compile are taken off.
 
     Args:
-        path: .pt, .pth or .bin (torch.save) or .safetensors.
+        path: .pt, .pth, .bin or .ckpt (torch.save) or .safetensors.
         key: the setting that names the file, for errors.
 
     Raises:

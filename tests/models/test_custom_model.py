@@ -121,9 +121,10 @@ def test_a_network_that_needs_values_runs_on_zeros_and_is_left_alone():
     assert all(layer.training for layer in module.modules())
 
 
-def test_freezing_random_weights_is_warned_about(caplog):
-    build("TwoLayers", freeze=Freeze.backbone)
-    assert "model.freeze=backbone freezes random weights" in caplog.text
+def test_freezing_needs_a_head():
+    assert build("HeadByHand").head == ()
+    with pytest.raises(ConfigError, match=r"model.freeze=backbone: the network has no layer .*\n  name the part"):
+        build("HeadByHand", freeze=Freeze.backbone)
 
 
 def test_a_single_layer_is_its_own_head(monkeypatch):

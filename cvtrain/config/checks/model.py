@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cvtrain.config.architectures import SMALLEST_IMAGE, TORCHVISION_ARCHS
+from cvtrain.config.architectures import AUXILIARY_ARCHS, SMALLEST_IMAGE, STEM_FAMILIES, TORCHVISION_ARCHS
 from cvtrain.config.data import DatasetConfig
 from cvtrain.config.errors import Problem
-from cvtrain.config.model import CustomModelConfig, Freeze, PretrainedConfig, TorchvisionModelConfig
+from cvtrain.config.model import CustomModelConfig, Freeze, PretrainedConfig, Stem, TorchvisionModelConfig
 from cvtrain.config.root import Config
 from cvtrain.config.suggestions import closest, did_you_mean
 
@@ -78,6 +78,27 @@ def architecture_is_known(config: Config, is_set: Callable[[str], bool]) -> Iter
         )
 
 
+def parts_exist(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    """The stem and the auxiliary heads that are set are there to be set."""
+    model = config.model
+    if not isinstance(model, TorchvisionModelConfig):
+        return
+    if model.stem is not Stem.auto and is_set("model.stem") and not model.arch.startswith(STEM_FAMILIES):
+        yield Problem(
+            "model.stem",
+            model.stem,
+            f"has no effect: {model.arch} has no stem to choose; resnet, resnext and wide_resnet have",
+            "leave it out",
+        )
+    if is_set("model.aux_loss_weight") and model.arch not in AUXILIARY_ARCHS:
+        yield Problem(
+            "model.aux_loss_weight",
+            model.aux_loss_weight,
+            f"has no effect: {model.arch} has no auxiliary heads; {' and '.join(AUXILIARY_ARCHS)} have",
+            "leave it out",
+        )
+
+
 def image_is_large_enough(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     model, size = config.model, config.data.image_size
     smallest = SMALLEST_IMAGE.get(model.arch, 1) if isinstance(model, TorchvisionModelConfig) else 1
@@ -100,6 +121,7 @@ MODEL_CHECKS = (
     weights_are_used,
     weight_file_exists,
     architecture_is_known,
+    parts_exist,
     image_is_large_enough,
     targets_are_dotted,
 )
