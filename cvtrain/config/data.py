@@ -179,11 +179,12 @@ class DatasetConfig(DataConfig):
     name: str = "dataset"
     target: str = required("import path of the class or function, such as my_package.data.Birds")
     kwargs: Dict[str, Any] = setting({}, "arguments for it, for every split")
-    train_kwargs: Dict[str, Any] = setting({"split": "train"}, "more arguments for the train split")
-    val_kwargs: Optional[Dict[str, Any]] = setting(
-        None, "more arguments for the val split; null: split off train by val_fraction"
+    # Empty and not null for off: omegaconf 2.3 cannot merge a mapping from the command line into a null one.
+    train_kwargs: Dict[str, Any] = setting({}, "more arguments for the train split, such as split: train")
+    val_kwargs: Dict[str, Any] = setting(
+        {}, "more arguments for the val split; empty: there is none, so val is split off train by val_fraction"
     )
-    test_kwargs: Optional[Dict[str, Any]] = setting(None, "more arguments for the test split; null: no test split")
+    test_kwargs: Dict[str, Any] = setting({}, "more arguments for the test split; empty: there is none")
     alpha_color: List[int] = setting(
         [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
     )

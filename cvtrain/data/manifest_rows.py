@@ -10,7 +10,6 @@ from cvtrain.config.data import CsvConfig
 from cvtrain.config.errors import ConfigError
 
 _DELIMITERS = (",", ";", "\t", "|")
-_DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 
 
 class Row(NamedTuple):
@@ -88,15 +87,14 @@ def _find_delimiter(header_line: str, config: CsvConfig) -> str:
     names that we look for are known, so trying the four delimiters settles it.
     """
     if config.delimiter != "auto":
-        delimiter = _DELIMITER_NAMES.get(config.delimiter, config.delimiter)
-        if len(delimiter) != 1 or delimiter in '"\r\n':
+        if len(config.delimiter) != 1 or config.delimiter in '"\r\n':
             raise ConfigError(
                 key="data.delimiter",
                 value=config.delimiter,
-                rule="is not a single character",
-                remedy="allowed: auto, tab, or a character such as , ; |",
+                rule="is not a character that can stand between columns",
+                remedy="allowed: auto, which finds , ; | and tab, or any one character",
             )
-        return delimiter
+        return config.delimiter
     wanted = {config.path_column.casefold(), config.label_column.casefold()}
 
     def score(delimiter: str) -> tuple[int, int]:

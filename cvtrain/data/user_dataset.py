@@ -39,7 +39,7 @@ def build_dataset(config: DatasetConfig) -> Splits:
     parts: dict[str, DatasetSource] = {}
     names: dict[str, tuple[str, ...] | None] = {}
     for split, kwargs in arguments.items():
-        if kwargs is None:
+        if split != "train" and not kwargs:
             continue
         dataset = factory(**{**config.kwargs, **kwargs})
         labels, by_pass = _labels_of(dataset, config.target, split)

@@ -20,7 +20,7 @@ class Birds:
 
     image_kind = "array"
 
-    def __init__(self, split: str, count: int = 12) -> None:
+    def __init__(self, split: str = "all", count: int = 12) -> None:
         self.split = split
         self.count = count
         self.reads = 0
@@ -74,7 +74,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
 
 
 def build(name: str, **changes: Any) -> Splits:
-    return build_dataset(DatasetConfig(target=f"aviary.{name}", **changes))
+    return build_dataset(DatasetConfig(target=f"aviary.{name}", **{"train_kwargs": {"split": "train"}, **changes}))
 
 
 @pytest.mark.parametrize("name", ["Birds", "PilBirds", "TensorBirds"])
@@ -112,6 +112,12 @@ def test_arguments_of_a_split_come_over_those_of_all(module: types.ModuleType) -
     splits = build("Birds", kwargs={"count": 9}, val_kwargs={"split": "val", "count": 6})
     assert (len(splits.train), len(splits.val)) == (9, 6)
     assert splits.val.dataset.split == "val"
+
+
+def test_only_train_is_made_unless_the_other_splits_have_arguments(module: types.ModuleType) -> None:
+    splits = build("Birds", train_kwargs={}, val_fraction=0.25)
+    assert splits.train.source.dataset.split == "all"
+    assert (len(splits.train), len(splits.val), splits.test) == (9, 3, None)
 
 
 def test_image_that_cannot_be_used_is_named(module: types.ModuleType) -> None:

@@ -100,7 +100,7 @@ def val_fraction_is_used(config: Config, is_set: Callable[[str], bool]) -> Itera
     own_split = ""
     if isinstance(data, HuggingFaceConfig) and data.val_split is not None:
         own_split = f"data.val_split={data.val_split}"
-    elif isinstance(data, DatasetConfig) and data.val_kwargs is not None:
+    elif isinstance(data, DatasetConfig) and data.val_kwargs:
         own_split = "data.val_kwargs"
     for key, value in (("data.val_fraction", data.val_fraction), ("data.split_seed", data.split_seed)):
         if own_split and is_set(key):
