@@ -1,6 +1,7 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -87,8 +88,7 @@ def _run(arguments: list[str]) -> None:
     from cvtrain.config.root import register_schemas
 
     register_schemas()
-    completes = "COMP_LINE" in os.environ and any(token in ("-sc", "--shell-completion") for token in arguments)
-    if completes:
+    if "COMP_LINE" in os.environ and any(token in ("-sc", "--shell-completion") for token in arguments):
         from cvtrain.completion import complete
 
         complete(arguments)
@@ -156,14 +156,21 @@ def _hand_over(command: Command, composer: Any) -> None:
     def task(cfg: DictConfig) -> float | None:
         hydra_config = HydraConfig.get()
         overrides = list(hydra_config.overrides.task)
+        is_sweep = hydra_config.mode == RunMode.MULTIRUN
+        if is_sweep:
+            _redact_sweep_record(Path(hydra_config.sweep.dir))
         try:
             config = typed_config(cfg, composer, [*hydra_config.overrides.hydra, *overrides])
             return VERBS[command.verb](config, Path(hydra_config.runtime.output_dir), overrides)
         except ConfigError as error:
+            _log_to_file(error)
             told = with_origins(error, composer, overrides)
-            if hydra_config.mode == RunMode.MULTIRUN:
+            if is_sweep:
                 raise told from error
             raise _Refused(told) from error
+        except Exception as error:
+            _log_to_file(error)
+            raise
 
     with _hydra_arguments(command):
         try:
@@ -178,6 +185,24 @@ class _Refused(BaseException):
     def __init__(self, error: ConfigError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+def _redact_sweep_record(sweep_dir: Path) -> None:
+    """Take secrets out of multirun.yaml, which Hydra itself writes before the first job."""
+    from cvtrain.config.redact import redact
+
+    record = sweep_dir / "multirun.yaml"
+    text = record.read_text(encoding="utf-8") if record.is_file() else ""
+    if redact(text) != text:
+        record.write_text(redact(text), encoding="utf-8")
+
+
+def _log_to_file(error: Exception) -> None:
+    """Leave the error in the run's log file too; the console gets it at the end, once."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            info = None if isinstance(error, ConfigError) else sys.exc_info()
+            handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
 
 
 @contextmanager

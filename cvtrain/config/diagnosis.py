@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -110,6 +111,8 @@ def _choice_problem(composer: Composer, override: Override) -> Problem | None:
         if group in composer.compose([]).hydra.runtime.choices:
             return Problem(group, value, "is a group that has a choice already", f"write {group}={value}, without +")
         return None
+    if group not in composer.compose([]).hydra.runtime.choices:
+        return Problem(group, value, f"cvtrain {composer.verb} has no such group", "leave it out")
     if value is None:
         return Problem(group, None, "has to be one option of the group", _option_list(options))
     for name in value if isinstance(value, list) else [value]:
@@ -194,7 +197,7 @@ def _file_problem(composer: Composer, error: BaseException) -> Problem:
     origin = f"in {readable(composer.file_of(match.group(1)))}" if match else ""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark
-        place = f"{mark.name}, line {mark.line + 1}" if mark else ""
+        place = f"{readable(Path(mark.name))}, line {mark.line + 1}" if mark else ""
         return Problem(place, rule=f"is not valid YAML: {error.problem}")
     if isinstance(error, MissingConfigException):
         group, _, option = (error.missing_cfg_file or "").rpartition("/")

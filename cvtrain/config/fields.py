@@ -35,7 +35,7 @@ class FieldRule:
             ("below", self.below),
         ):
             if bound is not None:
-                parts.append(f"{word} {bound:g}")
+                parts.append(f"{word} {bound}" if isinstance(bound, int) else f"{word} {bound:g}")
         return " and ".join(parts)
 
     def allows(self, value: Any) -> bool:

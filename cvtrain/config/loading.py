@@ -80,7 +80,8 @@ def with_origins(error: ConfigError, composer: Composer, overrides: list[str]) -
 
 
 def _with_origin(problem: Problem, origins: Origins) -> Problem:
-    return replace(problem, origin=problem.origin or (origins.describe(problem.key) if problem.key else ""))
+    key = problem.key.partition("[")[0]  # an item of a list, such as augment.transforms[2], comes with its list
+    return replace(problem, origin=problem.origin or (origins.describe(key) if key else ""))
 
 
 def _to_dataclass(cfg: DictConfig) -> Any:

@@ -42,10 +42,14 @@ class Origins:
     def is_explicit(self, key: str) -> bool:
         """True if the user set the key: on the command line, in an experiment or debug file, or in a file of their own.
 
-        The values that an option's own file in conf/ brings along are defaults.
+        The values that an option's own file in conf/ brings along are defaults. So are an experiment's in a section
+        that the command line changes: `experiment=x scheduler=onecycle` need not undo what x set for its scheduler.
         """
         if self._on_command_line(key):
             return True
+        section = key.partition(".")[0]
+        if any(override.key_or_group.partition(".")[0] == section for override in self._parsed):
+            return False
         return any(_holds(file, key) and _is_users(file) for file in self._files)
 
     def _on_command_line(self, key: str) -> bool:
@@ -77,7 +81,9 @@ def _is_users(file: ConfigFile) -> bool:
 
 
 def readable(path: Path) -> str:
-    """A path relative to the working folder where it lies below it, else as it is."""
+    """A path as a user would name it: `conf/...` for our own files, else relative to the working folder, if below."""
+    if path.is_relative_to(conf_dir()):
+        return f"conf/{path.relative_to(conf_dir())}"
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -7,14 +7,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
 
+from cvtrain.config.errors import format_value
+from cvtrain.config.root import VERBS
+from cvtrain.config.schema import is_missing, settings_of
+
 HELP_WIDTH = 100
 
 
 def register_resolvers() -> None:
-    """Make `${new_run_dir:root,name}` and `${list_groups:}` known to OmegaConf."""
+    """Make `${new_run_dir:root,name}`, `${list_groups:}` and `${list_settings:verb}` known to OmegaConf."""
     # The cache belongs to one composed config: asked again, the same config gives the same folder.
     OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("list_groups", list_groups, replace=True)
+    OmegaConf.register_new_resolver("list_settings", list_settings, replace=True)
 
 
 def new_run_dir(root: str, name: str) -> str:
@@ -43,6 +48,16 @@ def list_groups() -> str:
         if options and group not in ("hydra", "schema"):
             lines += _paragraph(f"  {group:<11} ", options)
     return "\n".join(lines)
+
+
+def list_settings(verb: str) -> str:
+    """Every setting of a verb without groups, with its default and meaning."""
+    rows = []
+    for item in settings_of(VERBS[verb]):
+        default = "required" if is_missing(item.default) else format_value(item.default)
+        rows.append((f"{item.key}={default}", item.rule.help if item.rule else ""))
+    width = max(len(setting) for setting, _ in rows)
+    return "\n".join(f"  {setting:<{width}}  {meaning}" for setting, meaning in rows)
 
 
 def _paragraph(head: str, words: list[str]) -> list[str]:

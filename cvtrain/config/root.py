@@ -76,7 +76,9 @@ class EvaluateConfig:
     """`cvtrain evaluate checkpoint=PATH`: score a checkpoint on a split."""
 
     checkpoint: str = required("path of a checkpoint, such as runs/.../checkpoints/best.pt")
-    split: Split = setting(Split.val, "train, val, test, or all of them together (for a folder that was not trained on)")
+    split: Split = setting(
+        Split.val, "train, val, test, or all of them together (for a folder that was not trained on)"
+    )
     output_root: str = setting("runs/evaluate", "folder of all evaluations")
     batch_size: Optional[int] = setting(None, "images per batch; null: as the run had it", at_least=1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")

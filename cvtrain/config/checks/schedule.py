@@ -30,7 +30,7 @@ def warmup_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Pr
     is_on = scheduler.warmup_epochs > 0 or bool(scheduler.warmup_steps)
     if isinstance(scheduler, OneCycleConfig):
         for key in ("warmup_epochs", "warmup_steps", "warmup_start_factor"):
-            if is_set(f"scheduler.{key}"):
+            if getattr(scheduler, key) and is_set(f"scheduler.{key}"):
                 yield Problem(
                     f"scheduler.{key}",
                     getattr(scheduler, key),
