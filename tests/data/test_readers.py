@@ -404,6 +404,16 @@ def test_damaged_png_is_bad(tmp_path: Path, library: str) -> None:
     )
 
 
+def test_jpeg_with_a_stray_marker_is_bad(tmp_path: Path, library: str) -> None:
+    # OpenCV returns such a picture with a grey rest, Pillow calls the data stream broken.
+    damaged = bytearray(WHOLE["jpeg"])
+    middle = len(damaged) * 3 // 4
+    damaged[middle : middle + 2] = b"\xff\xb0"
+    assert cause_of(library, write(tmp_path, bytes(damaged))) == (
+        f"damaged: marker 0xFFB0 within the JPEG picture data at byte {middle}"
+    )
+
+
 def test_data_behind_the_end_is_allowed(tmp_path: Path, library: str) -> None:
     for name in ("jpeg", "png", "webp"):
         result = build_reader(library=library)(write(tmp_path, WHOLE[name] + b"trailer" * 9))
