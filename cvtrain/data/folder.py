@@ -20,7 +20,7 @@ Reader = Callable[[str], np.ndarray]
 def build_custom(config: CustomConfig, reader: Reader) -> Splits:
     """The splits of the folder `config.root`."""
     return splits_of_folder(
-        config.root,
+        str(Path(config.root).expanduser()),
         extensions=tuple(config.extensions),
         reader=reader,
         val_fraction=config.val_fraction,

@@ -126,11 +126,12 @@ def _load(config: HuggingFaceConfig) -> Any:
             remedy="pip install 'cvtrain[hf]'",
         ) from error
     try:
-        if any(Path(config.path, name).exists() for name in _SAVED_TO_DISK):
-            saved = datasets.load_from_disk(config.path)
+        path = str(Path(config.path).expanduser()) if config.path.startswith("~") else config.path
+        if any(Path(path, name).exists() for name in _SAVED_TO_DISK):
+            saved = datasets.load_from_disk(path)
             return saved if isinstance(saved, dict) else {config.train_split: saved}
         with contextlib.nullcontext() if config.download else _offline():
-            return datasets.load_dataset(config.path, name=config.subset)
+            return datasets.load_dataset(path, name=config.subset)
     # A wrong name, a missing configuration, no network: the library has dozens of classes for them, of these kinds.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         local = Path(config.path).is_dir()

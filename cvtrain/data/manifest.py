@@ -6,7 +6,7 @@ like. Paths, labels and splits lose spaces at both ends.
 """
 
 # Paths stay strings here: a Path object per image would cost more than the work on it.
-# ruff: noqa: PTH100, PTH113, PTH117, PTH118, PTH120
+# ruff: noqa: PTH100, PTH111, PTH113, PTH117, PTH118, PTH120
 
 import os
 import posixpath
@@ -65,7 +65,7 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
     Raises:
         ConfigError: the manifest or a file in it is missing, or a row is wrong; it names the row.
     """
-    root = config.root or os.path.dirname(config.file) or "."
+    root = os.path.expanduser(config.root or os.path.dirname(config.file) or ".")
     check_folder(root, "data.root")
     manifest, warnings = _drop_repeated(_read_manifest(config, root), config.file)
     _check_files(manifest, root, config.file)

@@ -28,7 +28,8 @@ def read_rows(config: CsvConfig) -> Iterator[Row]:
         ConfigError: no such file, not text, a column is missing, or a row lacks a field; it names the line.
     """
     try:
-        with Path(config.file).open(encoding=_encoding(config.file), newline="") as text:
+        file = Path(config.file).expanduser()
+        with file.open(encoding=_encoding(file), newline="") as text:
             yield from _parse(text, config)
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -43,9 +44,9 @@ def read_rows(config: CsvConfig) -> Iterator[Row]:
         raise ConfigError(key="data.file", value=config.file, rule=f"is no table of columns: {error}") from error
 
 
-def _encoding(file: str) -> str:
+def _encoding(file: Path) -> str:
     """UTF-8 with or without a byte order mark, or UTF-16 with one (what Excel calls Unicode text)."""
-    with Path(file).open("rb") as start:
+    with file.open("rb") as start:
         return "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 

@@ -87,19 +87,20 @@ def build_torchvision(config: TorchvisionDataConfig, reader: Reader) -> Splits:
     Raises:
         ConfigError: the set is not there, or damaged, and may not or cannot be downloaded; it names the files.
     """
+    root = Path(config.root).expanduser()
     if config.dataset is TorchvisionSet.imagenet:
-        return _build_imagenet(config, reader)
+        return _build_imagenet(config, root, reader)
     in_memory = config.dataset in ARRAY_SETS
     open_set = ARRAY_SETS[config.dataset] if in_memory else FILE_SETS[config.dataset]
     parts: dict[str, ImageSource] = {}
     classes: tuple[str, ...] = ()
     for split, arguments in open_set.splits.items():
-        dataset = _load(open_set, arguments, config)
+        dataset = _load(open_set, arguments, root, config)
         if in_memory:
             prefix = f"{config.dataset.value}[{split}]"
             parts[split] = _array_source(dataset, prefix, config.channels)
         else:
-            parts[split] = _file_source(dataset, config.root, reader)
+            parts[split] = _file_source(dataset, root, reader)
         classes = classes or _class_names(dataset, config.dataset, parts[split].labels)
     return complete_splits(
         train=parts["train"],
@@ -112,18 +113,17 @@ def build_torchvision(config: TorchvisionDataConfig, reader: Reader) -> Splits:
     )
 
 
-def _load(open_set: OpenSet, arguments: dict[str, Any], config: TorchvisionDataConfig) -> Any:
+def _load(open_set: OpenSet, arguments: dict[str, Any], root: Path, config: TorchvisionDataConfig) -> Any:
     """The library's dataset of one split, downloaded first if that is allowed."""
     import torchvision
 
     factory = getattr(torchvision.datasets, open_set.library_class)
-    root = Path(config.root, open_set.subfolder)
     try:
-        return factory(root, download=config.download, **arguments)
+        return factory(root / open_set.subfolder, download=config.download, **arguments)
     # The library raises RuntimeError for what is not there; URLError and what else a network gives are OSErrors.
     except (RuntimeError, OSError) as error:
-        missing = [name for name in open_set.files if not Path(config.root, name).exists()]
-        where = Path(config.root).absolute()
+        missing = [name for name in open_set.files if not (root / name).exists()]
+        where = root.absolute()
         state = f"missing {', '.join(missing)}" if missing else f"a file is damaged ({', '.join(open_set.files)})"
         failure = f"; the download failed: {error}" if config.download else ""
         raise ConfigError(
@@ -145,10 +145,10 @@ def _array_source(dataset: Any, prefix: str, channels: int) -> ArraySource:
     return ArraySource(images=to_channels(images, channels), labels=labels.astype(np.int64), prefix=prefix)
 
 
-def _file_source(dataset: Any, root: str, reader: Reader) -> FileSource:
+def _file_source(dataset: Any, root: Path, reader: Reader) -> FileSource:
     # torchvision (0.21 to 0.29) has no public list of files; these two names are all that its file sets use.
     files = dataset._image_files if hasattr(dataset, "_image_files") else dataset._images
-    base = str(Path(root).absolute())
+    base = str(root.absolute())
     return FileSource(
         root=base,
         paths=PathTable.from_iterable(os.path.relpath(file, base).replace(os.sep, "/") for file in files),
@@ -165,14 +165,14 @@ def _class_names(dataset: Any, name: TorchvisionSet, labels: np.ndarray) -> tupl
     return tuple(class_name(text) for text in names)
 
 
-def _build_imagenet(config: TorchvisionDataConfig, reader: Reader) -> Splits:
+def _build_imagenet(config: TorchvisionDataConfig, root: Path, reader: Reader) -> Splits:
     """train/ and val/ with a folder per WordNet id, in `root/imagenet` or in `root` itself.
 
     The ids of the 1,000 sorted WordNet ids are those of torchvision's pretrained weights.
     """
-    candidates = [Path(config.root, "imagenet"), Path(config.root)]
-    root = next((folder for folder in candidates if (folder / "train").is_dir()), None)
-    if root is None:
+    candidates = [root / "imagenet", root]
+    found = next((folder for folder in candidates if (folder / "train").is_dir()), None)
+    if found is None:
         raise ConfigError(
             key="data.root",
             value=config.root,
@@ -181,7 +181,7 @@ def _build_imagenet(config: TorchvisionDataConfig, reader: Reader) -> Splits:
             "imagenet/train/WNID/IMAGE and imagenet/val/WNID/IMAGE",
         )
     return splits_of_folder(
-        str(root),
+        str(found),
         extensions=IMAGE_EXTENSIONS,
         reader=reader,
         val_fraction=config.val_fraction,

@@ -202,3 +202,13 @@ def test_wrong_settings(tmp_path: Path, changes: dict[str, str], message: str) -
     file.write_text(PLAIN)
     with pytest.raises(ConfigError, match=message):
         build_csv(CsvConfig(**{"file": str(file), **changes}), reader=lambda path: np.zeros((1, 1, 3), np.uint8))
+
+
+def test_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path, *FILES)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "images.csv").write_text(PLAIN)
+    splits = build_csv(CsvConfig(file="~/images.csv"), reader=lambda path: np.zeros((1, 1, 3), np.uint8))
+    check_plain(splits)
+    assert Path(splits.train.path(0)) == tmp_path / "a/1.jpg"

@@ -33,7 +33,9 @@ def _layout_problems(given: str, root: Path, config: Config, is_set: Callable[[s
     if (has_val or "test" in folders) and not has_train:
         there = " and ".join(f"{name}/" for name in ("val", "test") if name in folders)
         yield Problem("data.root", given, f"has {there} but no train/", LAYOUT)
-    for split in ("train", "val", "test"):
+    # What cvtrain.data.layout allows: train as a class among others, and a test folder without labels.
+    may_be_class = bool(folders - {"train", "val", "test"})
+    for split in ("val",) if may_be_class else ("train", "val"):
         if has_train and split in folders and not _visible_folders(root / split):
             yield Problem("data.root", given, f"{split}/ has no class folders", LAYOUT)
     for key in ("val_fraction", "split_seed"):
