@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -31,6 +31,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    output: list[str] = field(default_factory=list)
     complete: bool = False
     exit_code: int | None = None
 
@@ -65,6 +66,7 @@ class WandbServer:
         self.requests: list[str] = []
         self.unanswered: list[str] = []
         self.keys: set[str] = set()
+        self.refuse_runs = False
         self.dead = threading.Event()
         self.lock = threading.RLock()
         handler = type("Handler", (_Handler,), {"server_state": self})
@@ -77,10 +79,12 @@ class WandbServer:
 
     def die(self) -> None:
         """From now on every connection is refused or cut."""
-        self.dead.set()
         self.close()
 
     def close(self) -> None:
+        if self.dead.is_set():
+            return
+        self.dead.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -103,6 +107,8 @@ class WandbServer:
         return {"serverInfo": {"features": []}}
 
     def upsert_run(self, variables: dict[str, Any]) -> dict[str, Any]:
+        if self.refuse_runs:
+            raise LookupError("permission denied")
         run_id = variables["name"]
         inserted = run_id not in self.runs
         run = self.runs.setdefault(run_id, Run(id=run_id))
@@ -123,12 +129,49 @@ class WandbServer:
         files = [{"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": f"internal-{run}", "uploadHeaders": [], "files": files}}
 
+    def artifact_type(self, variables: dict[str, Any]) -> dict[str, Any]:
+        # No artifact of that name is there yet.
+        return {"project": {"artifact": None}}
+
+    def create_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.artifacts.append({**variables["input"], "committed": False})
+        sequence = {"id": "sequence-1", "latestArtifact": None}
+        return {
+            "createArtifact": {
+                "artifact": {"id": f"artifact-{len(self.artifacts)}", "state": "PENDING", "artifactSequence": sequence}
+            }
+        }
+
+    def create_manifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.url}/upload/{variables['artifactID']}/{variables['name']}"
+        file = {"id": "file-1", "uploadUrl": url, "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "manifest-1", "file": file}}}
+
+    def create_artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        edges = []
+        for wanted in variables["input"]["artifactFiles"]:
+            artifact, name = wanted["artifactID"], wanted["name"]
+            place = {"storagePath": f"{artifact}/{name}", "uploadUrl": f"{self.url}/upload/{artifact}/{name}"}
+            parts = {"uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": artifact}}
+            edges.append({"node": {"id": "file-2", "name": name, "displayName": name, **place, **parts}})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def commit_artifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        artifact = self.artifacts[int(variables["artifactID"].removeprefix("artifact-")) - 1]
+        artifact["committed"] = True
+        return {"commitArtifact": {"artifact": {"digest": artifact["digest"]}}}
+
     OPERATIONS = {
         "Viewer": "viewer",
         "ServerFeaturesQuery": "server_features",
         "UpsertBucket": "upsert_run",
         "RunResumeStatus": "resume_status",
         "CreateRunFiles": "create_run_files",
+        "ArtifactType": "artifact_type",
+        "CreateArtifact": "create_artifact",
+        "CreateArtifactManifest": "create_manifest",
+        "CreateArtifactFiles": "create_artifact_files",
+        "CommitArtifact": "commit_artifact",
     }
 
     def stream(self, run_id: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +183,8 @@ class WandbServer:
                 if name == "wandb-history.jsonl":
                     # The client repeats a message whose reply it missed, so the offset counts.
                     run.history[chunk["offset"] :] = [json.loads(line) for line in lines]
+                elif name == "output.log":
+                    run.output[chunk["offset"] :] = lines
                 elif name == "wandb-summary.json" and lines:
                     run.summary = json.loads(lines[-1])
             if body.get("complete"):
@@ -202,6 +247,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def handle(self) -> None:
+        # A client that ends cuts its idle connections.
+        with suppress(ConnectionError):
+            super().handle()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the tests look at the state."""
 
@@ -213,5 +263,4 @@ def wandb_server() -> Iterator[WandbServer]:
     try:
         yield server
     finally:
-        if not server.dead.is_set():
-            server.close()
+        server.close()

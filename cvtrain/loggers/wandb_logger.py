@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cvtrain.loggers.flatten import flatten
-from cvtrain.loggers.wandb_session import DEFAULT_PROJECT, open_session
+from cvtrain.loggers.wandb_session import DEFAULT_PROJECT, open_session, why_unreachable
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,18 @@ class WandbLogger:
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model", metadata={"file": path.name})
         # Immutable: sent from the run folder itself, not from a copy in the user's home.
         artifact.add_file(str(path.resolve()), policy="immutable", skip_cache=True)
-        self._run.log_artifact(artifact, aliases=[re.sub(r"[^\w.-]", "-", path.stem)])
+        alias = re.sub(r"[^\w.-]", "-", path.stem)
+        # The client asks the server about the artifact's name first, and waits 20 s for one that is gone.
+        reason = None if self._run.offline else why_unreachable(self._run.settings, seconds=2)
+        if reason is None:
+            try:
+                self._run.log_artifact(artifact, aliases=[alias])
+            except Exception as error:
+                reason = _one_line(error)
+        if reason is not None:
+            name = f"{self._run.entity}/{self._run.project}/{artifact.name.partition(':')[0]}"
+            command = f"wandb artifact put --type model --name {name} --alias {alias} {path}"
+            log.warning("W&B: the checkpoint was not sent (%s). To send it later: %s", reason, command)
 
     def truncate_after(self, step: int) -> None:
         """W&B keeps history as it was; points are drawn by `step`, the later ones over the earlier."""

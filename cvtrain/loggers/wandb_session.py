@@ -75,14 +75,19 @@ def _why_offline(settings: Any, *, probe_seconds: float) -> str | None:
             return f"no API key for {settings.base_url}"
     except wandb.errors.Error as error:
         return f"the API key cannot be used ({error})"
+    return why_unreachable(settings, seconds=probe_seconds)
+
+
+def why_unreachable(settings: Any, *, seconds: float) -> str | None:
+    """None if W&B's server accepts a TCP connection within `seconds`, else what went wrong.
+
+    Args:
+        settings: W&B's settings. Behind a proxy nothing is tried: only the client knows the way through it.
+        seconds: how long to try; a refusal is tried again after a second.
+    """
     if settings.http_proxy or settings.https_proxy or urllib.request.getproxies():
-        # Only the client knows the way through a proxy.
         return None
-    return _why_unreachable(settings.base_url, seconds=probe_seconds)
-
-
-def _why_unreachable(url: str, *, seconds: float) -> str | None:
-    """None if a TCP connection to the URL's host is accepted within `seconds`, else what went wrong."""
+    url = settings.base_url
     parts = urlsplit(url)
     address = (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
     deadline = time.monotonic() + seconds
