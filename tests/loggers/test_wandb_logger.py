@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb_server import API_KEY, ENTITY, WandbServer, wandb_server
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.loggers.wandb_session import open_session
-from tests.wandb_server import API_KEY, ENTITY, WandbServer, wandb_server
 
 ROOT = Path(__file__).parents[2]
 
