@@ -166,7 +166,7 @@ def load_weights(
 def _differs(layer: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     """True if any tensor of submodule `layer` is absent from `state` or has another shape there."""
     return any(
-        name not in state or state[name].shape != tensor.shape
+        name not in state or (_are_tensors(tensor, state[name]) and state[name].shape != tensor.shape)
         for name, tensor in own.items()
         if is_inside(name, (layer,))
     )
@@ -185,9 +185,14 @@ def _misshaped(state: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     different = [
         f"{name} {list(value.shape)} for {list(own[name].shape)}"
         for name, value in state.items()
-        if name in own and isinstance(value, torch.Tensor) and value.shape != own[name].shape
+        if name in own and _are_tensors(value, own[name]) and value.shape != own[name].shape
     ]
     return _lines("mis-shaped", different)
+
+
+def _are_tensors(*values: Any) -> bool:
+    """False for the extra state of a module, which may be anything."""
+    return all(isinstance(value, torch.Tensor) for value in values)
 
 
 def _lines(what: str, names: list[str]) -> list[str]:
@@ -207,7 +212,8 @@ def load_checkpointed_weights(module: nn.Module, state: Mapping[str, Any]) -> No
         WeightsError: a key is missing, unexpected, no tensor, or of another shape; each is told by name.
     """
     own = module.state_dict()
-    problems = _lines("no tensor", [name for name, value in state.items() if not isinstance(value, torch.Tensor)])
+    wrong_kind = [name for name, value in state.items() if _are_tensors(own.get(name)) and not _are_tensors(value)]
+    problems = _lines("no tensor", wrong_kind)
     problems += _misshaped(state, own)
     problems += _lines("missing", [name for name in own if name not in state])
     problems += _lines("unexpected", [name for name in state if name not in own])

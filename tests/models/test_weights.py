@@ -174,3 +174,19 @@ class TestCheckpointedWeights:
         ):
             assert words in str(error.value)
         assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
+
+    def test_extra_state_of_a_module_comes_along(self):
+        class Counting(nn.Linear):
+            count = 0
+
+            def get_extra_state(self):
+                return {"count": self.count}
+
+            def set_extra_state(self, state):
+                self.count = state["count"]
+
+        source, target = Counting(2, 2), Counting(2, 2)
+        source.count = 5
+        load_checkpointed_weights(target, source.state_dict())
+        assert target.count == 5
+        assert load(Counting(2, 2), source.state_dict(), head=("",)) == ()
