@@ -305,7 +305,7 @@ class Trainer:
             return
         values["train/lr"] = self._learning_rate(self.step - 1)
         values |= self.stopwatch.read_window()
-        self.logger.log_metrics(self.step, self.epoch, values)
+        self.logger.log_metrics(self.step, self._finished_epoch(), values)
         self.progress.show(
             f"loss {values['train/loss']:.4f}  accuracy {values['train/accuracy']:.4f}  "
             f"lr {values['train/lr']:.2e}  {values.get('perf/images_per_second', 0):,.0f} images/s"
