@@ -5,6 +5,7 @@ import pytest
 
 from cvtrain.config.augment import AugmentConfig, AugmentLibrary
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.location import conf_dir
 from cvtrain.config.transform_names import ALBUMENTATIONS, KORNIA, TORCHVISION
 from cvtrain.config.transforms import TransformSpec, closest_names, parse_transforms, transform_problems
 
@@ -135,3 +136,11 @@ def test_wrong_names_are_known_without_loading_a_library():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("table", [TORCHVISION, ALBUMENTATIONS, KORNIA], ids=lambda table: table.library)
+def test_the_documentation_lists_every_name(table):
+    page = conf_dir().parent / "docs" / "augmentation.md"
+    _, _, listed = page.read_text(encoding="utf-8").partition("## Every name")
+    section = next(part for part in listed.split("\n\n") if part.strip().startswith(min(table.names, key=str.lower)))
+    assert set(section.replace(".", "").replace("\n", " ").split(", ")) == {*table.names, *table.compositions}

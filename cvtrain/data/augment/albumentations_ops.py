@@ -11,6 +11,7 @@ What the library does that a config must not rely on, and what is done about it 
 import importlib
 import logging
 import os
+import pickle
 import random
 import re
 import warnings
@@ -40,6 +41,14 @@ class AlbumentationsChain:
 
     def alone(self, step: Step) -> "AlbumentationsChain":
         return AlbumentationsChain([step])
+
+    def __getstate__(self) -> bytes:
+        # Packed, so that a spawned worker imports the library by import_albumentations and not by unpickling.
+        return pickle.dumps(self.steps)
+
+    def __setstate__(self, state: bytes) -> None:
+        import_albumentations()
+        self.steps = pickle.loads(state)
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
         generator, python_random = np.random.default_rng(seed), random.Random(seed)

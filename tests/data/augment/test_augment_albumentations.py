@@ -218,14 +218,20 @@ def test_the_environment_is_as_before_after_the_import(value, monkeypatch):
     assert os.environ.get("NO_ALBUMENTATIONS_UPDATE") == value
 
 
-def test_the_import_opens_no_socket():
+def test_neither_the_import_nor_a_spawned_worker_opens_a_socket(tmp_path):
+    transform = build("RandomResizedCrop", "HorizontalFlip")
+    file = tmp_path / "chain.pickle"
+    file.write_bytes(pickle.dumps(transform.chain))
     program = (
-        "import socket\n"
+        "import pickle, socket, sys\n"
+        "import numpy as np\n"
         "def refuse(*args, **kwargs): raise SystemExit('a socket was opened')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from cvtrain.data.augment.albumentations_ops import import_albumentations\n"
-        "print(import_albumentations().__version__)\n"
+        "assert 'albumentations' not in sys.modules\n"
+        "chain = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "image = np.random.default_rng(0).integers(0, 256, (45, 40, 3), dtype=np.uint8)\n"
+        "print(int(chain(image, 5).sum()))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stdout.strip()) == (0, albumentations.__version__), done.stderr
+    done = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout.strip()) == (0, str(int(transform(photo(), 5).sum()))), done.stderr
