@@ -122,12 +122,15 @@ class BatchLoader:
                     raise BadImageError(bad.name, bad.cause, bad.index)
                 self.bad_images[bad.index] = bad
             yield batch
-        if num_read == 0 and start_batch == 0:
+        if num_read == 0 and start_batch == 0 and self.bad_images:
             first = next(iter(self.bad_images.values()))
             raise BadImageError(first.name, f"{first.cause}; nor could any other image be read", first.index)
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""
+        if self._workers is not None and self._workers._iterator is not None:
+            # Left to the garbage collector, the queues may go first: each worker is then waited for 5 s and killed.
+            self._workers._iterator._shutdown_workers()  # type: ignore[attr-defined]
         self._workers = None
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
@@ -138,13 +141,16 @@ class BatchLoader:
             return
         self._keys.epoch, self._keys.start_batch = epoch, start_batch
         if self._workers is None:
-            self._workers = self._start_workers()
-        # A new iteration of a DataLoader with persistent workers first drains what an old one left in its queues.
-        yield from self._workers
-
-    def _start_workers(self) -> DataLoader[Batch]:
+            self._workers = self._build_workers()
         with warnings.catch_warnings():
             # More workers than cores were asked for by name: data.num_workers.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            # Workers start here. Later iterations first drain what an unfinished one left in the queues.
+            iterator = iter(self._workers)
+        yield from iterator
+
+    def _build_workers(self) -> DataLoader[Batch]:
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             return DataLoader(
                 self.dataset,

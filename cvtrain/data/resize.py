@@ -2,8 +2,7 @@
 
 import numpy as np
 import torch
-from torch.nn.functional import pad as pad_tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn import functional as F
 
 # Grey of the bars of `pad`: near the mean of photos, and the customary value of letterboxing (YOLOv5).
 PAD_VALUE = 114
@@ -47,12 +46,15 @@ class EvalTransform:
 
     def _crop(self, tensor: torch.Tensor) -> torch.Tensor:
         height, width = tensor.shape[1:]
-        longest = MAX_ASPECT * min(height, width)
-        if max(height, width) > longest:
-            tensor = F.center_crop(tensor, [min(height, longest), min(width, longest)])
-        # As torchvision's Resize(short_side) and CenterCrop(image_size), which pretrained weights were scored with.
-        resized = F.resize(tensor, [self.short_side], interpolation=F.InterpolationMode.BILINEAR, antialias=True)
-        return F.center_crop(resized, [self.image_size, self.image_size]).contiguous()
+        short = min(height, width)
+        if max(height, width) > MAX_ASPECT * short:
+            height, width = min(height, MAX_ASPECT * short), min(width, MAX_ASPECT * short)
+            tensor = _center_crop(tensor, height, width)
+        # To the pixel torchvision's Resize(short_side) and CenterCrop(image_size), which cut fractions off the long
+        # side: pretrained weights were scored with them.
+        new_height, new_width = height * self.short_side // short, width * self.short_side // short
+        resized = _resize(tensor, new_height, new_width)
+        return _center_crop(resized, self.image_size, self.image_size).contiguous()
 
     def _pad(self, tensor: torch.Tensor) -> torch.Tensor:
         size = self.image_size
@@ -61,11 +63,23 @@ class EvalTransform:
         new_height, new_width = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
         left, top = (size - new_width) // 2, (size - new_height) // 2
         bars = (left, size - new_width - left, top, size - new_height - top)
-        return pad_tensor(_resize(tensor, new_height, new_width), bars, value=PAD_VALUE).contiguous()
+        return F.pad(_resize(tensor, new_height, new_width), bars, value=PAD_VALUE).contiguous()
 
 
 def _resize(tensor: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    return F.resize(tensor, [height, width], interpolation=F.InterpolationMode.BILINEAR, antialias=True)
+    """(C, H, W) uint8 to (C, height, width) uint8.
+
+    The kernel under torchvision's `resize`, called directly: importing torchvision takes seconds.
+    """
+    if tensor.shape[1:] == (height, width):
+        return tensor
+    return F.interpolate(tensor[None], (height, width), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def _center_crop(tensor: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    # Rounded to even, as torchvision does.
+    top, left = round((tensor.shape[1] - height) / 2), round((tensor.shape[2] - width) / 2)
+    return tensor[:, top : top + height, left : left + width]
 
 
 def build_eval_transform(*, image_size: int, resize: str, crop_fraction: float) -> EvalTransform:
