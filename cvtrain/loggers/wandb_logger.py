@@ -173,11 +173,10 @@ def _start_run(
             offline_reason = f"no run could be opened on the server ({_one_line(error)})"
     run = wandb.init(**arguments, mode="offline", settings=wandb.Settings(**settings))
     log.warning(
-        "W&B: %s. This run goes on offline, in %s. "
-        "To send runs as they go: `wandb login`, or set WANDB_API_KEY, where the server can be reached; "
-        "to be offline on purpose: logger.wandb.mode=offline; to upload this run later: wandb sync %s",
+        "W&B: %s, so this run is kept offline. To send runs as they go: `wandb login`, or set WANDB_API_KEY, where the "
+        "server can be reached. To be offline on purpose: logger.wandb.mode=offline. To send this run later: "
+        "wandb sync %s",
         offline_reason,
-        Path(run.dir).parent,
         Path(run.dir).parent,
     )
     return run

@@ -219,11 +219,12 @@ def _mark_best(axes: "Axes", steps: NDArray[np.float64], values: NDArray[np.floa
     axes.annotate(
         f"best {values[best]:.4g}",
         place,
-        xytext=(5, -9 if lowest else 9),
+        # On the side where training, which does better, is not.
+        xytext=(5, 9 if lowest else -9),
         textcoords="offset points",
         # The last evaluation is often the best, and stands at the edge.
         ha="right" if steps[best] > 0.85 * steps.max() else "center",
-        va="top" if lowest else "bottom",
+        va="bottom" if lowest else "top",
         size=8,
         color=VAL_COLOR,
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
