@@ -188,10 +188,6 @@ class Loaders:
         parts = {"train": self.train, "val": self.val}
         return parts if self.test is None else {**parts, "test": self.test}
 
-    def bad_images(self) -> dict[str, list[BadImage]]:
-        """What was left out so far, by split."""
-        return {split: list(loader.bad_images.values()) for split, loader in self.parts().items()}
-
     def close(self) -> None:
         """End the workers of all of them."""
         for loader in self.parts().values():
