@@ -9,11 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from string import Template
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.suggestions import closest, did_you_mean
+from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
 
+if TYPE_CHECKING:
+    from cvtrain.config.compose import Composer
+
+# What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
+HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
 EXIT_OK, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 2, 130
 
 
@@ -82,8 +88,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> None:
-    from cvtrain.config.compose import Composer
-    from cvtrain.config.loading import check_command, compose_or_explain
+    from cvtrain.config.loading import check_command, explained
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.root import register_schemas
 
@@ -94,21 +99,27 @@ def _run(arguments: list[str]) -> None:
         complete(arguments)
         return
     command = parse_command(arguments)
-    register_resolvers()
     options = command.options
-    composer = Composer(command.verb, options.config_dir, options.config_path, options.config_name)
-    if not command.only_shows:
+    composer = build_composer(command.verb, options, command.overrides)
+    register_resolvers(composer)
+    if options.help:
+        with explained(composer, command.overrides):
+            template = composer.compose(command.overrides).hydra.help.template
+        if not any(name in template for name in HYDRA_HELP_NAMES):
+            print(Template(template).substitute())
+            return
+    if command.only_shows:
+        with explained(composer, command.overrides):
+            _hand_over(command, composer)
+    else:
         check_command(composer, command.overrides, options.multirun)
-    elif options.cfg or options.help:
-        compose_or_explain(composer, command.overrides)
-    _hand_over(command, composer)
+        _hand_over(command, composer)
 
 
 def parse_command(arguments: list[str]) -> Command:
     """Take a command line apart; raises ConfigError for an unknown verb or flag."""
     from hydra._internal.utils import get_args_parser
 
-    from cvtrain.config.compose import Composer
     from cvtrain.config.diagnosis import bare_word
     from cvtrain.config.overrides import open_up
 
@@ -121,7 +132,7 @@ def parse_command(arguments: list[str]) -> Command:
     verb = words.pop(0) if words and words[0] in VERBS else "train"
     wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
     if wrong and not options.shell_completion:
-        composer = Composer(verb, options.config_dir, options.config_path, options.config_name)
+        composer = build_composer(verb, options, words)
         raise ConfigError(problems=[bare_word(composer, word) for word in wrong])
     flags = list(arguments)
     for word in options.overrides:
@@ -129,15 +140,28 @@ def parse_command(arguments: list[str]) -> Command:
     return Command(verb, flags, options, [open_up(word, verb) for word in words])
 
 
+def build_composer(verb: str, options: argparse.Namespace, overrides: list[str]) -> "Composer":
+    """The composer that sees what Hydra will see: the folders of the flags, and of hydra.searchpath."""
+    from cvtrain.config.compose import Composer
+
+    search_path = next((token for token in overrides if token.startswith("hydra.searchpath=")), None)
+    return Composer(verb, options.config_dir, options.config_path, options.config_name, search_path)
+
+
 def _refuse_flags(message: str) -> NoReturn:
     raise ConfigError(rule=message, remedy="cvtrain --help shows what there is")
 
 
 def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> Problem:
+    from cvtrain.config.schema import settings_by_key
+
     name, equals, value = flag.partition("=")
     known = [option for action in parser._actions for option in action.option_strings]
     if equals:
-        remedy = f"settings are written without dashes: {name.lstrip('-')}={value}"
+        keys = settings_by_key("train")
+        key = name.lstrip("-")
+        close = [key] if key in keys else closest_keys(key, keys) or [key]
+        remedy = f"settings are written without dashes: {close[0]}={value}"
     else:
         remedy = did_you_mean(closest(name, known)) or "settings are written key=value, without dashes"
     return Problem(flag, rule="no such flag", remedy=remedy)

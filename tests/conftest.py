@@ -1,10 +1,52 @@
-"""Fixtures for whole runs: configs composed as the command line composes them."""
+"""What tests share: the command line in process, and configs composed as the command line composes them."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from cvtrain.config.root import Config
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command line gave: exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def keep_logging() -> Iterator[None]:
+    """Close the handlers that a run adds to the root logger, and put back those that were there."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def cvtrain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keep_logging: None
+) -> Callable[..., Answer]:
+    """`cvtrain("model=mlp", ...)` runs the command line in an empty folder."""
+    from cvtrain.cli import run
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Answer:
+        capsys.readouterr()
+        status = run(list(arguments))
+        captured = capsys.readouterr()
+        return Answer(status, captured.out, captured.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

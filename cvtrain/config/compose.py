@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
@@ -18,12 +20,16 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.location import conf_dir
 
+# AssertionError: what omegaconf 2.3 raises for a key below a section that is null, such as logger.wandb.project.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError)
 # A sweep of more jobs than this is checked value by value, not job by job: a composition takes 30 ms.
 MOST_JOBS_CHECKED = 32
 
@@ -46,12 +52,14 @@ class Composer:
         config_dir: folder that the user added with --config-dir.
         config_path: folder that the user put in the place of conf/ with --config-path.
         config_name: primary config that the user chose with --config-name.
+        search_path: the command's `hydra.searchpath=[...]` token, if it has one.
     """
 
     verb: str
     config_dir: str | None = None
     config_path: str | None = None
     config_name: str | None = None
+    search_path: str | None = None
 
     @cached_property
     def loader(self) -> ConfigLoaderImpl:
@@ -63,6 +71,12 @@ class Composer:
                 raise ConfigError(key="--config-dir", value=self.config_dir, rule="is no folder")
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
         return ConfigLoaderImpl(config_search_path=search_path)
+
+    @cached_property
+    def repository(self) -> CachingConfigRepository:
+        """The files and schemas that the command can name. The loader's own look-ups build this anew for every name."""
+        tokens = [self.search_path] if self.search_path else []
+        return self.loader._parse_overrides_and_create_caching_repo(self.primary, tokens)[1]
 
     @property
     def primary(self) -> str:
@@ -80,7 +94,7 @@ class Composer:
 
     def options(self, group: str) -> list[str]:
         """Names of a group's options; empty if there is no such group."""
-        return self.loader.get_group_options(group, ObjectType.CONFIG)
+        return self.repository.get_group_options(group, ObjectType.CONFIG)
 
     @cached_property
     def groups(self) -> list[str]:
@@ -89,7 +103,7 @@ class Composer:
 
     def _groups_below(self, parent: str) -> list[str]:
         found = []
-        for name in self.loader.get_group_options(parent, ObjectType.GROUP):
+        for name in self.repository.get_group_options(parent, ObjectType.GROUP):
             group = f"{parent}/{name}" if parent else name
             found += [group] if self.options(group) else []
             found += self._groups_below(group)
@@ -105,7 +119,7 @@ class Composer:
         config_path = default.config_path or ""
         if config_path.startswith(("hydra/", "schema/")):
             return None
-        result = self.loader.repository.load_config(config_path)
+        result = self.repository.load_config(config_path)
         if result is None:
             return None
         embedded = ConfigLoaderImpl._embed_result_config(result, default.package)
@@ -114,7 +128,7 @@ class Composer:
 
     def schema_of(self, group: str, option: str) -> str:
         """Name of the schema that an option's file takes from `/schema/<group>/`; empty if it takes none."""
-        result = self.loader.repository.load_config(f"{group}/{option}")
+        result = self.repository.load_config(f"{group}/{option}")
         for default in (result.defaults_list if result else None) or []:
             path = getattr(default, "path", None) or ""
             if path.startswith(f"/schema/{group}/"):
@@ -123,7 +137,7 @@ class Composer:
 
     def file_of(self, config_path: str) -> Path:
         """The file that a config path such as `experiment/mine` is read from."""
-        for source in self.loader.get_sources():
+        for source in self.repository.get_sources():
             if source.scheme() == "file" and source.is_config(config_path):
                 return Path(source.path) / f"{config_path}.yaml"
         return Path(f"{config_path}.yaml")

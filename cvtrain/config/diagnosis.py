@@ -2,7 +2,6 @@
 
 import re
 import textwrap
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,17 @@ from typing import Any
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvtrain.config.compose import Composer
+from cvtrain.config.compose import COMPOSITION_ERRORS, Composer
 from cvtrain.config.errors import Problem
 from cvtrain.config.origins import COMMAND_LINE, readable
 from cvtrain.config.root import VERBS
-from cvtrain.config.rules import unknown_key
+from cvtrain.config.rules import find_rule_problems, unknown_key
 from cvtrain.config.schema import settings_by_key, settings_of
 from cvtrain.config.suggestions import closest, did_you_mean
-
-# AssertionError: what omegaconf 2.3 raises for a key below a section that is null, such as logger.wandb.project.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError)
 
 
 def explain(composer: Composer, overrides: list[str], error: Exception) -> list[Problem]:
@@ -52,8 +48,10 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> list[
     except COMPOSITION_ERRORS as file_error:
         return problems or [_file_problem(composer, file_error)]
     for override in parsed:
-        if override not in choices:
-            problems += [problem.with_origin(COMMAND_LINE) for problem in _value_problems(composer, base, override)]
+        if override not in choices and not override.is_sweep_override():
+            base, problem = _try_value(composer, base, override)
+            problems += [problem.with_origin(COMMAND_LINE)] if problem else []
+    problems += find_rule_problems(base, composer)
     if isinstance(error, AssertionError) and not problems:
         raise error
     return problems or [_file_problem(composer, error)]
@@ -126,15 +124,14 @@ def _option_list(options: list[str]) -> str:
     return textwrap.fill("options: " + ", ".join(options), 100, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _value_problems(composer: Composer, base: DictConfig, override: Override) -> Iterator[Problem]:
-    """The problem of one `key=value`, tried on a config that composes without it."""
-    if override.is_sweep_override():
-        return
+def _try_value(composer: Composer, base: DictConfig, override: Override) -> tuple[DictConfig, Problem | None]:
+    """The config with one `key=value` more; or the config as it was, and the problem of the value."""
     trial = deepcopy(base)
     try:
         ConfigLoaderImpl._apply_overrides_to_config([override], trial)
     except COMPOSITION_ERRORS as error:
-        yield _describe_value(composer, base, override, error)
+        return base, _describe_value(composer, base, override, error)
+    return trial, None
 
 
 def _describe_value(composer: Composer, base: DictConfig, override: Override, error: Exception) -> Problem:

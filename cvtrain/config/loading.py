@@ -1,5 +1,7 @@
 """From a command to a typed, checked config: the one door between Hydra's raw config and the rest of cvtrain."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -8,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from cvtrain.config.checks import find_conflicts
-from cvtrain.config.compose import Composer
-from cvtrain.config.diagnosis import COMPOSITION_ERRORS, explain, sweep_problems
+from cvtrain.config.compose import COMPOSITION_ERRORS, Composer
+from cvtrain.config.diagnosis import explain, sweep_problems
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.origins import Origins
 from cvtrain.config.rules import find_rule_problems
@@ -46,10 +48,20 @@ def check_command(composer: Composer, overrides: list[str], multirun: bool) -> N
 
 def compose_or_explain(composer: Composer, overrides: list[str]) -> DictConfig:
     """The composed config of one job; a ConfigError that names every wrong token if there is none."""
-    try:
+    with explained(composer, overrides):
         return composer.compose(overrides)
+
+
+@contextmanager
+def explained(composer: Composer, overrides: list[str]) -> Iterator[None]:
+    """Turns the errors of a composition of `overrides` into a ConfigError that names every wrong token."""
+    try:
+        yield
+    except ConfigError:
+        raise
     except COMPOSITION_ERRORS as error:
-        raise ConfigError(problems=explain(composer, overrides, error)) from error
+        problems = explain(composer, overrides, error)
+        raise with_origins(ConfigError(problems=problems), composer, overrides) from error
 
 
 def typed_config(cfg: DictConfig, composer: Composer, overrides: list[str]) -> Any:

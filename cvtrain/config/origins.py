@@ -1,12 +1,14 @@
 """Where a setting comes from: the command line, or which file of the composition."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
-from cvtrain.config.compose import Composer, ConfigFile, flatten
+from cvtrain.config.compose import COMPOSITION_ERRORS, Composer, ConfigFile, flatten
 from cvtrain.config.location import conf_dir
 
 COMMAND_LINE = "on the command line"
@@ -26,11 +28,18 @@ class Origins:
 
     @cached_property
     def _parsed(self) -> list[Override]:
-        return [self.composer.parse(token) for token in self.overrides]
+        parsed = []
+        for token in self.overrides:
+            with suppress(HydraException):  # a token that is no override sets nothing
+                parsed.append(self.composer.parse(token))
+        return parsed
 
     @cached_property
     def _files(self) -> list[ConfigFile]:
-        return self.composer.files(self.overrides)
+        try:
+            return self.composer.files(self.overrides)
+        except COMPOSITION_ERRORS:
+            return []  # where the files do not compose, the problem names its file itself
 
     def describe(self, key: str) -> str:
         """`on the command line` or `in <file>`; empty if nothing but the default sets the key."""

@@ -2,11 +2,11 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
 
+from cvtrain.config.compose import Composer
 from cvtrain.config.errors import format_value
 from cvtrain.config.root import VERBS
 from cvtrain.config.schema import is_missing, settings_of
@@ -14,20 +14,20 @@ from cvtrain.config.schema import is_missing, settings_of
 HELP_WIDTH = 100
 
 
-def register_resolvers() -> None:
+def register_resolvers(composer: Composer) -> None:
     """Make `${new_run_dir:root,name}`, `${list_groups:}` and `${list_settings:verb}` known to OmegaConf."""
     # The cache belongs to one composed config: asked again, the same config gives the same folder.
     OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("list_groups", list_groups, replace=True)
+    OmegaConf.register_new_resolver("list_groups", lambda: list_groups(composer), replace=True)
     OmegaConf.register_new_resolver("list_settings", list_settings, replace=True)
 
 
-def new_run_dir(root: str, name: str) -> str:
+def new_run_dir(root: str, name: Any) -> str:
     """Make the folder `<root>/<name>/<YYYY-mm-dd_HH-MM-SS>` and return its path.
 
     Of two runs that start in the same second, on one machine or on a shared disk, one gets the suffix _2.
     """
-    stem = Path(root).expanduser() / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    stem = Path(root).expanduser() / format_value(name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     stem.parent.mkdir(parents=True, exist_ok=True)
     folder, number = stem, 1
     while True:
@@ -39,14 +39,12 @@ def new_run_dir(root: str, name: str) -> str:
             folder = stem.with_name(f"{stem.name}_{number}")
 
 
-def list_groups() -> str:
+def list_groups(composer: Composer) -> str:
     """Every config group with its options, one paragraph each, those of the user's own --config-dir included."""
-    loader = GlobalHydra.instance().config_loader()
     lines = []
-    for group in loader.list_groups(""):
-        options = loader.get_group_options(group, ObjectType.CONFIG)
-        if options and group not in ("hydra", "schema"):
-            lines += _paragraph(f"  {group:<11} ", options)
+    for group in composer.groups:
+        if not group.startswith("hydra/"):
+            lines += _paragraph(f"  {group:<11} ", composer.options(group))
     return "\n".join(lines)
 
 

@@ -40,7 +40,7 @@ def _walk(node: DictConfig, prefix: str, composer: Composer) -> Iterator[Problem
 def _check_setting(node: DictConfig, name: str, item: Setting) -> Iterator[Problem]:
     if OmegaConf.is_missing(node, name):
         meaning = item.rule.help if item.rule else ""
-        yield Problem(item.key, rule=f"has to be set: {meaning}", remedy=f"add {item.key}=...: {item.allowed()}")
+        yield Problem(item.key, rule=f"has to be set: {meaning}", remedy=f"set {item.key}=...")
         return
     try:
         value = node[name]

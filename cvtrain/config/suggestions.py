@@ -28,10 +28,15 @@ OTHER_NAMES = {
 
 
 def closest(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
-    """Up to `count` candidates that `name` may have meant, the closest first; case does not matter."""
+    """Up to `count` candidates that `name` may have meant; case does not matter.
+
+    Candidates that begin with it lead (`resnext50` for `resnext50_32x4d`), the shortest first; then the closest spelt.
+    """
     by_lower = {candidate.lower(): candidate for candidate in candidates}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.6)
-    return [by_lower[match] for match in found]
+    begun = [lower for lower in by_lower if len(name) >= 3 and lower.startswith(name.lower())]
+    close = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.6)
+    found = dict.fromkeys([*sorted(begun, key=len), *close])
+    return [by_lower[match] for match in list(found)[:count]]
 
 
 def closest_keys(key: str, candidates: Iterable[str]) -> list[str]:
