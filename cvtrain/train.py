@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cvtrain import __version__
@@ -17,13 +16,15 @@ from cvtrain.config.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
 from cvtrain.config.trainer import OnNonfinite
 from cvtrain.data.augment.build import build_batch_transform
-from cvtrain.data.balance import class_counts, class_weights
+from cvtrain.data.balance import class_weights
 from cvtrain.data.build import build_splits
 from cvtrain.data.loading import build_loaders
 from cvtrain.data.source import Splits
+from cvtrain.data.splits import describe_splits
 from cvtrain.loggers.build import RunLogger, build_loggers
 from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model
+from cvtrain.models.freeze import set_backbone_trainable
 from cvtrain.models.summary import summarize_model
 from cvtrain.normalization import Normalizer, choose_statistics
 from cvtrain.optim.build import build_optimizer
@@ -43,9 +44,6 @@ from cvtrain.tracking import Monitor, monitor_mode, now
 from cvtrain.trainer import EndReason, Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
-
-# Up to this many classes the log gives the number of images of each.
-MAX_COUNTS_SHOWN = 20
 
 
 @dataclass
@@ -110,6 +108,8 @@ def assemble(config: Config, run_dir: Path) -> Run:
     )
     memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
     model = built.module.to(device=device, memory_format=memory_format)
+    if config.model.freeze is Freeze.backbone:
+        set_backbone_trainable(model, built.head, trainable=False, fixed=built.fixed)
     input_shape = (config.data.channels, config.data.image_size, config.data.image_size)
     log.info("model %s\n%s", config.model.name, summarize_model(model, input_shape))
     warn_of_random_backbone(config)
@@ -231,17 +231,6 @@ def describe_preprocessing(config: Config, mean: tuple[float, ...], std: tuple[f
 
 def log_splits(splits: Splits) -> None:
     """Say what images there are: how they were split, how many per class, and what was left out."""
-    for line in (*splits.notes, *splits.left_out):
-        log.info("data: %s", line)
-    for name, source in splits.parts().items():
-        counts = class_counts(source.labels, len(splits.classes))
-        log.info("%s: %d images of %d classes, %s", name, len(source), len(splits.classes), count_text(counts, splits))
+    log.info("data\n%s", "\n".join((*describe_splits(splits), *splits.left_out)))
     for line in splits.warnings:
         log.warning("data: %s", line)
-
-
-def count_text(counts: np.ndarray, splits: Splits) -> str:
-    """`ants 123, bees 121`; for many classes the extremes only."""
-    if len(counts) <= MAX_COUNTS_SHOWN:
-        return ", ".join(f"{name} {count}" for name, count in zip(splits.classes, counts, strict=True))
-    return f"{counts.min()} to {counts.max()} per class (median {np.median(counts):g})"

@@ -17,7 +17,8 @@ from torch import nn
 
 from cvtrain.averaging import NoAverage, WeightAverage
 from cvtrain.checkpoint import save_checkpoint, to_cpu
-from cvtrain.data.augment.build import BatchTransform
+from cvtrain.config.errors import RunError
+from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.interruption import StopSignal
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 BATCH_TRANSFORM_STREAM = 0xBA7C
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """The loss or the gradient became NaN or infinite: the message gives the step, the rate and the batch."""
 
 

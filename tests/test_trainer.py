@@ -14,7 +14,14 @@ from cvtrain.outcome import Run
 from cvtrain.train import assemble, train
 from cvtrain.trainer import EndReason, NonFiniteLossError
 
-SMALL = ("model.hidden=[16]", "trainer.precision=fp32", "trainer.device=cpu", "augment.preview=false")
+SMALL = (
+    "model.hidden=[16]",
+    "model.dropout=0",
+    "data.batch_size=64",
+    "trainer.precision=fp32",
+    "trainer.device=cpu",
+    "augment.preview=false",
+)
 PLAIN_SGD = (
     "optimizer=sgd",
     "optimizer.momentum=0",

@@ -52,7 +52,7 @@ class MLPConfig(ModelConfig):
     hidden: List[int] = setting([512, 512], "widths of the hidden layers; []: a linear classifier", at_least=1)
     activation: Activation = setting(Activation.relu, "nonlinearity: relu, gelu, silu or tanh")
     norm: Norm = setting(Norm.none, "normalisation after each linear layer: none, batch or layer")
-    dropout: float = setting(0.0, "probability of dropping a hidden unit", at_least=0, below=1)
+    dropout: float = setting(0.3, "probability of dropping a hidden unit", at_least=0, below=1)
 
 
 @dataclass

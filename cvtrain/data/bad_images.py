@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cvtrain.config.errors import RunError
+
 SKIPPED_COLUMNS = ("split", "index", "path", "cause")
 
 
-class BadImageError(ValueError):
+class BadImageError(RunError, ValueError):
     """An image that cannot be decoded as a whole.
 
     Attributes:

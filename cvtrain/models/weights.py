@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cvtrain.config.errors import ConfigError
+from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.models.heads import is_inside
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
@@ -21,7 +21,7 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _NAMES_SHOWN = 8
 
 
-class WeightsError(ValueError):
+class WeightsError(RunError, ValueError):
     """A state dict that does not fit its network; the message names the keys and shapes."""
 
 
