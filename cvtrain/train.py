@@ -16,7 +16,7 @@ from cvtrain.config.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
 from cvtrain.config.trainer import OnNonfinite
 from cvtrain.data.augment.build import build_batch_transform
-from cvtrain.data.balance import class_weights
+from cvtrain.data.balance import class_counts, class_weights
 from cvtrain.data.build import build_splits
 from cvtrain.data.loading import build_loaders
 from cvtrain.data.source import Splits
@@ -202,7 +202,7 @@ def balance_weights(config: Config, splits: Splits) -> torch.Tensor | None:
     """(num_classes,) float32 weights of the loss for `data.balance=class_weights`, else None."""
     if config.data.balance is not Balance.class_weights:
         return None
-    return torch.from_numpy(class_weights(splits.train.labels, len(splits.classes))).float()
+    return torch.from_numpy(class_weights(class_counts(splits.train.labels, len(splits.classes)))).float()
 
 
 def warn_of_random_backbone(config: Config) -> None:

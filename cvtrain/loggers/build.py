@@ -37,7 +37,7 @@ def build_loggers(
         run_config: the whole config, nested plain values; secrets are redacted here.
         name: name of the run where the config gives none.
         state: what `RunLogger.state()` gave, of a run that goes on.
-        resume_step: the step of the checkpoint that the run goes on from; later rows of the files are dropped.
+        resume_step: the step of the checkpoint that the run goes on from; TensorBoard hides later points.
 
     Raises:
         ConfigError: a logger is not installed, or WANDB_MODE holds no mode. Any other failure to start switches that
@@ -45,7 +45,7 @@ def build_loggers(
     """
     states = state or {}
     clean_config = redact(_plain(run_config))
-    makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir)}
+    makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir, **states.get(FileLogger.name, {}))}
     if config.tensorboard is not None:
         tensorboard = config.tensorboard
         makers[TensorBoardLogger.name] = lambda: _tensorboard(tensorboard, run_dir, clean_config, resume_step)
@@ -64,10 +64,7 @@ def build_loggers(
             raise
         except Exception as error:
             warn_off(logger_name, error)
-    run_logger = RunLogger(loggers)
-    if resume_step is not None:
-        run_logger.truncate_after(resume_step)
-    return run_logger
+    return RunLogger(loggers)
 
 
 def _tensorboard(

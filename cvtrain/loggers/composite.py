@@ -25,9 +25,6 @@ class Logger(Protocol):
     def log_artifact(self, path: Path) -> None:
         """Keep a checkpoint, if the logger's config asks for it."""
 
-    def truncate_after(self, step: int) -> None:
-        """Forget points with a step above `step`, if the logger can; called before the first point of a resumed run."""
-
     def state(self) -> dict[str, Any]:
         """What is needed to go on with the same run later, such as its id; JSON values."""
 
@@ -73,12 +70,8 @@ class RunLogger:
         """Hand a checkpoint to the loggers whose config asks for it (`log_checkpoint`)."""
         self._call(lambda logger: logger.log_artifact(Path(path)))
 
-    def truncate_after(self, step: int) -> None:
-        """Drop rows of the files with a step above `step`, when a run goes on from a checkpoint made there."""
-        self._call(lambda logger: logger.truncate_after(step))
-
     def state(self) -> dict[str, dict[str, Any]]:
-        """Run ids by logger name, for `build_loggers(state=...)` when the run is resumed."""
+        """Run ids and row counts by logger name, for `build_loggers(state=...)` when the run is resumed."""
         states = {}
         for logger in list(self._active):
             state = self._guard(logger, lambda each: each.state())

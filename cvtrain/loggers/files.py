@@ -44,16 +44,21 @@ class FileLogger:
 
     Args:
         run_dir: folder of the two files; files that are there are continued.
+        num_rows: rows to keep of them, the rest are dropped: those that a run logged before it goes on from a
+            checkpoint, as `state()` gave them when that was made. None: all.
     """
 
     name = "csv"
 
-    def __init__(self, *, run_dir: Path) -> None:
+    def __init__(self, *, run_dir: Path, num_rows: int | None = None) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.jsonl_path = run_dir / METRICS_JSONL
         self.csv_path = run_dir / METRICS_CSV
         self._columns: list[str] = list(_CLOCK)
         self._open()
+        self._num_rows = len(read_metrics(self.jsonl_path))
+        if num_rows is not None and num_rows < self._num_rows:
+            self._keep_rows(num_rows)
 
     def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         row: dict[str, Any] = {"step": int(step), "epoch": int(epoch) + 1}
@@ -65,6 +70,7 @@ class FileLogger:
             self._write_csv([*self._columns, *new_columns], self._read_csv())
         self._csv.write(_csv_line(row.get(name, "") for name in self._columns))
         self._csv.flush()
+        self._num_rows += 1
 
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Images are files of the run folder already."""
@@ -75,18 +81,8 @@ class FileLogger:
     def log_artifact(self, path: Path) -> None:
         """Checkpoints are files of the run folder already."""
 
-    def truncate_after(self, step: int) -> None:
-        """Drop the rows with a step above `step`, for a run that goes on from a checkpoint made at that step."""
-        self._close()
-        rows = [row for row in read_metrics(self.jsonl_path) if row["step"] <= step]
-        with atomic_file(self.jsonl_path) as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        rows_csv = [row for row in self._read_csv() if int(row["step"]) <= step]
-        self._rewrite_csv(self._columns, rows_csv)
-        self._open()
-
     def state(self) -> dict[str, Any]:
-        return {}
+        return {"num_rows": self._num_rows}
 
     def finish(self, exit_code: int) -> None:
         self._close()
@@ -101,6 +97,15 @@ class FileLogger:
             with self.csv_path.open(encoding="utf-8", newline="") as file:
                 self._columns = next(csv.reader(file))
         self._csv = _open_to_append(self.csv_path)
+
+    def _keep_rows(self, num_rows: int) -> None:
+        self._close()
+        rows = read_metrics(self.jsonl_path)[:num_rows]
+        with atomic_file(self.jsonl_path) as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        self._rewrite_csv(self._columns, self._read_csv()[:num_rows])
+        self._num_rows = num_rows
+        self._open()
 
     def _close(self) -> None:
         self._jsonl.close()

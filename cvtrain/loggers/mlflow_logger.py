@@ -89,9 +89,6 @@ class MLflowLogger:
         if self._log_checkpoint:
             self._client.log_artifact(self._run_id, str(path), artifact_path="checkpoints")
 
-    def truncate_after(self, step: int) -> None:
-        """MLflow keeps every point of a step, and shows the last."""
-
     def state(self) -> dict[str, Any]:
         return {"run_id": self._run_id}
 

@@ -54,9 +54,6 @@ class TensorBoardLogger:
     def log_artifact(self, path: Path) -> None:
         """Event files hold no checkpoints."""
 
-    def truncate_after(self, step: int) -> None:
-        """The writer's purge_step has hidden them already."""
-
     def state(self) -> dict[str, Any]:
         return {}
 

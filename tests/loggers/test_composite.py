@@ -35,9 +35,6 @@ class Recorder:
     def log_artifact(self, path: Path) -> None:
         self._note("log_artifact", path)
 
-    def truncate_after(self, step: int) -> None:
-        self._note("truncate_after", step)
-
     def state(self) -> dict[str, Any]:
         self._note("state")
         return {"run_id": self.name}
@@ -46,13 +43,12 @@ class Recorder:
         self._note("finish", exit_code)
 
 
-METHODS = ["truncate_after", "log_metrics", "log_image", "log_summary", "log_artifact", "state"]
+METHODS = ["log_metrics", "log_image", "log_summary", "log_artifact", "state"]
 
 
 def use(logger: RunLogger) -> None:
     """Every method twice."""
     for _ in range(2):
-        logger.truncate_after(3)
         logger.log_metrics(1, 0, {"a": 1.0})
         logger.log_image("plot", Path("x.png"), 1)
         logger.log_summary({"a": 1.0})
@@ -67,7 +63,6 @@ def test_every_call_reaches_every_logger() -> None:
     logger.finish(3)
     logger.finish(4)
     expected = [
-        ("truncate_after", 3),
         ("log_metrics", 1, 0, {"a": 1.0}),
         ("log_image", "plot", Path("x.png"), 1),
         ("log_summary", {"a": 1.0}),

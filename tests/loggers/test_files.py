@@ -102,25 +102,28 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
         read_metrics(path)
 
 
-def test_truncate_after(tmp_path: Path) -> None:
+def test_rows_that_a_checkpoint_does_not_know_are_dropped(tmp_path: Path) -> None:
     logger = FileLogger(run_dir=tmp_path)
     for step in (10, 20, 30):
         logger.log_metrics(step, step // 20, {"a": float(step)})
         logger.log_metrics(step, step // 20, {"late": math.nan} if step == 10 else {"late": 1.0})
-    logger.truncate_after(20)
-    logger.log_metrics(25, 1, {"a": 25.0})
-    logger.finish(0)
+    assert logger.state() == {"num_rows": 6}
+    logger.finish(1)
+    again = FileLogger(run_dir=tmp_path, num_rows=4)
+    again.log_metrics(25, 1, {"a": 25.0})
+    assert again.state() == {"num_rows": 5}
+    again.finish(0)
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [10, 10, 20, 20, 25]
     assert text(tmp_path / "metrics.csv") == (
         "step,epoch,a,late\n10,1,10.0,\n10,1,,nan\n20,2,20.0,\n20,2,,1.0\n25,2,25.0,\n"
     )
 
 
-def test_truncate_after_everything(tmp_path: Path) -> None:
+def test_no_row_may_be_kept(tmp_path: Path) -> None:
     logger = FileLogger(run_dir=tmp_path)
     logger.log_metrics(10, 0, {"a": 1.0})
-    logger.truncate_after(0)
     logger.finish(0)
+    FileLogger(run_dir=tmp_path, num_rows=0).finish(0)
     assert text(tmp_path / "metrics.jsonl") == ""
     assert text(tmp_path / "metrics.csv") == "step,epoch,a\n"
 

@@ -78,12 +78,16 @@ def test_a_logger_that_does_not_start_is_left_out(
 
 def test_rows_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
     first = build_loggers(LoggersConfig(), run_dir=tmp_path, run_config={}, name="x")
-    for step in (1, 2, 3):
+    for step in (1, 2):
         first.log_metrics(step, 0, {"a": 1.0})
+    state = first.state()
+    first.log_metrics(2, 0, {"b": 1.0})
     first.finish(1)
-    second = build_loggers(LoggersConfig(), run_dir=tmp_path, run_config={}, name="x", resume_step=2)
+    second = build_loggers(LoggersConfig(), run_dir=tmp_path, run_config={}, name="x", state=state, resume_step=2)
+    second.log_metrics(3, 0, {"a": 1.0})
     second.finish(0)
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], "b" in row) for row in rows] == [(1, False), (2, False), (3, False)]
 
 
 def test_importing_the_loggers_imports_none_of_their_libraries() -> None:
