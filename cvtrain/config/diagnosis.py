@@ -46,7 +46,7 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> list[
     try:
         base = composer.compose(good_choices)
     except COMPOSITION_ERRORS as file_error:
-        return problems or [_file_problem(composer, file_error)]
+        return problems or [_file_problem(composer, overrides, file_error)]
     for override in parsed:
         if override not in choices and not override.is_sweep_override():
             base, problem = _try_value(composer, base, override)
@@ -54,7 +54,7 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> list[
     problems += find_rule_problems(base, composer)
     if isinstance(error, AssertionError) and not problems:
         raise error
-    return problems or [_file_problem(composer, error)]
+    return problems or [_file_problem(composer, overrides, error)]
 
 
 def sweep_problems(composer: Composer, overrides: list[str]) -> list[Problem]:
@@ -187,7 +187,7 @@ def _first_line(error: BaseException) -> str:
     return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
 
 
-def _file_problem(composer: Composer, error: BaseException) -> Problem:
+def _file_problem(composer: Composer, overrides: list[str], error: BaseException) -> Problem:
     """A fault that is not on the command line: in a file of the composition."""
     text = str(error)
     match = re.match(r"In '([^']+)'", text)
@@ -200,6 +200,7 @@ def _file_problem(composer: Composer, error: BaseException) -> Problem:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         options = composer.options(group) if group else []
         remedy = did_you_mean(f"{group}={name}" for name in closest(option, options))
+        origin = _file_choosing(composer, overrides, group, option) or origin
         return Problem(
             group, option, "no such option", "\n".join(filter(None, [remedy, _option_list(options)])), origin
         )
@@ -208,6 +209,18 @@ def _file_problem(composer: Composer, error: BaseException) -> Problem:
         return _file_value_problem(composer, cause, origin)
     first, _, rest = text.partition("\n")
     return Problem(rule=first, remedy=rest, origin=origin)
+
+
+def _file_choosing(composer: Composer, overrides: list[str], group: str, option: str) -> str:
+    """Which of the chosen files says `override /group: option`; Hydra itself names only the primary config."""
+    for token in overrides:
+        chosen, _, name = token.partition("=")
+        result = composer.repository.load_config(f"{chosen}/{name}") if name in composer.options(chosen) else None
+        for default in (result.defaults_list if result else None) or []:
+            wanted = str(getattr(default, "group", "")).lstrip("/")
+            if getattr(default, "override", False) and (wanted, getattr(default, "value", "")) == (group, option):
+                return f"in {readable(composer.file_of(f'{chosen}/{name}'))}"
+    return ""
 
 
 def _file_value_problem(composer: Composer, cause: OmegaConfBaseException, origin: str) -> Problem:

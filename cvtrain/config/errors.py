@@ -5,7 +5,14 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-_UNSET = object()
+
+class _Unset(Enum):
+    """Stands for no value, where None is one; an enum, since it is still itself after a pickle."""
+
+    unset = "unset"
+
+
+_UNSET = _Unset.unset
 
 
 def format_value(value: Any) -> str:

@@ -51,8 +51,8 @@ def _check_setting(node: DictConfig, name: str, item: Setting) -> Iterator[Probl
         text = raw._value() if isinstance(raw, Node) else raw
         yield Problem(item.key, text, "cannot be resolved", str(error).splitlines()[0])
         return
-    if item.rule is not None and value is not None and not item.is_open() and breaks_rule(value, item.rule):
-        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if item.rule is not None and plain is not None and not item.is_open() and breaks_rule(plain, item.rule):
         yield Problem(item.key, plain, f"must be {item.allowed()}", item.rule.help)
 
 

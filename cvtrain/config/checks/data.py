@@ -17,28 +17,36 @@ from cvtrain.config.model import PretrainedConfig
 from cvtrain.config.root import Config
 
 
+def _has_weights(config: Config) -> bool:
+    return isinstance(config.model, PretrainedConfig) and config.model.pretrained
+
+
+def _statistics_from_weights(config: Config) -> bool:
+    wanted = config.data.normalize
+    return wanted is Normalize.weights or (wanted is Normalize.auto and _has_weights(config))
+
+
 def statistics_fit_channels(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     """One value per channel; a single value stands for all channels."""
     data = config.data
-    for key, values in (("mean", data.mean), ("std", data.std)):
-        if len(values) not in (1, data.channels):
+    for key, values in (("data.mean", data.mean), ("data.std", data.std)):
+        is_used = not _statistics_from_weights(config) or is_set(key)
+        if is_used and len(values) not in (1, data.channels):
             count = f"{data.channels} values, one per channel, or one" if data.channels > 1 else "one value"
-            yield Problem(f"data.{key}", values, f"must have {count} for data.channels={data.channels}")
+            yield Problem(key, values, f"must have {count} for data.channels={data.channels}")
 
 
 def statistics_are_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
-    data, model = config.data, config.model
-    has_weights = isinstance(model, PretrainedConfig) and model.pretrained
-    if data.normalize is Normalize.weights and not has_weights:
+    data = config.data
+    if data.normalize is Normalize.weights and not _has_weights(config):
         yield Problem(
             "data.normalize",
             data.normalize,
             "needs pretrained weights, which carry the statistics",
             "set data.normalize=data, or train a network with model.pretrained=true",
         )
-    from_weights = data.normalize is Normalize.weights or (data.normalize is Normalize.auto and has_weights)
     for key, values in (("data.mean", data.mean), ("data.std", data.std)):
-        if from_weights and is_set(key):
+        if _statistics_from_weights(config) and is_set(key):
             yield Problem(
                 key,
                 values,
