@@ -26,7 +26,7 @@ class WeightAverage:
         """Follow `model`, once after each optimizer step."""
         self.num_updates += 1
         weight = 1.0 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages = list(self.model.parameters())
+        averages: list[torch.Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], weight)
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

@@ -83,3 +83,27 @@ def inference_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights that were evaluated: the average's where the run kept one, else the model's."""
     average = state.get("average")
     return average["model"] if average is not None else state["model"]
+
+
+class CheckpointStore:
+    """Keeps the checkpoints of a run in one folder."""
+
+    def __init__(self, folder: Path, *, keep_last: int = 0) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+
+    def save(self, state: dict[str, Any], *, names: tuple[str, ...]) -> None:
+        for name in names:
+            save_checkpoint(self.folder / name, to_cpu(state))
+
+    def wait(self) -> None:
+        """Nothing is in flight."""
+
+    def close(self) -> None:
+        """Nothing is in flight."""
+
+
+def newest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest checkpoint of a folder."""
+    path = folder / "last.pt"
+    return (path, load_checkpoint(path), []) if path.exists() else None

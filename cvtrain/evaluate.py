@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
     progress.start("evaluating", loader.num_images)
     try:
         evaluation = evaluate_split(
-            built.module.to(device=device, memory_format=memory_format),
+            built.module.to(device).to(memory_format=memory_format),
             loader.epoch(0),
             criterion=build_criterion(trained.loss, num_classes=len(classes)).to(device),
             normalizer=normalizer.to(device),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cvtrain.data.loading import Batch
+from cvtrain.losses import Criterion
 from cvtrain.metrics import ClassificationMetrics
 from cvtrain.normalization import Normalizer
 from cvtrain.runtime import autocast
@@ -65,7 +66,7 @@ def evaluate_split(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    criterion: nn.Module,
+    criterion: Criterion,
     normalizer: Normalizer,
     device: torch.device,
     dtype: torch.dtype,

@@ -25,7 +25,8 @@ from cvtrain.report.plots import plot_confusion, plot_curves, plot_images
 from cvtrain.report.summary import write_json
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
 from cvtrain.runtime import derive_seed, peak_memory_gib, precision_name
-from cvtrain.trainer import BATCH_TRANSFORM_STREAM, EndReason, Trainer
+from cvtrain.trainer import BATCH_TRANSFORM_STREAM, Trainer
+from cvtrain.trainer_settings import EndReason
 
 log = logging.getLogger(__name__)
 

@@ -85,6 +85,19 @@ class Stopwatch:
         self._window_start = (self.train_seconds, self.wait_seconds, self.num_images)
         return _rates(seconds, wait, images)
 
+    def state_dict(self) -> dict[str, float]:
+        return {
+            "train_seconds": self.train_seconds,
+            "wait_seconds": self.wait_seconds,
+            "num_images": float(self.num_images),
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.train_seconds = state["train_seconds"]
+        self.wait_seconds = state["wait_seconds"]
+        self.num_images = int(state["num_images"])
+        self._window_start = (self.train_seconds, self.wait_seconds, self.num_images)
+
     def totals(self) -> dict[str, float]:
         """The same over the whole run."""
         return _rates(self.train_seconds, self.wait_seconds, self.num_images)

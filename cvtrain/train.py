@@ -9,19 +9,20 @@ import torch
 
 from cvtrain import __version__
 from cvtrain.averaging import build_average
+from cvtrain.checkpoint import CheckpointStore
 from cvtrain.config.data import Balance
 from cvtrain.config.model import Freeze
 from cvtrain.config.redact import redact
 from cvtrain.config.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
-from cvtrain.config.trainer import OnNonfinite
 from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import class_counts, class_weights
 from cvtrain.data.build import build_splits
 from cvtrain.data.loading import build_loaders
 from cvtrain.data.source import Splits
 from cvtrain.data.splits import describe_splits
-from cvtrain.loggers.build import RunLogger, build_loggers
+from cvtrain.interruption import StopSignal
+from cvtrain.loggers.build import build_loggers
 from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model
 from cvtrain.models.freeze import set_backbone_trainable
@@ -41,7 +42,8 @@ from cvtrain.runtime import (
     select_precision,
 )
 from cvtrain.tracking import Monitor, monitor_mode, now
-from cvtrain.trainer import EndReason, Trainer, TrainerSettings
+from cvtrain.trainer import Trainer
+from cvtrain.trainer_settings import EndReason, TrainerSettings
 
 log = logging.getLogger(__name__)
 
@@ -72,27 +74,33 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
     """
     started = now()
     record_start(config, run_dir, overrides or [])
-    with determinism(config.trainer.deterministic):
-        run = assemble(config, run_dir)
+    with StopSignal() as stop_signal, determinism(config.trainer.deterministic):
+        run = assemble(config, run_dir, stop_signal)
         trainer = run.trainer
         exit_code = 1
         try:
             if config.augment.preview:
                 write_preview(run)
             end_reason = trainer.fit()
-            exit_code = trainer.stop_signal.exit_code
+            exit_code = stop_signal.exit_code
             metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
-        except KeyboardInterrupt:
-            exit_code = 130
+        except (KeyboardInterrupt, SystemExit):
+            exit_code = stop_signal.exit_code or 1
             raise
         finally:
             run.loaders.close()
+            trainer.store.close()
             run.logger.finish(exit_code)
     return TrainResult(trainer.monitor.best, metrics, run_dir, end_reason, exit_code)
 
 
-def assemble(config: Config, run_dir: Path) -> Run:
-    """Build every part of the run from its config; nothing is trained yet."""
+def assemble(config: Config, run_dir: Path, stop_signal: StopSignal | None = None) -> Run:
+    """Build every part of the run from its config; nothing is trained yet.
+
+    Args:
+        stop_signal: what tells the loop that the user wants to stop; None: one of its own, that nobody triggers.
+    """
+    stop_signal = stop_signal or StopSignal()
     device = select_device(config.trainer.device)
     dtype = select_precision(config.trainer.precision.value, device)
     log.info("device %s, precision %s, seed %d", device, precision_name(dtype), config.seed)
@@ -107,7 +115,7 @@ def assemble(config: Config, run_dir: Path) -> Run:
         config.model, num_classes=num_classes, channels=config.data.channels, image_size=config.data.image_size
     )
     memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
-    model = built.module.to(device=device, memory_format=memory_format)
+    model = built.module.to(device).to(memory_format=memory_format)
     if config.model.freeze is Freeze.backbone:
         set_backbone_trainable(model, built.head, trainable=False, fixed=built.fixed)
     input_shape = (config.data.channels, config.data.image_size, config.data.image_size)
@@ -160,6 +168,8 @@ def assemble(config: Config, run_dir: Path) -> Run:
         device=device,
         dtype=dtype,
         run_dir=run_dir,
+        store=CheckpointStore(run_dir / "checkpoints", keep_last=config.checkpoint.keep_last),
+        stop_signal=stop_signal,
         describe={
             "config": run_config,
             "schemas": schema_names(config),
@@ -185,12 +195,14 @@ def trainer_settings(config: Config, built: BuiltModel) -> TrainerSettings:
         max_minutes=settings.max_minutes,
         grad_accum_steps=settings.grad_accum_steps,
         clip_grad_norm=settings.clip_grad_norm,
-        skip_nonfinite=settings.on_nonfinite is OnNonfinite.skip,
+        on_nonfinite=settings.on_nonfinite.value,
+        rollback_lr_factor=settings.rollback_lr_factor,
         early_stop_patience=settings.early_stop_patience,
         eval_every_epochs=settings.eval_every_epochs,
         eval_every_steps=settings.eval_every_steps,
         log_every_steps=settings.log_every_steps,
-        checkpoint_every_epochs=config.checkpoint.every_epochs,
+        save_every_steps=config.checkpoint.every_steps,
+        save_every_minutes=config.checkpoint.every_minutes,
         save_best=config.checkpoint.save_best,
         aux_loss_weight=built.aux_loss_weight,
         unfreeze_epoch=config.model.unfreeze_epoch,

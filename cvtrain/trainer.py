@@ -7,8 +7,6 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +14,29 @@ import torch
 from torch import nn
 
 from cvtrain.averaging import NoAverage, WeightAverage
-from cvtrain.checkpoint import save_checkpoint, to_cpu
-from cvtrain.config.errors import RunError
+from cvtrain.checkpoint import CheckpointStore, newest_valid
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
 from cvtrain.evaluation import Evaluation, evaluate_split
+from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batches
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import RunLogger
-from cvtrain.losses import model_loss
+from cvtrain.losses import Criterion, model_loss
 from cvtrain.models.freeze import set_backbone_trainable, train_mode
 from cvtrain.normalization import Normalizer
 from cvtrain.optim.schedule import Schedule, apply_schedule
 from cvtrain.progress import ProgressBar
 from cvtrain.runtime import autocast, derive_seed, seed_step
 from cvtrain.tracking import Monitor, Stopwatch, TrainWindow, now
+from cvtrain.trainer_settings import EndReason, TrainerSettings
+from cvtrain.training_state import restore_training_state, scale_learning_rates, training_state
 
 log = logging.getLogger(__name__)
 
 # Parts of derive_seed that keep the streams of random numbers apart.
 BATCH_TRANSFORM_STREAM = 0xBA7C
-
-
-class NonFiniteLossError(RunError):
-    """The loss or the gradient became NaN or infinite: the message gives the step, the rate and the batch."""
-
-
-class EndReason(str, Enum):
-    """Why `fit` returned."""
-
-    epochs = "all epochs done"
-    max_steps = "trainer.max_steps reached"
-    max_minutes = "trainer.max_minutes reached"
-    early_stop = "early stopping: no better monitor"
-    interrupted = "interrupted"
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """Numbers of the loop; meanings and ranges as in the config's group `trainer`."""
-
-    epochs: int
-    seed: int = 0
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    grad_accum_steps: int = 1
-    clip_grad_norm: float | None = None
-    skip_nonfinite: bool = False
-    early_stop_patience: int | None = None
-    eval_every_epochs: int = 1
-    eval_every_steps: int | None = None
-    log_every_steps: int = 20
-    checkpoint_every_epochs: int = 1
-    save_best: bool = True
-    aux_loss_weight: float = 0.0
-    unfreeze_epoch: int | None = None
-    freeze_backbone: bool = False
+# Rollbacks without a later checkpoint in between, after which the run gives up.
+MAX_ROLLBACKS = 5
 
 
 class Trainer:
@@ -85,7 +51,7 @@ class Trainer:
         model: nn.Module,
         head: tuple[str, ...],
         fixed: frozenset[str],
-        criterion: nn.Module,
+        criterion: Criterion,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         average: WeightAverage | NoAverage,
@@ -101,6 +67,8 @@ class Trainer:
         dtype: torch.dtype,
         run_dir: Path,
         describe: dict[str, Any],
+        store: CheckpointStore,
+        stop_signal: StopSignal,
         image_name: Callable[[int], str],
         settings: TrainerSettings,
         compiled: bool = False,
@@ -127,21 +95,31 @@ class Trainer:
         self.dtype = dtype
         self.run_dir = run_dir
         self.describe = describe
-        self.image_name = image_name
+        self.store = store
+        self.stop_signal = stop_signal
+        self.guard = NonFiniteGuard(run_dir=run_dir, image_name=image_name)
         self.settings = settings
 
+        # Where the run is: the next step trains batch `batch` of epoch `epoch`, unless the epoch's end is due first.
         self.step = 0
         self.epoch = 0
         self.batch = 0
+        self.epoch_end_due = False
+        self.evaluated_step = -1
+        self.num_micro_batches = settings.grad_accum_steps
+        self.num_skipped_steps = 0
+        self.num_rollbacks = 0
+        self.lr_scale = 1.0
+        self.elapsed_seconds = 0.0
+        self.last_metrics: dict[str, float] = {}
+
         self.window = TrainWindow(device)
         self.stopwatch = Stopwatch()
-        self.num_skipped_steps = 0
         self.best_evaluation: Evaluation | None = None
         self.last_evaluation: Evaluation | None = None
-        self.stop_signal = StopSignal()
-        self._pending_check: tuple[torch.Tensor, Batch, int] | None = None
+        self._updating = False
         self._has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        self._started = now()
+        self._clock = self._last_save = now()
 
     # ------------------------------------------------------------------ the run
 
@@ -149,34 +127,47 @@ class Trainer:
         """Train until something ends the run; evaluates and saves on the way and at the end.
 
         Raises:
-            NonFiniteLossError: the loss is NaN or infinite and `skip_nonfinite` is off.
+            NonFiniteLossError: the loss is NaN or infinite, and `on_nonfinite` is stop or rolling back did not help.
         """
         with ExitStack() as stack:
-            stack.enter_context(self.stop_signal)
+            stack.enter_context(self.stop_signal.deferred())
             stack.callback(self.progress.close)
-            reason = self._end_reason()
-            while reason is None:
-                self.train_epoch()
-                reason = self._end_reason()
-                if reason is EndReason.interrupted:
-                    break
-                self._after_epoch(last=reason is not None)
-                reason = self._end_reason()
-            self._flush_window()
-            self.save("last.pt")
+            stack.callback(self.store.wait)
+            self._clock = self._last_save = now()
+            if self.settings.on_nonfinite == "rollback" and self.step == 0:
+                self.save()
+            while self.epoch_end_due or self._end_reason() is None:
+                try:
+                    self._advance()
+                except NonFiniteLossError as error:
+                    self._roll_back(error)
+                if self.stop_signal.received is not None:
+                    log.warning("%s: saving, then ending", self.stop_signal.received.name)
+                    self.save()
+                    return EndReason.interrupted
+        reason = self._end_reason()
+        assert reason is not None
         return reason
+
+    def _advance(self) -> None:
+        """Train to the end of the epoch, or do what is due there; returns early if the user wants to stop."""
+        if not self.epoch_end_due:
+            self.train_epoch()
+        if self.epoch_end_due and self.stop_signal.received is None:
+            self.finish_epoch()
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; ends early at a limit or at the user's wish to stop."""
         self._set_train_mode()
+        self._evaluate_between_steps()  # due if a signal stopped it before a restart
         seen = self.batch * self.train_loader.batch_size
         self.progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", self.train_loader.num_images, seen)
         waiting_since = now()
         for batch in self.train_loader.epoch(self.epoch, start_batch=self.batch):
             working_since = now()
-            self.batch += 1
             if self._is_trainable(batch):
-                self.train_step(batch)
+                self._step_within_memory(batch)
+            self.batch += 1
             self.progress.advance(len(batch.labels))
             finished = now()
             self.stopwatch.add(
@@ -184,13 +175,16 @@ class Trainer:
                 step_seconds=finished - working_since,
                 num_images=len(batch.labels),
             )
-            self._after_step()
-            if self._end_reason() is not None:
+            if self.batch < self.train_loader.num_batches:
+                self._after_step()
+            if self.stop_signal.received is not None or self._end_reason() is not None:
                 break
             waiting_since = now()
-        self._check_pending()
+        self.guard.check()
         if self.batch >= self.train_loader.num_batches:
-            self.epoch, self.batch = self.epoch + 1, 0
+            self.epoch, self.batch, self.epoch_end_due = self.epoch + 1, 0, True
+        elif self.stop_signal.received is None:
+            self.epoch_end_due = True
 
     def train_step(self, batch: Batch) -> None:
         """One optimizer update on one batch of uint8 images."""
@@ -204,32 +198,36 @@ class Trainer:
         images = self.normalizer.normalize(images)
 
         self.optimizer.zero_grad(set_to_none=True)
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        counted = []
         for micro_images, micro_targets in self._micro_batches(images, targets):
             with autocast(self.device, self.dtype):
                 outputs = self.forward(micro_images)
             loss, logits = model_loss(self.criterion, outputs, micro_targets, self.settings.aux_loss_weight)
             self.scaler.scale(loss * (len(micro_images) / len(images))).backward()
-            self.window.add(loss, logits, micro_targets)
-            finite &= loss.detach().isfinite()
+            counted.append((loss.detach(), logits.detach(), micro_targets))
 
-        if self._may_update(finite, batch):
+        self._updating = True
+        if self._may_update(torch.stack([loss.isfinite() for loss, _, _ in counted]).all(), batch):
             self.scaler.step(self.optimizer)
             self.average.update(self.model)
+            for loss, logits, micro_targets in counted:
+                self.window.add(loss, logits, micro_targets)
         self.scaler.update()
+        self._updating = False
         self.step += 1
 
     def _micro_batches(self, images: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        parts = min(self.settings.grad_accum_steps, len(images))
+        parts = min(self.num_micro_batches, len(images))
         return list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
     def _may_update(self, finite: torch.Tensor, batch: Batch) -> bool:
         """Clip the gradient, and say whether the update may happen.
 
-        `skip` has to know before the update, so it reads from the device here at each step. `stop` reads one
-        step later, when the device has moved on, and so costs no stall; the run ends anyway.
+        `skip` has to know before the update, so it reads from the device here at each step. Otherwise the guard
+        reads one step later, when the device has moved on, and so costs no stall.
         """
-        if self.settings.clip_grad_norm is not None or self.settings.skip_nonfinite:
+        skips = self.settings.on_nonfinite == "skip"
+        if self.settings.clip_grad_norm is not None or skips:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             limit = self.settings.clip_grad_norm or math.inf
@@ -237,16 +235,30 @@ class Trainer:
             # With fp16 an infinite gradient is the scaler's business: it skips the update and scales down.
             if not self.scaler.is_enabled():
                 finite = finite & norm.isfinite()
-        if not self.settings.skip_nonfinite:
-            self._check_pending()
-            self._pending_check = (finite, batch, self.step)
+        rate = self.learning_rate(self.step)
+        if not skips:
+            self.guard.watch(finite, batch, self.step, rate)
             return True
         if bool(finite):
             return True
         self.num_skipped_steps += 1
-        self._report_nonfinite(batch, self.step)
+        self.guard.report(batch, self.step, rate)
         log.warning("step %d: loss or gradient is not finite, the update is skipped", self.step)
         return False
+
+    def _step_within_memory(self, batch: Batch) -> None:
+        """`train_step`; if the device runs out of memory, again with smaller micro-batches.
+
+        Nothing of a step remains before its update, except batch-norm statistics of the micro-batches that fitted.
+        """
+        while True:
+            try:
+                self.train_step(batch)
+                return
+            except torch.OutOfMemoryError as error:
+                if self._updating:
+                    raise
+                self.num_micro_batches = more_micro_batches(self.num_micro_batches, len(batch), error)
 
     # ------------------------------------------------------------------ around the step
 
@@ -266,45 +278,37 @@ class Trainer:
             set_backbone_trainable(self.model, self.head, trainable=not frozen, fixed=self.fixed)
         train_mode(self.model, self.head, backbone_frozen=frozen)
 
-    def _check_pending(self) -> None:
-        if self._pending_check is None:
-            return
-        finite, batch, step = self._pending_check
-        self._pending_check = None
-        if not bool(finite):
-            path = self._report_nonfinite(batch, step)
-            raise NonFiniteLossError(
-                f"step {step}: the loss is not finite, at learning rate {self._learning_rate(step):g}. "
-                f"The batch's files are in {path}. Try a smaller optimizer.lr, scheduler.warmup_epochs=1, "
-                "trainer.clip_grad_norm=1, trainer.precision=fp32, or trainer.on_nonfinite=skip"
-            )
-
-    def _report_nonfinite(self, batch: Batch, step: int) -> Path:
-        path = self.run_dir / "nonfinite_batches.txt"
-        names = [self.image_name(int(index)) for index in batch.indices]
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"step {step}, epoch {self.epoch + 1}, learning rate {self._learning_rate(step):g}\n")
-            file.writelines(f"  {name}\n" for name in names)
-        return path
-
-    def _learning_rate(self, step: int) -> float:
+    def learning_rate(self, step: int) -> float:
         """The largest rate of any parameter group at `step`."""
         return max(group["initial_lr"] for group in self.optimizer.param_groups) * self.schedule.factor(step)
 
     def _after_step(self) -> None:
+        """What is due between two steps of an epoch: log, evaluate, save."""
         if self.step % self.settings.log_every_steps == 0:
             self._flush_window()
+        if not self._evaluate_between_steps() and self._save_is_due():
+            self.save()
+
+    def _evaluate_between_steps(self) -> bool:
+        """Evaluate if `eval_every_steps` says so at this step and it was not done yet; True if it was done now."""
         every = self.settings.eval_every_steps
-        if every is not None and self.step % every == 0 and self.batch < self.train_loader.num_batches:
-            self.evaluate()
-            self._set_train_mode()
+        if every is None or self.batch == 0 or self.step % every != 0 or self.evaluated_step == self.step:
+            return False
+        evaluated = self.evaluate()
+        self._set_train_mode()
+        return evaluated
+
+    def _save_is_due(self) -> bool:
+        steps, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
+        by_steps = steps is not None and self.step % steps == 0
+        return by_steps or (minutes is not None and now() - self._last_save >= minutes * 60)
 
     def _flush_window(self) -> None:
         """Log what was counted since the last time. The one place in training where the host reads sums."""
         values = self.window.read_window()
         if not values:
             return
-        values["train/lr"] = self._learning_rate(self.step - 1)
+        values["train/lr"] = self.learning_rate(self.step - 1)
         values |= self.stopwatch.read_window()
         self.logger.log_metrics(self.step, self._finished_epoch(), values)
         self.progress.show(
@@ -312,32 +316,31 @@ class Trainer:
             f"lr {values['train/lr']:.2e}  {values.get('perf/images_per_second', 0):,.0f} images/s"
         )
 
-    def _after_epoch(self, last: bool) -> None:
-        """Evaluate, log and save as they are due; also after an epoch that a limit has cut short."""
+    def finish_epoch(self) -> None:
+        """Log the epoch, evaluate and save as they are due; also after an epoch that a limit has cut short.
+
+        An evaluation that the user stops leaves the epoch's end due, so that a resumed run begins with it.
+        """
         self._flush_window()
         epoch = self._finished_epoch()
         values = self.window.read_epoch()
-        due = (epoch + 1) % self.settings.eval_every_epochs == 0 or last
-        evaluated = due and self.evaluate()
-        text = ", ".join(f"{name.removeprefix('train/epoch_')} {value:.4f}" for name, value in values.items())
-        log.info("epoch %d/%d: train %s%s", epoch + 1, self.settings.epochs, text, self._evaluation_text(evaluated))
-        self.logger.log_metrics(self.step, epoch, values)
-        if (epoch + 1) % self.settings.checkpoint_every_epochs == 0:
-            self.save("last.pt")
+        if values:
+            self.logger.log_metrics(self.step, epoch, values)
+            text = ", ".join(f"{name.removeprefix('train/epoch_')} {value:.4f}" for name, value in values.items())
+            log.info("epoch %d/%d, step %d: train %s", epoch + 1, self.settings.epochs, self.step, text)
+        due = (epoch + 1) % self.settings.eval_every_epochs == 0 or self._end_reason() is not None
+        self.epoch_end_due = False
+        if due and self.evaluated_step != self.step:
+            self.epoch_end_due = not self.evaluate()
+        elif self._save_is_due():
+            self.save()
 
     def _finished_epoch(self) -> int:
         """The epoch (from 0) that the last step belonged to: at its end the position is already the next one's."""
         return self.epoch if self.batch else max(self.epoch - 1, 0)
 
-    def _evaluation_text(self, evaluated: bool) -> str:
-        if not evaluated or self.last_evaluation is None:
-            return ""
-        metrics = self.last_evaluation.metrics
-        mark = " (best so far)" if self.best_evaluation is self.last_evaluation else ""
-        return f" | val loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}{mark}"
-
     def evaluate(self) -> bool:
-        """Evaluate on the val split, log, follow the monitor, keep best.pt. False if the user stopped it."""
+        """Evaluate on the val split, log, follow the monitor, save. False if the user stopped it."""
         self.progress.start("evaluating", self.val_loader.num_images)
         evaluation = evaluate_split(
             self.average.model,
@@ -355,56 +358,72 @@ class Trainer:
         epoch = self._finished_epoch()
         evaluation.step, evaluation.epoch = self.step, epoch
         self.last_evaluation = evaluation
-        values = {f"val/{name}": value for name, value in evaluation.metrics.items()}
-        self.logger.log_metrics(self.step, epoch, values)
-        monitored = values[self.monitor.name]
+        self.evaluated_step = self.step
+        self.last_metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        self.logger.log_metrics(self.step, epoch, self.last_metrics)
+        monitored = self.last_metrics[self.monitor.name]
         self.schedule.observe(monitored)
-        if self.monitor.observe(monitored, self.step):
+        is_best = self.monitor.observe(monitored, self.step)
+        if is_best:
             self.best_evaluation = evaluation
-            if self.settings.save_best:
-                self.save("best.pt")
+        log.info(
+            "epoch %d/%d, step %d: val loss %.4f, accuracy %.4f%s",
+            epoch + 1,
+            self.settings.epochs,
+            self.step,
+            evaluation.metrics["loss"],
+            evaluation.metrics["accuracy"],
+            " (best so far)" if is_best else "",
+        )
+        # Saved as it will be when the run goes on from here: the epoch's end is done.
+        self.epoch_end_due = False
+        self.num_rollbacks = 0
+        self.save(best=is_best and self.settings.save_best)
         return True
 
     def _end_reason(self) -> EndReason | None:
         settings = self.settings
-        if self.stop_signal.received is not None:
-            return EndReason.interrupted
         patience = settings.early_stop_patience
         if patience is not None and self.monitor.num_without_better >= patience:
             return EndReason.early_stop
         if settings.max_steps is not None and self.step >= settings.max_steps:
             return EndReason.max_steps
-        if settings.max_minutes is not None and now() - self._started >= settings.max_minutes * 60:
+        if settings.max_minutes is not None and self.seconds_so_far() >= settings.max_minutes * 60:
             return EndReason.max_minutes
         if self.epoch >= settings.epochs:
             return EndReason.epochs
         return None
 
-    # ------------------------------------------------------------------ what it keeps
+    def seconds_so_far(self) -> float:
+        """Seconds in `fit`, those before a restart included."""
+        return self.elapsed_seconds + now() - self._clock
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the run needs to go on from here, on the CPU."""
-        return to_cpu(
-            {
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "monitor": self.monitor.state_dict(),
-                "window": self.window.state_dict(),
-                "position": {"step": self.step, "epoch": self.epoch, "batch": self.batch},
-                "loggers": self.logger.state(),
-            }
+    def save(self, *, best: bool = False) -> None:
+        """Hand a snapshot to the checkpoint store: as last.pt, and as best.pt if it is the best so far."""
+        # Weights that a loss of NaN has reached are no state to go on from.
+        self.guard.check()
+        self._last_save = now()
+        names = ("last.pt", "best.pt") if best else ("last.pt",)
+        self.store.save(training_state(self) | self.describe, names=names)
+
+    def _roll_back(self, error: NonFiniteLossError) -> None:
+        """Go back to the last checkpoint with a smaller learning rate, if that is wanted and may still help."""
+        self.guard.forget()
+        if self.settings.on_nonfinite != "rollback" or self.num_rollbacks >= MAX_ROLLBACKS:
+            raise error
+        self.store.wait()
+        found = newest_valid(self.store.folder)
+        if found is None:
+            raise error
+        _, state, _ = found
+        scale = self.lr_scale * self.settings.rollback_lr_factor
+        restore_training_state(self, state)
+        scale_learning_rates(self, scale)
+        self.num_rollbacks += 1
+        self.logger.rewind(state["loggers"])
+        log.warning(
+            "%s\n  back to the checkpoint of step %d, from here on with %g times the learning rate of the config",
+            str(error).splitlines()[0],
+            self.step,
+            scale,
         )
-
-    def save(self, name: str) -> None:
-        """Write `checkpoints/<name>`; a failure (full disk, read-only folder) is a warning, training goes on."""
-        evaluation = self.last_evaluation
-        metrics = {f"val/{key}": value for key, value in evaluation.metrics.items()} if evaluation else {}
-        state = self.state_dict() | self.describe | {"metrics": metrics}
-        path = self.run_dir / "checkpoints" / name
-        try:
-            save_checkpoint(path, state)
-        except OSError as error:
-            log.warning("%s could not be saved, the one before it is kept: %s", path, error)

@@ -50,6 +50,22 @@ def test_seed_generators_seeds_all_three():
     assert draws[0] == draws[1]
 
 
+def test_generator_states_round_trip():
+    cpu = torch.device("cpu")
+    runtime.seed_generators(9)
+    random.gauss(0, 1)
+    np.random.normal()
+    states = runtime.generator_states(cpu)
+
+    def draw() -> tuple:
+        return random.random(), random.gauss(0, 1), float(np.random.normal()), float(torch.rand(()))
+
+    first = draw()
+    assert draw() != first
+    runtime.set_generator_states(states, cpu)
+    assert draw() == first
+
+
 def test_wrong_device_lists_those_that_are_there():
     with pytest.raises(ConfigError, match="no such device") as caught:
         runtime.select_device("cuda:77")

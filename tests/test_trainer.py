@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from cvtrain.checkpoint import load_checkpoint
+from cvtrain.faults import NonFiniteLossError
 from cvtrain.outcome import Run
 from cvtrain.train import assemble, train
-from cvtrain.trainer import EndReason, NonFiniteLossError
+from cvtrain.trainer_settings import EndReason
 
 SMALL = (
     "model.hidden=[16]",
@@ -132,8 +133,8 @@ def test_limits_end_the_run_with_a_last_evaluation(make_run):
     assert run.trainer.fit() is EndReason.max_steps
     assert run.trainer.step == 30
     assert run.trainer.last_evaluation.step == 30
-    state = load_checkpoint(run.run_dir / "checkpoints" / "last.pt")
-    assert state["position"] == {"step": 30, "epoch": 1, "batch": 30 - 23}
+    position = load_checkpoint(run.run_dir / "checkpoints" / "last.pt")["position"]
+    assert (position["step"], position["epoch"], position["batch"]) == (30, 1, 30 - 23)
 
 
 def test_max_minutes(make_run):
@@ -174,7 +175,7 @@ def test_best_follows_the_monitor_and_last_is_the_end(make_run):
     last = load_checkpoint(run.run_dir / "checkpoints" / "last.pt")
     losses = {row["step"]: row["val/loss"] for row in rows(run.run_dir) if "val/loss" in row}
     assert best["metrics"]["val/loss"] == min(losses.values()) == run.trainer.monitor.best
-    assert last["position"] == {"step": 69, "epoch": 3, "batch": 0}
+    assert (last["position"]["step"], last["position"]["epoch"], last["position"]["batch"]) == (69, 3, 0)
     assert_equal_weights(dict(last["model"]), weights(run))
 
 
@@ -264,17 +265,18 @@ def test_an_interrupt_saves_and_ends_with_130(compose_config, tmp_path, monkeypa
     result = train(compose_config(*SMALL, "trainer.epochs=9"), run_dir=tmp_path)
     assert result.exit_code == 130
     assert result.end_reason is EndReason.interrupted
-    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["position"] == {"step": 30, "epoch": 1, "batch": 7}
+    position = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["position"]
+    assert (position["step"], position["epoch"], position["batch"]) == (30, 1, 7)
     assert json.loads((tmp_path / "summary.json").read_text())["end_reason"] == "interrupted"
 
 
 def test_a_failed_save_is_a_warning(make_run, monkeypatch, caplog):
-    import cvtrain.trainer
+    import cvtrain.checkpoint
 
     def full_disk(path, state):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cvtrain.trainer, "save_checkpoint", full_disk)
+    monkeypatch.setattr(cvtrain.checkpoint, "save_checkpoint", full_disk)
     run = make_run("trainer.epochs=1", "trainer.limit_train_batches=2")
     assert run.trainer.fit() is EndReason.epochs
     assert "No space left on device" in caplog.text

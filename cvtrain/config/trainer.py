@@ -17,6 +17,7 @@ class Precision(str, Enum):
 class OnNonfinite(str, Enum):
     stop = "stop"
     skip = "skip"
+    rollback = "rollback"
 
 
 class MonitorMode(str, Enum):
@@ -58,8 +59,11 @@ class TrainerConfig:
     )
     log_every_steps: int = setting(20, "steps between two logged points", at_least=1)
     on_nonfinite: OnNonfinite = setting(
-        OnNonfinite.stop, "loss or gradient not finite: stop the run, or skip that step; the batch's names are saved"
+        OnNonfinite.stop,
+        "loss or gradient not finite: stop the run, skip that step, or rollback to the last checkpoint with a smaller "
+        "learning rate; the batch's names are saved",
     )
+    rollback_lr_factor: float = setting(0.5, "factor on the learning rate at each rollback", above=0, below=1)
     overfit_one_batch: bool = setting(
         False, "train and evaluate on the first batch only, to see that the model can learn"
     )
@@ -68,5 +72,11 @@ class TrainerConfig:
 
 @dataclass
 class CheckpointConfig:
-    every_epochs: int = setting(1, "epochs between two saves of last.pt; the last epoch is always saved", at_least=1)
+    """last.pt is saved at every evaluation, on a signal and at the end; these add to that."""
+
+    every_steps: Optional[int] = setting(None, "steps between two saves of last.pt; null: not by steps", at_least=1)
+    every_minutes: Optional[float] = setting(
+        10.0, "minutes between two saves of last.pt; null: not by the clock", above=0
+    )
+    keep_last: int = setting(0, "newest checkpoints kept as step_NNN.pt, besides last.pt and best.pt", at_least=0)
     save_best: bool = setting(True, "keep best.pt, the best by trainer.monitor")

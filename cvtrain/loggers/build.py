@@ -45,7 +45,8 @@ def build_loggers(
     """
     states = state or {}
     clean_config = redact(_plain(run_config))
-    makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir, **states.get(FileLogger.name, {}))}
+    files_state = states.get(FileLogger.name, {})
+    makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir, **files_state)}
     if config.tensorboard is not None:
         tensorboard = config.tensorboard
         makers[TensorBoardLogger.name] = lambda: _tensorboard(tensorboard, run_dir, clean_config, resume_step)

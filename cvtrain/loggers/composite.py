@@ -25,6 +25,9 @@ class Logger(Protocol):
     def log_artifact(self, path: Path) -> None:
         """Keep a checkpoint, if the logger's config asks for it."""
 
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Forget the points after `state()` gave this, if the logger can: the run goes back to a checkpoint."""
+
     def state(self) -> dict[str, Any]:
         """What is needed to go on with the same run later, such as its id; JSON values."""
 
@@ -69,6 +72,10 @@ class RunLogger:
     def log_artifact(self, path: Path) -> None:
         """Hand a checkpoint to the loggers whose config asks for it (`log_checkpoint`)."""
         self._call(lambda logger: logger.log_artifact(Path(path)))
+
+    def rewind(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Forget what was logged after `state()` gave these, where a logger can."""
+        self._call(lambda logger: logger.rewind(states[logger.name]) if logger.name in states else None)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Run ids and row counts by logger name, for `build_loggers(state=...)` when the run is resumed."""

@@ -81,6 +81,10 @@ class FileLogger:
     def log_artifact(self, path: Path) -> None:
         """Checkpoints are files of the run folder already."""
 
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Drop the rows after those that `state` counts."""
+        self._keep_rows(int(state["num_rows"]))
+
     def state(self) -> dict[str, Any]:
         return {"num_rows": self._num_rows}
 

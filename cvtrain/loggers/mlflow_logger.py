@@ -89,6 +89,9 @@ class MLflowLogger:
         if self._log_checkpoint:
             self._client.log_artifact(self._run_id, str(path), artifact_path="checkpoints")
 
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """MLflow keeps every point of a step, and shows the last."""
+
     def state(self) -> dict[str, Any]:
         return {"run_id": self._run_id}
 

@@ -54,6 +54,9 @@ class TensorBoardLogger:
     def log_artifact(self, path: Path) -> None:
         """Event files hold no checkpoints."""
 
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Event files are only added to; points at a step again are drawn over the old ones."""
+
     def state(self) -> dict[str, Any]:
         return {}
 

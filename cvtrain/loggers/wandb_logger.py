@@ -129,6 +129,9 @@ class WandbLogger:
             command = f"wandb artifact put --type model --name {name} --alias {alias} {path}"
             log.warning("W&B: the checkpoint was not sent (%s). To send it later: %s", reason, command)
 
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """W&B keeps history as it was; points are drawn by `step`, the later ones over the earlier."""
+
     def state(self) -> dict[str, Any]:
         return {"run_id": self._run.id}
 

@@ -35,6 +35,9 @@ class Recorder:
     def log_artifact(self, path: Path) -> None:
         self._note("log_artifact", path)
 
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        self._note("rewind", dict(state))
+
     def state(self) -> dict[str, Any]:
         self._note("state")
         return {"run_id": self.name}
@@ -43,12 +46,13 @@ class Recorder:
         self._note("finish", exit_code)
 
 
-METHODS = ["log_metrics", "log_image", "log_summary", "log_artifact", "state"]
+METHODS = ["rewind", "log_metrics", "log_image", "log_summary", "log_artifact", "state"]
 
 
 def use(logger: RunLogger) -> None:
     """Every method twice."""
     for _ in range(2):
+        logger.rewind({name: {"at": 1} for name in ("one", "two", "bad", "good")})
         logger.log_metrics(1, 0, {"a": 1.0})
         logger.log_image("plot", Path("x.png"), 1)
         logger.log_summary({"a": 1.0})
@@ -63,6 +67,7 @@ def test_every_call_reaches_every_logger() -> None:
     logger.finish(3)
     logger.finish(4)
     expected = [
+        ("rewind", {"at": 1}),
         ("log_metrics", 1, 0, {"a": 1.0}),
         ("log_image", "plot", Path("x.png"), 1),
         ("log_summary", {"a": 1.0}),

@@ -1,0 +1,73 @@
+"""Everything that a run needs to go on, out of a trainer and back into one."""
+
+from typing import TYPE_CHECKING, Any
+
+from cvtrain.runtime import generator_states, set_generator_states
+
+if TYPE_CHECKING:
+    from cvtrain.trainer import Trainer
+
+
+def training_state(trainer: "Trainer") -> dict[str, Any]:
+    """The state after the last step: tensors (where they are) and plain values."""
+    return {
+        "model": trainer.model.state_dict(),
+        "average": trainer.average.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "monitor": trainer.monitor.state_dict(),
+        "window": trainer.window.state_dict(),
+        "stopwatch": trainer.stopwatch.state_dict(),
+        "generators": generator_states(trainer.device),
+        "position": {
+            "step": trainer.step,
+            "epoch": trainer.epoch,
+            "batch": trainer.batch,
+            "epoch_end_due": trainer.epoch_end_due,
+            "evaluated_step": trainer.evaluated_step,
+        },
+        "faults": {
+            "num_micro_batches": trainer.num_micro_batches,
+            "num_skipped_steps": trainer.num_skipped_steps,
+            "num_rollbacks": trainer.num_rollbacks,
+            "lr_scale": trainer.lr_scale,
+        },
+        "elapsed_seconds": trainer.seconds_so_far(),
+        "metrics": trainer.last_metrics,
+        "loggers": trainer.logger.state(),
+    }
+
+
+def restore_training_state(trainer: "Trainer", state: dict[str, Any]) -> None:
+    """Put the trainer where `state` was taken. Rates and weight decay stay those of the trainer's own config."""
+    config_rates = [
+        (group["initial_lr"] / trainer.lr_scale, group["weight_decay"]) for group in trainer.optimizer.param_groups
+    ]
+    trainer.model.load_state_dict(state["model"])
+    trainer.average.load_state_dict(state["average"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.schedule.load_state_dict(state["schedule"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.monitor.load_state_dict(state["monitor"])
+    trainer.window.load_state_dict(state["window"])
+    trainer.stopwatch.load_state_dict(state["stopwatch"])
+    set_generator_states(state["generators"], trainer.device)
+    position, faults = state["position"], state["faults"]
+    trainer.step, trainer.epoch, trainer.batch = position["step"], position["epoch"], position["batch"]
+    trainer.epoch_end_due, trainer.evaluated_step = position["epoch_end_due"], position["evaluated_step"]
+    trainer.num_micro_batches = max(faults["num_micro_batches"], trainer.settings.grad_accum_steps)
+    trainer.num_skipped_steps, trainer.num_rollbacks = faults["num_skipped_steps"], faults["num_rollbacks"]
+    for group, (rate, weight_decay) in zip(trainer.optimizer.param_groups, config_rates, strict=True):
+        group["initial_lr"], group["weight_decay"] = rate, weight_decay
+    trainer.lr_scale = 1.0
+    scale_learning_rates(trainer, faults["lr_scale"])
+    trainer.elapsed_seconds = state["elapsed_seconds"]
+    trainer.last_metrics = state["metrics"]
+
+
+def scale_learning_rates(trainer: "Trainer", scale: float) -> None:
+    """Set the peak rates to `scale` times those of the config."""
+    for group in trainer.optimizer.param_groups:
+        group["initial_lr"] = group["initial_lr"] / trainer.lr_scale * scale
+    trainer.lr_scale = scale
