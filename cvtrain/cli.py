@@ -59,8 +59,7 @@ class Command:
     def only_shows(self) -> bool:
         """True for commands that print something and start no run."""
         options = self.options
-        shows = options.help or options.hydra_help or options.cfg or options.info or options.shell_completion
-        return bool(shows or options.experimental_rerun)
+        return bool(options.help or options.hydra_help or options.cfg or options.info or options.shell_completion)
 
 
 def run(arguments: list[str]) -> int:
@@ -111,9 +110,10 @@ def _run(arguments: list[str]) -> None:
     if command.only_shows:
         with explained(composer, command.overrides):
             _hand_over(command, composer)
-    else:
+        return
+    if not options.experimental_rerun:  # which brings a config of its own
         check_command(composer, command.overrides, options.multirun)
-        _hand_over(command, composer)
+    _hand_over(command, composer)
 
 
 def parse_command(arguments: list[str]) -> Command:

@@ -17,7 +17,7 @@ def get_console() -> Console:
     """The shared rich console on stdout; rich is imported at the first call (40 ms)."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False)
 
 
 class ConsoleHandler(logging.Handler):
