@@ -247,11 +247,11 @@ def test_searchpath_finds_users_groups(cvtrain, calls, tmp_path):
 
 def test_wrong_value_in_users_file_names_the_file(cvtrain, tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\ntrainer: {epochs: 0}\n")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer: {eps: 0}\n")
     answer = cvtrain("--config-dir", "conf", "experiment=mine")
     assert answer.err == (
-        "error: trainer.epochs=0: must be a whole number at least 1\n"
-        "  passes over the training images\n  set in conf/experiment/mine.yaml\n"
+        "error: optimizer.eps=0: must be a number above 0\n"
+        "  added to the denominator\n  set in conf/experiment/mine.yaml\n"
     )
 
 
