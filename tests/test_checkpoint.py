@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cvtrain import atomic, checkpoint
+from cvtrain.checkpoint import files
 
 STATE = {
     "model": {"weight": torch.arange(6.0).view(2, 3)},
@@ -95,13 +96,15 @@ def test_foreign_state_dict_names_the_setting_for_it(tmp_path):
         checkpoint.load_checkpoint(tmp_path / "resnet.pth")
 
 
-def test_newer_format_and_incomplete(tmp_path):
-    torch.save({"format": checkpoint.FORMAT, "format_version": 99}, tmp_path / "new.pt")
+def test_newer_format_and_incomplete(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    with pytest.raises(checkpoint.CheckpointError, match="lacks classes, preprocessing, model"):
+        checkpoint.save_checkpoint(path, {"config": {}})
+    monkeypatch.setattr(files, "FORMAT_VERSION", 99)
+    checkpoint.save_checkpoint(path, STATE)
+    monkeypatch.undo()
     with pytest.raises(checkpoint.CheckpointError, match="format version 99"):
-        checkpoint.load_checkpoint(tmp_path / "new.pt")
-    torch.save({"format": checkpoint.FORMAT, "format_version": 1, "config": {}}, tmp_path / "part.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="classes, preprocessing, model"):
-        checkpoint.load_checkpoint(tmp_path / "part.pt")
+        checkpoint.load_checkpoint(path)
 
 
 def test_to_cpu_copies():

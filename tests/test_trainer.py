@@ -271,12 +271,12 @@ def test_an_interrupt_saves_and_ends_with_130(compose_config, tmp_path, monkeypa
 
 
 def test_a_failed_save_is_a_warning(make_run, monkeypatch, caplog):
-    import cvtrain.checkpoint
+    import cvtrain.checkpoint.store
 
-    def full_disk(path, state):
+    def full_disk(path, snapshot, *, before_rename):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cvtrain.checkpoint, "save_checkpoint", full_disk)
+    monkeypatch.setattr(cvtrain.checkpoint.store, "write_snapshot", full_disk)
     run = make_run("trainer.epochs=1", "trainer.limit_train_batches=2")
     assert run.trainer.fit() is EndReason.epochs
     assert "No space left on device" in caplog.text

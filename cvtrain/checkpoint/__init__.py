@@ -1,0 +1,28 @@
+"""Checkpoints: one file with everything that a run needs to go on, or that a stranger needs to use the model.
+
+A checkpoint is a dict of tensors and plain values, so `torch.load(path, weights_only=True)` reads it and nothing in it
+can run code. At its end is a checksum of all of it. Reading trusts no claim of the file that was not checked; writing
+leaves the old file or the new one, whatever happens.
+"""
+
+from cvtrain.checkpoint.errors import CheckpointError
+from cvtrain.checkpoint.files import inspect_checkpoint, load_checkpoint, save_checkpoint
+from cvtrain.checkpoint.newest import newest_valid
+from cvtrain.checkpoint.state import FORMAT, FORMAT_VERSION, SnapshotError, inference_weights, to_cpu
+from cvtrain.checkpoint.store import BEST, LAST, CheckpointStore
+
+__all__ = [
+    "BEST",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "LAST",
+    "CheckpointError",
+    "CheckpointStore",
+    "SnapshotError",
+    "inference_weights",
+    "inspect_checkpoint",
+    "load_checkpoint",
+    "newest_valid",
+    "save_checkpoint",
+    "to_cpu",
+]

@@ -1,0 +1,228 @@
+"""The checkpoints of a run: written beside training, the newest kept, failures told once."""
+
+import errno
+import logging
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvtrain.atomic import remove_stale_files
+from cvtrain.checkpoint.errors import CheckpointError
+from cvtrain.checkpoint.files import inspect_checkpoint, link_checkpoint, write_snapshot
+from cvtrain.checkpoint.state import to_cpu
+
+log = logging.getLogger(__name__)
+
+LAST = "last.pt"
+BEST = "best.pt"
+_NUMBERED = re.compile(r"step_(\d{8,})\.pt")
+_REMEDIES = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some of your quota on that disk",
+    errno.EROFS: "the file system is read-only: mount it for writing",
+    errno.EACCES: "give the run the right to write there",
+    errno.EPERM: "give the run the right to write there",
+}
+
+
+@dataclass
+class _Request:
+    """A snapshot and the files that it has yet to become."""
+
+    snapshot: dict[str, Any]
+    names: tuple[str, ...]
+
+    @property
+    def step(self) -> int:
+        return self.snapshot["position"]["step"]
+
+
+class CheckpointStore:
+    """Keeps last.pt, best.pt and the newest older ones, step_00001234.pt, in one folder.
+
+    Writing happens in a thread of its own, one file at a time, and no failure of it ends the run. A request waits while
+    another is written; a newer one for the same name takes its place, so that no more than one snapshot for each name
+    waits in memory. What could not be written as best.pt is kept, and tried again with the next save.
+
+    Temporary files of processes that were killed are removed from the folder at the start.
+
+    Args:
+        folder: made with the first save, if it is not there.
+        keep_last: how many states before that of last.pt are kept as step_*.pt.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 0) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+        self.failure: str | None = None  # why the newest save failed; None: it did not
+        self._num_failures = 0
+        self._last_step: int | None = None  # of the last.pt in the folder, once this process wrote it
+        self._waiting: list[_Request] = []
+        self._unsaved: _Request | None = None
+        self._thread: threading.Thread | None = None
+        self._idle = threading.Condition()
+        for path in remove_stale_files(folder):
+            log.info("%s: removed, its process was killed while writing it", path)
+
+    def save(self, state: dict[str, Any], *, names: tuple[str, ...] = (LAST,)) -> None:
+        """Copy `state` as it is now, and let it be written under `names` (last.pt, best.pt) while training goes on.
+
+        When this returns, the copy is complete and `state` may change. Whether it could be written is in the log.
+
+        Raises:
+            SnapshotError: `state` holds what no checkpoint can.
+        """
+        request = _Request(to_cpu(state), names)
+        with self._idle:
+            if self._unsaved is not None:
+                self._waiting.insert(0, self._unsaved)
+                self._unsaved = None
+            for older in self._waiting:
+                older.names = tuple(name for name in older.names if name not in names)
+            self._waiting = [older for older in self._waiting if older.names] + [request]
+            self._start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all that was asked for is written, or failed; False if that takes more than `timeout` seconds."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._thread is None, timeout)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """`wait`, with a last try for what could not be written; says so if the newest state is not on disk."""
+        with self._idle:
+            if self._unsaved is not None:
+                self._waiting.append(self._unsaved)
+                self._unsaved = None
+                self._start()
+        finished = self.wait(timeout)
+        if self.failure is not None:
+            log.warning("the newest checkpoint is not on disk: %s", self.failure)
+        return finished
+
+    # ------------------------------------------------------------------ in the thread
+
+    def _start(self) -> None:
+        if self._thread is None:
+            # Not a daemon: the interpreter's end waits for a checkpoint that is being written.
+            self._thread = threading.Thread(target=self._work, name="checkpoints")
+            self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._idle:
+                    if not self._waiting:
+                        return
+                    request = self._waiting.pop(0)
+                self._save(request)
+        finally:
+            with self._idle:
+                self._thread = None
+                self._idle.notify_all()
+
+    def _save(self, request: _Request) -> None:
+        # last.pt comes last: what it says about the best is then true of best.pt, wherever a kill falls.
+        todo = sorted(request.names, key=lambda name: name == LAST)
+        written: Path | None = None
+        try:
+            while todo:
+                path = self.folder / todo[0]
+                self._place(request, path, written)
+                written = path
+                todo.pop(0)
+            if LAST in request.names:
+                self._remove_old(request.step)
+        except Exception as error:
+            self._report_failure(self.folder / (todo or [LAST])[0], error)
+            self._keep_for_later(request, todo)
+        else:
+            self._report_success(request)
+
+    def _place(self, request: _Request, path: Path, written: Path | None) -> None:
+        """Make `path` hold the snapshot; `written` holds it already, where it is not None."""
+
+        def keep_previous() -> None:
+            if path.name == LAST:
+                self._keep_previous(request.step)
+
+        if written is None:
+            write_snapshot(path, request.snapshot, before_rename=keep_previous)
+        else:
+            link_checkpoint(written, path, before_rename=keep_previous)
+        if path.name == LAST:
+            self._last_step = request.step
+
+    def _keep_previous(self, step: int) -> None:
+        """Give the last.pt of an earlier step its number, before that of `step` takes its place."""
+        last = self.folder / LAST
+        if self.keep_last == 0 or not last.exists():
+            return
+        previous = self._last_step
+        if previous is None:
+            try:
+                previous = inspect_checkpoint(last)["position"]["step"]
+            except (CheckpointError, KeyError):
+                return  # one that is damaged is not worth keeping
+        if previous < step:
+            link_checkpoint(last, self.folder / f"step_{previous:08d}.pt")
+
+    def _remove_old(self, step: int) -> None:
+        """Keep the newest numbered ones; those from `step` on are of a future that the run has turned away from."""
+        numbered = numbered_checkpoints(self.folder)
+        older = [path for number, path in numbered if number < step]
+        for _, path in numbered:
+            if path not in older[: self.keep_last]:
+                path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ what it says
+
+    def _keep_for_later(self, request: _Request, names: list[str]) -> None:
+        """Hold on to a best.pt that could not be written, unless a better one waits; a newer last.pt comes anyway."""
+        with self._idle:
+            newer = {name for waiting in self._waiting for name in waiting.names}
+            left = tuple(name for name in names if name != LAST and name not in newer)
+            if left:
+                self._unsaved = _Request(request.snapshot, left)
+
+    def _report_failure(self, path: Path, error: Exception) -> None:
+        cause, remedy = str(error), ""
+        if isinstance(error, OSError):
+            cause, remedy = error.strerror or cause, _REMEDIES.get(error.errno or 0, "")
+        elif isinstance(error, CheckpointError):
+            cause = error.rule
+        failure = f"{path} could not be saved: {cause}"
+        self._num_failures += 1
+        if failure != self.failure:
+            kept = (
+                f"the one of step {self._last_step} is kept"
+                if self._last_step is not None
+                else "what was there is kept"
+            )
+            # Anything but the disk's or the file's fault is a fault of the program, and worth its traceback.
+            unexpected = None if isinstance(error, (OSError, CheckpointError)) else error
+            log.warning(
+                "%s\n  %s, training goes on, and the next save tries again%s",
+                failure,
+                kept,
+                f"; {remedy}" if remedy else "",
+                exc_info=unexpected,
+            )
+        self.failure = failure
+
+    def _report_success(self, request: _Request) -> None:
+        if self.failure is not None:
+            log.info(
+                "%s: checkpoints are saved again, step %d is on disk (%d could not be)",
+                self.folder,
+                request.step,
+                self._num_failures,
+            )
+        self.failure, self._num_failures = None, 0
+
+
+def numbered_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The step_*.pt of a folder with their steps, newest first."""
+    found = [(_NUMBERED.fullmatch(path.name), path) for path in folder.glob("step_*.pt")]
+    return sorted(((int(match[1]), path) for match, path in found if match is not None), reverse=True)
