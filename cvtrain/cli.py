@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.errors import ConfigError, Problem, RunError
 from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
-EXIT_OK, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
@@ -35,7 +35,7 @@ def run_train(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
 def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
     from cvtrain.evaluate import evaluate
 
-    return evaluate(config, run_dir=run_dir).monitor
+    return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
 
 
 # A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.root.VERBS. Its task gets the typed config,
@@ -63,7 +63,9 @@ class Command:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status: 0, 2 for a wrong command, 130 when interrupted.
+    """Run one command line and return its exit status.
+
+    0; 1 if the data or the numbers ended the run; 2 for a wrong command; 130 when interrupted.
 
     Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
     """
@@ -80,6 +82,11 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         _print_problems(error)
         return EXIT_WRONG_COMMAND
+    except RunError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -122,6 +129,7 @@ def parse_command(arguments: list[str]) -> Command:
 
     from cvtrain.config.diagnosis import bare_word
     from cvtrain.config.overrides import open_up
+    from cvtrain.config.resuming import resuming_tokens
 
     parser = get_args_parser()
     parser.error = _refuse_flags  # type: ignore[method-assign,assignment]
@@ -137,7 +145,8 @@ def parse_command(arguments: list[str]) -> Command:
     flags = list(arguments)
     for word in options.overrides:
         flags.remove(word)
-    return Command(verb, flags, options, [open_up(word, verb) for word in words])
+    tokens = [open_up(word, verb) for word in words]
+    return Command(verb, flags, options, resuming_tokens(tokens) if verb == "train" else tokens)
 
 
 def build_composer(verb: str, options: argparse.Namespace, overrides: list[str]) -> "Composer":
@@ -192,6 +201,11 @@ def _hand_over(command: Command, composer: Any) -> None:
             if is_sweep:
                 raise told from error
             raise _Refused(told) from error
+        except RunError as error:
+            _log_to_file(error)
+            if is_sweep:
+                raise
+            raise _Refused(error) from error
         except Exception as error:
             _log_to_file(error)
             raise
@@ -204,9 +218,9 @@ def _hand_over(command: Command, composer: Any) -> None:
 
 
 class _Refused(BaseException):
-    """Carries a ConfigError out of Hydra's job, which prints a line of its own for every Exception."""
+    """Carries a user's error out of Hydra's job, which prints a line of its own for every Exception."""
 
-    def __init__(self, error: ConfigError) -> None:
+    def __init__(self, error: ConfigError | RunError) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -225,7 +239,7 @@ def _log_to_file(error: Exception) -> None:
     """Leave the error in the run's log file too; the console gets it at the end, once."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
-            info = None if isinstance(error, ConfigError) else sys.exc_info()
+            info = None if isinstance(error, (ConfigError, RunError)) else sys.exc_info()
             handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
 
 

@@ -1,6 +1,5 @@
 """What a run leaves in its folder: the config at the start; figures, pictures and tables at the end."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 import yaml
 
+from cvtrain.atomic import atomic_file
 from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
 from cvtrain.config.root import Config
@@ -20,6 +20,7 @@ from cvtrain.data.plan import BatchKey
 from cvtrain.data.source import Splits
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.loggers.build import RunLogger
+from cvtrain.loggers.files import METRICS_JSONL, read_metrics
 from cvtrain.report.environment import write_environment
 from cvtrain.report.plots import plot_confusion, plot_curves, plot_images
 from cvtrain.report.summary import write_json
@@ -45,12 +46,25 @@ class Run:
     logger: RunLogger
 
 
-def record_start(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    """Write config.yaml, overrides.yaml and environment.json before anything can go wrong."""
+def record_start(config: Any, run_dir: Path, overrides: list[str], *, step: int = 0) -> None:
+    """Write config.yaml, overrides.yaml and environment.json before anything can go wrong.
+
+    A run that goes on at `step` moves those from before to history/step_<step>/.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
-    for name, content in (("config.yaml", to_plain(config)), ("overrides.yaml", overrides)):
-        text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True)
-        (run_dir / name).write_text(text, encoding="utf-8")
+    texts = {
+        name: yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True)
+        for name, content in (("config.yaml", to_plain(config)), ("overrides.yaml", overrides))
+    }
+    if step:
+        history = run_dir / "history" / f"step_{step:08d}"
+        history.mkdir(parents=True, exist_ok=True)
+        for name in (*texts, "environment.json"):
+            if (run_dir / name).exists():
+                (run_dir / name).replace(history / name)
+    for name, text in texts.items():
+        with atomic_file(run_dir / name) as file:
+            file.write(text)
     write_environment(run_dir / "environment.json")
 
 
@@ -77,13 +91,13 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     """
     trainer, splits, run_dir = run.trainer, run.splits, run.run_dir
     metrics: dict[str, float] = {}
-    best = trainer.best_evaluation or trainer.last_evaluation
+    best = trainer.best_evaluation or rescore_best(run) or trainer.last_evaluation
     if best is not None:
         metrics |= {f"val/{name}": value for name, value in best.metrics.items()}
         write_evaluation(run_dir, "val", best, loader=run.loaders.val, classes=splits.classes)
         log_evaluation_plots(run.logger, run_dir, "val", trainer.step)
     if run.loaders.test is not None and end_reason is not EndReason.interrupted:
-        tested = score_test(run, run.loaders.test)
+        tested = score_with_best_weights(run, run.loaders.test)
         metrics |= {f"test/{name}": value for name, value in tested.metrics.items()}
         write_evaluation(run_dir, "test", tested, loader=run.loaders.test, classes=splits.classes)
         log_evaluation_plots(run.logger, run_dir, "test", trainer.step)
@@ -98,7 +112,7 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     summary = summarize(run, end_reason, metrics, wall_seconds=wall_seconds, num_skipped=num_skipped)
     write_json(run_dir / "summary.json", summary)
     curves = run_dir / "plots" / "curves.png"
-    plot_curves(read_metrics(run_dir / "metrics.jsonl"), curves)
+    plot_curves(read_metrics(run_dir / METRICS_JSONL), curves)
     run.logger.log_image("curves", curves, trainer.step)
     run.logger.log_summary(summary)
     best_path = run_dir / "checkpoints" / "best.pt"
@@ -108,13 +122,35 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     return metrics
 
 
-def score_test(run: Run, loader: BatchLoader) -> Evaluation:
-    """Score the test split once, with the weights that did best on val (the last ones if best.pt is not kept)."""
+def rescore_best(run: Run) -> Evaluation | None:
+    """The evaluation of best.pt again, for a run that went on after a better epoch; None if there is no such file."""
+    position = best_position(run)
+    if position is None:
+        return None
+    evaluation = score_with_best_weights(run, run.loaders.val)
+    evaluation.step, evaluation.epoch = position
+    return evaluation
+
+
+def best_position(run: Run) -> tuple[int, int] | None:
+    """Step and epoch of best.pt; None if it is not there."""
+    path = run.run_dir / "checkpoints" / "best.pt"
+    if not path.exists():
+        return None
+    position = load_checkpoint(path)["position"]
+    return position["step"], max(position["epoch"] - (0 if position["batch"] else 1), 0)
+
+
+def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
+    """Score a split with the weights that did best on val; the last ones if best.pt is not kept.
+
+    They stay in the model: this comes when training is over.
+    """
     trainer = run.trainer
     best_path = run.run_dir / "checkpoints" / "best.pt"
     if best_path.exists():
         trainer.average.model.load_state_dict(inference_weights(load_checkpoint(best_path)))
-    trainer.progress.start("testing", loader.num_images)
+    trainer.progress.start("scoring", loader.num_images)
     try:
         return evaluate_split(
             trainer.average.model,
@@ -222,10 +258,3 @@ def log_closing_lines(
     log.info("results in %s", run.run_dir)
     if (run.run_dir / "checkpoints" / "best.pt").exists():
         log.info("use it: cvtrain evaluate checkpoint=%s", run.run_dir / "checkpoints" / "best.pt")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; empty if the file logger failed."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

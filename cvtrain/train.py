@@ -15,6 +15,7 @@ from cvtrain.config.model import Freeze
 from cvtrain.config.redact import redact
 from cvtrain.config.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
+from cvtrain.continuation import check_classes, describe_schedule_change, find_state
 from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import class_counts, class_weights
 from cvtrain.data.build import build_splits
@@ -24,7 +25,7 @@ from cvtrain.data.splits import describe_splits
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import build_loggers
 from cvtrain.losses import build_criterion
-from cvtrain.models.build import BuiltModel, build_model
+from cvtrain.models.build import BuiltModel, build_model, without_weights
 from cvtrain.models.freeze import set_backbone_trainable
 from cvtrain.models.summary import summarize_model
 from cvtrain.normalization import Normalizer, choose_statistics
@@ -44,6 +45,7 @@ from cvtrain.runtime import (
 from cvtrain.tracking import Monitor, monitor_mode, now
 from cvtrain.trainer import Trainer
 from cvtrain.trainer_settings import EndReason, TrainerSettings
+from cvtrain.training_state import restore_training_state
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +75,10 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
         NonFiniteLossError: the loss became NaN or infinite and `trainer.on_nonfinite=stop`.
     """
     started = now()
-    record_start(config, run_dir, overrides or [])
+    state = find_state(config, run_dir)
+    record_start(config, run_dir, overrides or [], step=state["position"]["step"] if state else 0)
     with StopSignal() as stop_signal, determinism(config.trainer.deterministic):
-        run = assemble(config, run_dir, stop_signal)
+        run = assemble(config, run_dir, stop_signal, state)
         trainer = run.trainer
         exit_code = 1
         try:
@@ -94,11 +97,14 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
     return TrainResult(trainer.monitor.best, metrics, run_dir, end_reason, exit_code)
 
 
-def assemble(config: Config, run_dir: Path, stop_signal: StopSignal | None = None) -> Run:
+def assemble(
+    config: Config, run_dir: Path, stop_signal: StopSignal | None = None, state: dict[str, Any] | None = None
+) -> Run:
     """Build every part of the run from its config; nothing is trained yet.
 
     Args:
         stop_signal: what tells the loop that the user wants to stop; None: one of its own, that nobody triggers.
+        state: checkpoint to go on from; None: a new run.
     """
     stop_signal = stop_signal or StopSignal()
     device = select_device(config.trainer.device)
@@ -108,11 +114,15 @@ def assemble(config: Config, run_dir: Path, stop_signal: StopSignal | None = Non
 
     splits = build_splits(config.data)
     log_splits(splits)
+    if state is not None:
+        check_classes(splits.classes, state)
     loaders = build_loaders(config, splits, device=device)
     num_classes = len(splits.classes)
 
+    # Weights come from the checkpoint, and need not be there a second time.
+    model_config = config.model if state is None else without_weights(config.model)
     built = build_model(
-        config.model, num_classes=num_classes, channels=config.data.channels, image_size=config.data.image_size
+        model_config, num_classes=num_classes, channels=config.data.channels, image_size=config.data.image_size
     )
     memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
     model = built.module.to(device).to(memory_format=memory_format)
@@ -121,7 +131,10 @@ def assemble(config: Config, run_dir: Path, stop_signal: StopSignal | None = Non
     input_shape = (config.data.channels, config.data.image_size, config.data.image_size)
     log.info("model %s\n%s", config.model.name, summarize_model(model, input_shape))
     warn_of_random_backbone(config)
-    mean, std = choose_statistics(config.data, built.mean, built.std)
+    if state is None:
+        mean, std = choose_statistics(config.data, built.mean, built.std)
+    else:
+        mean, std = tuple(state["preprocessing"]["mean"]), tuple(state["preprocessing"]["std"])
     normalizer = Normalizer(mean, std, memory_format).to(device)
 
     criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=balance_weights(config, splits))
@@ -143,7 +156,14 @@ def assemble(config: Config, run_dir: Path, stop_signal: StopSignal | None = Non
     average = build_average(model, config.trainer.ema_decay)
 
     run_config = redact(to_plain(config))
-    logger = build_loggers(config.logger, run_dir=run_dir, run_config=run_config, name=f"{config.name}/{run_dir.name}")
+    logger = build_loggers(
+        config.logger,
+        run_dir=run_dir,
+        run_config=run_config,
+        name=f"{config.name}/{run_dir.name}",
+        state=state["loggers"] if state else None,
+        resume_step=state["position"]["step"] if state else None,
+    )
     trainer = Trainer(
         model=model,
         head=built.head,
@@ -176,12 +196,16 @@ def assemble(config: Config, run_dir: Path, stop_signal: StopSignal | None = Non
             "classes": list(splits.classes),
             "preprocessing": describe_preprocessing(config, mean, std),
             "precision": precision_name(dtype),
+            "planned_steps": total_steps,
             "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
         },
         image_name=splits.train.name,
         settings=trainer_settings(config, built),
         compiled=config.trainer.compile,
     )
+    if state is not None:
+        restore_training_state(trainer, state)
+        describe_schedule_change(trainer, state, total_steps)
     return Run(config=config, run_dir=run_dir, splits=splits, loaders=loaders, trainer=trainer, logger=logger)
 
 

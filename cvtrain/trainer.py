@@ -416,10 +416,10 @@ class Trainer:
         if found is None:
             raise error
         _, state, _ = found
-        scale = self.lr_scale * self.settings.rollback_lr_factor
+        scale, rollbacks = self.lr_scale * self.settings.rollback_lr_factor, self.num_rollbacks + 1
         restore_training_state(self, state)
         scale_learning_rates(self, scale)
-        self.num_rollbacks += 1
+        self.num_rollbacks = rollbacks
         self.logger.rewind(state["loggers"])
         log.warning(
             "%s\n  back to the checkpoint of step %d, from here on with %g times the learning rate of the config",

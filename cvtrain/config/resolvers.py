@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from cvtrain.config.compose import Composer
 from cvtrain.config.errors import format_value
+from cvtrain.config.resuming import resumed_folder
 from cvtrain.config.root import VERBS
 from cvtrain.config.schema import is_missing, settings_of
 
@@ -15,9 +16,10 @@ HELP_WIDTH = 100
 
 
 def register_resolvers(composer: Composer) -> None:
-    """Make `${new_run_dir:root,name}`, `${list_groups:}` and `${list_settings:verb}` known to OmegaConf."""
+    """Make the interpolations of conf/ known to OmegaConf, such as `${run_dir:root,name,resume}`."""
     # The cache belongs to one composed config: asked again, the same config gives the same folder.
     OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("list_groups", lambda: list_groups(composer), replace=True)
     OmegaConf.register_new_resolver("list_settings", list_settings, replace=True)
 
@@ -37,6 +39,15 @@ def new_run_dir(root: str, name: Any) -> str:
         except FileExistsError:
             number += 1
             folder = stem.with_name(f"{stem.name}_{number}")
+
+
+def run_dir(root: str, name: Any, resume: str | None) -> str:
+    """The folder of the run that `resume` goes on with, else a new one as `new_run_dir` makes it."""
+    if resume is not None:
+        folder = resumed_folder(root, format_value(name), resume)
+        if folder is not None:
+            return str(folder)
+    return new_run_dir(root, name)
 
 
 def list_groups(composer: Composer) -> str:

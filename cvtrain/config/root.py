@@ -32,6 +32,11 @@ class Config:
     name: str = setting("run", "name of the experiment: runs are kept in output_root/name/date_time")
     output_root: str = setting("runs", "folder of all runs")
     seed: int = setting(0, "seed of weights, order and augmentation", at_least=0, at_most=2**32 - 1)
+    resume: Optional[str] = setting(
+        None,
+        "go on with a run: a run folder or checkpoint, auto (the newest unfinished run of this name, else a new one), "
+        "must (the same, but an error if there is none); null: a new run",
+    )
     log_level: str = setting("INFO", "level of console and train.log", choices=LOG_LEVELS)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -28,7 +28,9 @@ class MonitorMode(str, Enum):
 
 @dataclass
 class TrainerConfig:
-    epochs: int = setting(20, "passes over the training images", at_least=1)
+    epochs: int = setting(
+        20, "passes over the training images; with resume=PATH, +N means N more than the run had", at_least=1
+    )
     max_steps: Optional[int] = setting(None, "end after this many optimizer steps", at_least=1)
     max_minutes: Optional[float] = setting(None, "end after this many minutes of wall time", above=0)
     limit_train_batches: Optional[int] = setting(None, "batches per training epoch; null: all", at_least=1)

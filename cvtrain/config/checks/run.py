@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cvtrain.config.errors import Problem
+from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.resuming import MUST, resumed_folder
 from cvtrain.config.root import Config, EvaluateConfig
 from cvtrain.config.trainer import Precision
 
@@ -28,6 +29,23 @@ def output_root_is_folder(config: Config | EvaluateConfig, is_set: Callable[[str
     existing = next((path for path in (root, *root.parents) if path.exists()), None)
     if existing is not None and not existing.is_dir():
         yield Problem("output_root", config.output_root, f"{existing} is a file, not a folder")
+
+
+def run_to_resume_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if config.resume is None:
+        return
+    try:
+        found = resumed_folder(config.output_root, config.name, config.resume)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if config.resume == MUST and found is None and not is_set("hydra.run.dir"):
+        yield Problem(
+            "resume",
+            MUST,
+            f"there is no unfinished run in {Path(config.output_root) / config.name}",
+            "give its folder, resume=PATH, or start anew with resume=auto",
+        )
 
 
 def device_problem(key: str, device: str) -> Iterator[Problem]:
@@ -92,5 +110,5 @@ def workers_problem(workers: int | str) -> Iterator[Problem]:
         yield Problem("data.num_workers", workers, "must be a whole number at least 0, or auto")
 
 
-RUN_CHECKS = (name_is_folder_name, output_root_is_folder, training_device)
+RUN_CHECKS = (run_to_resume_exists, name_is_folder_name, output_root_is_folder, training_device)
 EVALUATE_CHECKS = (checkpoint_exists, output_root_is_folder, evaluation_device, evaluation_data_exists)
