@@ -15,6 +15,7 @@ from torch import nn
 
 from cvtrain.averaging import NoAverage, WeightAverage
 from cvtrain.checkpoint import CheckpointStore, newest_valid
+from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
 from cvtrain.evaluation import Evaluation, evaluate_split
@@ -141,6 +142,10 @@ class Trainer:
                     self._advance()
                 except NonFiniteLossError as error:
                     self._roll_back(error)
+                except RunError:
+                    # The data failed, not the weights: what was learnt is kept.
+                    self.save()
+                    raise
                 if self.stop_signal.received is not None:
                     log.warning("%s: saving, then ending", self.stop_signal.received.name)
                     self.save()
@@ -329,10 +334,11 @@ class Trainer:
             text = ", ".join(f"{name.removeprefix('train/epoch_')} {value:.4f}" for name, value in values.items())
             log.info("epoch %d/%d, step %d: train %s", epoch + 1, self.settings.epochs, self.step, text)
         due = (epoch + 1) % self.settings.eval_every_epochs == 0 or self._end_reason() is not None
-        self.epoch_end_due = False
         if due and self.evaluated_step != self.step:
-            self.epoch_end_due = not self.evaluate()
-        elif self._save_is_due():
+            self.evaluate()
+            return
+        self.epoch_end_due = False
+        if self._save_is_due():
             self.save()
 
     def _finished_epoch(self) -> int:
