@@ -1,32 +1,11 @@
 """`BatchLoader`: the batches of an epoch, made by worker processes or in this one, with the same result."""
 
-import os
-import signal
-import sys
-import warnings
 from collections.abc import Iterator
-
-import torch
-from torch.utils.data import DataLoader, Sampler
 
 from cvtrain.data.bad_images import BadImage, BadImageError
 from cvtrain.data.batches import Batch, BatchDataset
-from cvtrain.data.plan import BatchKey, EpochPlan
-
-
-class _EpochKeys(Sampler[BatchKey]):
-    """The keys that a DataLoader iterates over: those of the epoch that was chosen last."""
-
-    def __init__(self, plan: EpochPlan) -> None:
-        self.plan = plan
-        self.epoch = 0
-        self.start_batch = 0
-
-    def __iter__(self) -> Iterator[BatchKey]:
-        return self.plan.batches(self.epoch, self.start_batch)
-
-    def __len__(self) -> int:
-        return self.plan.num_batches - self.start_batch
+from cvtrain.data.plan import EpochPlan
+from cvtrain.data.worker_pool import WorkerPool
 
 
 class BatchLoader:
@@ -57,12 +36,18 @@ class BatchLoader:
         self.dataset = dataset
         self.plan = plan
         self.num_workers = min(num_workers, plan.num_batches)
-        self.prefetch_batches = prefetch_batches
         self.pin_memory = pin_memory
         self.skip_bad_images = skip_bad_images
         self.bad_images: dict[int, BadImage] = {}
-        self._keys = _EpochKeys(plan)
-        self._workers: DataLoader[Batch] | None = None
+        self._pool: WorkerPool | None = None
+        if self.num_workers > 0:
+            self._pool = WorkerPool(
+                dataset=dataset,
+                plan=plan,
+                num_workers=self.num_workers,
+                prefetch_batches=prefetch_batches,
+                pin_memory=pin_memory,
+            )
 
     @property
     def batch_size(self) -> int:
@@ -86,6 +71,7 @@ class BatchLoader:
 
         Raises:
             BadImageError: an image cannot be read, unless such images are skipped; or all of them were.
+            DataWorkerError: a worker died, or batches can no longer be sent; all workers have ended.
         """
         num_read = 0
         number = start_batch
@@ -104,48 +90,13 @@ class BatchLoader:
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""
-        if self._workers is not None and self._workers._iterator is not None:
-            # Left to the garbage collector, the queues may go first: each worker is then waited for 5 s and killed.
-            self._workers._iterator._shutdown_workers()  # type: ignore[attr-defined]
-        self._workers = None
+        if self._pool is not None:
+            self._pool.close()
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
-        if self.num_workers == 0:
-            for key in self.plan.batches(epoch, start_batch):
-                batch = self.dataset[key]
-                yield batch.pin_memory() if self.pin_memory else batch
+        if self._pool is not None:
+            yield from self._pool.epoch(epoch, start_batch)
             return
-        self._keys.epoch, self._keys.start_batch = epoch, start_batch
-        if self._workers is None:
-            self._workers = self._build_workers()
-        with warnings.catch_warnings():
-            # More workers than cores were asked for by name: data.num_workers.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            # Workers start here. Later iterations first drain what an unfinished one left in the queues.
-            iterator = iter(self._workers)
-        yield from iterator
-
-    def _build_workers(self) -> DataLoader[Batch]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            return DataLoader(
-                self.dataset,
-                sampler=self._keys,
-                batch_size=None,  # the dataset makes whole batches
-                num_workers=self.num_workers,
-                prefetch_factor=self.prefetch_batches,
-                persistent_workers=True,
-                pin_memory=self.pin_memory,
-                worker_init_fn=_init_worker,
-                # Of its own, since DataLoader draws a seed per epoch and would draw it from the global one.
-                generator=torch.Generator(),
-            )
-
-
-def _init_worker(worker: int) -> None:
-    """One thread per worker, and Ctrl-C is the main process's business: workers end with it, without a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when cv2 is imported later, by the reader or the augmentation
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)
+        for key in self.plan.batches(epoch, start_batch):
+            batch = self.dataset[key]
+            yield batch.pin_memory() if self.pin_memory else batch

@@ -87,6 +87,10 @@ class BatchDataset(Dataset[Batch]):
         )
 
     def __getitem__(self, key: BatchKey) -> Batch:
+        return self.make(key)
+
+    def make(self, key: BatchKey, on_image: Callable[[int], None] = lambda index: None) -> Batch:
+        """The batch of `key`; `on_image` is told the index of each image before it is read."""
         if self.is_ready_made:
             return self._take(key)
         size = self.image_size
@@ -95,6 +99,7 @@ class BatchDataset(Dataset[Batch]):
         bad: list[BadImage] = []
         with preserved_generators():
             for index in map(int, key.indices):
+                on_image(index)
                 try:
                     images[len(good)] = self._image(index, derive_seed(self.seed, key.epoch, index))
                     good.append(index)

@@ -1,0 +1,277 @@
+"""`WorkerPool`: processes that make batches. It ends cleanly, and says why, whatever becomes of one of them."""
+
+import contextlib
+import multiprocessing.connection
+import os
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data._utils import signal_handling
+
+from cvtrain.data.batches import Batch, BatchDataset
+from cvtrain.data.plan import BatchKey, EpochPlan
+from cvtrain.data.worker_faults import (
+    PoolSettings,
+    count_out_of_memory_kills,
+    explain_death,
+    explain_transport,
+    raise_open_file_limit,
+)
+from cvtrain.data.worker_process import Parcel, Whereabouts, WorkerDataset, WorkerFailure, init_worker
+
+T = TypeVar("T")
+
+# A connection that breaks is mostly the first sign of a worker's death, which the system tells a moment later.
+_DEATH_DELAY_SECONDS = 1.0
+# How long ending a killed worker, or the thread that pins memory, may take.
+_END_SECONDS = 6.0
+
+
+class WorkerPool:
+    """Worker processes behind a DataLoader. They start with the first epoch and stay until `close`.
+
+    torch tells of a dead worker by an exception from a signal handler, wherever the main process just is: in a step, or
+    while a checkpoint is written. Here it comes from `epoch`, when the next batch is asked for or waited for.
+
+    Args:
+        dataset: makes a batch from its key.
+        plan: which images make which batch.
+        num_workers: processes, at least 1.
+        prefetch_batches: batches that each makes ahead.
+        pin_memory: batches come in page-locked memory; needs a CUDA device.
+    """
+
+    def __init__(
+        self, *, dataset: BatchDataset, plan: EpochPlan, num_workers: int, prefetch_batches: int, pin_memory: bool
+    ) -> None:
+        self.dataset = dataset
+        self.plan = plan
+        self.num_workers = num_workers
+        self.prefetch_batches = prefetch_batches
+        self.pin_memory = pin_memory
+        self.settings = PoolSettings(num_workers, prefetch_batches, plan.batch_size)
+        self._keys = _EpochKeys(plan)
+        self._whereabouts = Whereabouts(num_workers)
+        self._loader: DataLoader[Parcel | WorkerFailure] | None = None
+        self._iterator: Any = None  # torch's own class, which has no public name
+        self._finalizer: weakref.finalize[..., WorkerPool] | None = None
+        self._kills_before = 0
+
+    def epoch(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start_batch` on.
+
+        Raises:
+            DataWorkerError: a worker died, or batches cannot be sent any more; all other workers have been ended.
+            Exception: what the dataset raised, with the worker's traceback as its cause.
+        """
+        self._keys.epoch, self._keys.start_batch = epoch, start_batch
+        try:
+            self._wait_for(self._begin)
+            for _ in range(start_batch, self.plan.num_batches):
+                received = self._wait_for(self._receive)
+                if isinstance(received, WorkerFailure):
+                    self._kill()
+                    received.reraise()
+                else:
+                    yield received
+        except _Fault as fault:
+            _DeathWatch.waiting = None  # once more: the signal may have come before `_wait_for` got to it
+            raise self._end_by_fault(fault.error) from None
+
+    def close(self) -> None:
+        """End the workers. A later epoch starts new ones."""
+        if self._finalizer is not None:
+            self._finalizer()
+        self._loader = self._iterator = self._finalizer = None
+
+    def raise_if_dead(self) -> None:
+        """Raise `_Fault` if a worker is no more."""
+        if self._iterator is not None and not all(worker.is_alive() for worker in self._iterator._workers):
+            raise _Fault(None)
+
+    # ------------------------------------------------------------------ batches
+
+    def _wait_for(self, call: Callable[[], T]) -> T:
+        """`call()`, which fails with `_Fault` at once when a worker dies meanwhile or was dead before."""
+        if threading.current_thread() is threading.main_thread():
+            _DeathWatch.waiting = self
+        try:
+            self.raise_if_dead()
+            return call()
+        except _Fault:
+            raise
+        except Exception as error:
+            raise _Fault(error) from error
+        finally:
+            _DeathWatch.waiting = None
+
+    def _begin(self) -> None:
+        if self._loader is None:
+            raise_open_file_limit()
+            self._kills_before = count_out_of_memory_kills()
+            self._loader = self._build_loader()
+        with _quiet_start():
+            # Workers start here. Later iterations first drain what an unfinished one left in the queues.
+            iterator = iter(self._loader)
+        if self._iterator is None:
+            self._iterator = iterator
+            self._take_over()
+
+    def _receive(self) -> Batch | WorkerFailure:
+        received = next(self._iterator, None)
+        assert received is not None, "another epoch of this loader was started"
+        return received.open() if isinstance(received, Parcel) else received
+
+    def _build_loader(self) -> DataLoader[Parcel | WorkerFailure]:
+        with _quiet_start():
+            return DataLoader(
+                WorkerDataset(self.dataset, self._whereabouts, self.settings),
+                sampler=self._keys,
+                batch_size=None,  # the dataset makes whole batches
+                num_workers=self.num_workers,
+                prefetch_factor=self.prefetch_batches,
+                persistent_workers=True,
+                pin_memory=self.pin_memory,
+                worker_init_fn=init_worker,
+                # Of its own, since DataLoader draws a seed per epoch and would draw it from the global one.
+                generator=torch.Generator(),
+            )
+
+    def _take_over(self) -> None:
+        """Keep torch from raising wherever the main process is, and see to it that workers can be ended."""
+        signal_handling._remove_worker_pids(id(self._iterator))
+        self._iterator._worker_pids_set = False
+        for worker in self._iterator._workers:
+            # Workers ignore SIGTERM; torch and multiprocessing call these on workers that do not end by themselves.
+            worker.terminate = worker.kill
+            worker._popen.terminate = worker._popen.kill
+        # Left to the garbage collector, the queues may go first: each worker is then waited for 5 s and killed.
+        self._finalizer = weakref.finalize(self, _end_workers, self._iterator, os.getpid())
+        _DeathWatch.install()
+
+    # ------------------------------------------------------------------ faults
+
+    def _end_by_fault(self, error: Exception | None) -> Exception:
+        """End all workers; gives the error to raise: a `DataWorkerError`, or `error` itself if it is no such fault."""
+        dead = self._dead_worker(wait=error is not None)
+        fault: Exception | None = None
+        if dead is not None:
+            kills = count_out_of_memory_kills() - self._kills_before
+            fault = explain_death(dead.exitcode, self._doing(dead), self.settings, out_of_memory_kills=kills)
+        elif error is not None:
+            fault = explain_transport(error, self.settings) or error
+        self._kill()
+        assert fault is not None
+        return fault
+
+    def _dead_worker(self, *, wait: bool) -> Any:
+        """A worker that has ended, first of all one that a signal has; None if all live."""
+        workers = [] if self._iterator is None else self._iterator._workers
+        if workers and wait:
+            ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], _DEATH_DELAY_SECONDS)
+            for worker in workers:
+                if worker.sentinel in ended:
+                    worker.join(_DEATH_DELAY_SECONDS)  # its files close a moment before the system has its exit code
+        dead = [worker for worker in workers if worker.exitcode is not None]
+        return min(dead, key=lambda worker: worker.exitcode, default=None)
+
+    def _doing(self, worker: Any) -> str:
+        number, index = self._whereabouts.read(self._iterator._workers.index(worker))
+        if number is None:
+            return ""
+        batch = f"batch {number + 1} of epoch {self._keys.epoch + 1}"
+        if index is None:
+            return f"while it made {batch}"
+        return f"while it read or augmented {self.dataset.source.name(index)} for {batch}"
+
+    def _kill(self) -> None:
+        """End what is left, without its help: a worker that was killed may hold a lock that the others wait for."""
+        iterator, self._iterator, self._loader = self._iterator, None, None
+        if iterator is None:
+            return
+        iterator._shutdown = True  # its own end has nothing left to do
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        for worker in iterator._workers:
+            worker.kill()
+        for worker in iterator._workers:
+            worker.join(_END_SECONDS)
+        if self.pin_memory and hasattr(iterator, "_pin_memory_thread"):
+            iterator._pin_memory_thread_done_event.set()
+            iterator._worker_result_queue.put((None, None))  # wakes the thread, which looks at the event
+            iterator._pin_memory_thread.join(_END_SECONDS)
+        for queue in (*iterator._index_queues, iterator._worker_result_queue):
+            queue.cancel_join_thread()
+            queue.close()
+
+
+class _EpochKeys(Sampler[BatchKey]):
+    """The keys that a DataLoader iterates over: those of the epoch that was chosen last."""
+
+    def __init__(self, plan: EpochPlan) -> None:
+        self.plan = plan
+        self.epoch = 0
+        self.start_batch = 0
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        return self.plan.batches(self.epoch, self.start_batch)
+
+    def __len__(self) -> int:
+        return self.plan.num_batches - self.start_batch
+
+
+class _Fault(Exception):
+    """Batches no longer come: a worker is dead, or sending failed with `error`."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        super().__init__(error)
+
+
+class _DeathWatch:
+    """A handler of SIGCHLD, in front of the one that was there. It raises only while a pool waits for its workers."""
+
+    waiting: ClassVar[WorkerPool | None] = None
+
+    def __init__(self, previous: Any) -> None:
+        self.previous = previous
+
+    @classmethod
+    def install(cls) -> None:
+        """Start to watch. Outside the main thread and on Windows, where one cannot, a death is seen within 5 s."""
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            return
+        previous = signal.getsignal(signal.SIGCHLD)
+        if not isinstance(previous, cls):
+            signal.signal(signal.SIGCHLD, cls(previous))
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if callable(self.previous):
+            self.previous(number, frame)
+        if _DeathWatch.waiting is not None:
+            _DeathWatch.waiting.raise_if_dead()
+
+
+def _end_workers(iterator: Any, owner: int) -> None:
+    """End the workers of process `owner`; a copy of them in a forked process must not."""
+    if os.getpid() == owner:
+        iterator._shutdown_workers()
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Without torch's warning at more workers than cores, which were asked for by name: data.num_workers.
+
+    Python from 3.12 on warns of forks in a process with threads; how workers start is torch's choice.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        yield

@@ -1,0 +1,161 @@
+"""What runs in a data worker: it makes batches, packs them, and sends its failures home as values."""
+
+import functools
+import os
+import pickle
+import signal
+import sys
+import traceback
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from cvtrain.data.batches import Batch, BatchDataset
+from cvtrain.data.plan import BatchKey
+from cvtrain.data.worker_faults import PoolSettings, explain_transport
+
+
+class Parcel:
+    """A batch on its way from a worker to the main process.
+
+    It is packed and opened by us and not by the queues of `multiprocessing`: these pack in a thread of their own, where
+    a batch that does not fit into shared memory is lost without a word while the main process waits for it for ever.
+    Only the images travel in shared memory. Labels and indices go by value: each shared tensor holds a file open as
+    long as it lives, and evaluation keeps the labels of all batches.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        """Move `batch` to shared memory. Raises RuntimeError or OSError if there is too little, or of open files."""
+        self._content: bytes | None = None
+        self._has_arrived = False
+        arrays = (batch.labels.numpy(), batch.indices.numpy())
+        content = ForkingPickler.dumps((batch.images, *arrays, batch.bad, batch.epoch, batch.number))
+        self._content = bytes(content)
+
+    def open(self) -> Batch:
+        """The batch, once. Raises what the transport raises if the worker is gone or too many files are open."""
+        content, self._content = self._content, None
+        assert content is not None, "a parcel is opened once"
+        images, labels, indices, bad, epoch, number = pickle.loads(content)
+        return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), bad, epoch, number)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory: what DataLoader's own thread calls in the main process."""
+        return self.open().pin_memory()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_has_arrived": True}
+
+    def __del__(self) -> None:
+        # A batch that nobody wants, of an epoch that was left early: its worker holds the memory until it is fetched.
+        if self._has_arrived and self._content is not None:
+            try:
+                self.open()
+            except Exception:  # The worker has ended, and the memory with it.
+                return
+
+
+class WorkerFailure:
+    """An exception raised in a worker, in a form that travels.
+
+    torch would rebuild it as `type(error)(text)`, which loses its attributes or fails.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        self.summary = f"{type(error).__name__}: {error}"
+        self.pickled: bytes | None = None
+        try:
+            pickled = pickle.dumps(error)
+            pickle.loads(pickled)
+            self.pickled = pickled
+        except Exception:  # An exception class of a user's own may do anything here.
+            return
+
+    def reraise(self) -> None:
+        """Raise the exception in this process."""
+        error = RuntimeError(self.summary) if self.pickled is None else pickle.loads(self.pickled)
+        raise error from _WorkerTraceback(self.text)
+
+
+class _WorkerTraceback(Exception):
+    """The traceback in the worker, shown as the cause of the exception in the main process."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class Whereabouts:
+    """What each worker is at, in memory that the main process can read when the worker is dead.
+
+    Args:
+        num_workers: N.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self._batches = RawArray("q", num_workers)  # number + 1, 0 for none
+        self._images = RawArray("q", num_workers)  # index + 1, 0 for none
+
+    def at_batch(self, worker: int, number: int) -> None:
+        self._images[worker] = 0
+        self._batches[worker] = number + 1
+
+    def at_image(self, worker: int, index: int) -> None:
+        self._images[worker] = index + 1
+
+    def at_nothing(self, worker: int) -> None:
+        self._images[worker] = self._batches[worker] = 0
+
+    def read(self, worker: int) -> tuple[int | None, int | None]:
+        """Number of the batch and index of the image that `worker` is at."""
+        batch, image = self._batches[worker] - 1, self._images[worker] - 1
+        return (None if batch < 0 else batch), (None if image < 0 else image)
+
+
+class WorkerDataset(Dataset["Parcel | WorkerFailure"]):
+    """Makes batches in a worker. What goes wrong is a value too, since DataLoader loses what exceptions hold.
+
+    Args:
+        dataset: makes a batch from its key.
+        whereabouts: where this is written down.
+        settings: named in messages.
+    """
+
+    def __init__(self, dataset: BatchDataset, whereabouts: Whereabouts, settings: PoolSettings) -> None:
+        self.dataset = dataset
+        self.whereabouts = whereabouts
+        self.settings = settings
+
+    def __getitem__(self, key: BatchKey) -> "Parcel | WorkerFailure":
+        info = get_worker_info()
+        assert info is not None, "made for workers"
+        self.whereabouts.at_batch(info.id, key.number)
+        try:
+            batch = self.dataset.make(key, on_image=functools.partial(self.whereabouts.at_image, info.id))
+        except Exception as error:
+            return WorkerFailure(error)
+        self.whereabouts.at_batch(info.id, key.number)
+        try:
+            return Parcel(batch)
+        except (RuntimeError, OSError) as error:
+            return WorkerFailure(explain_transport(error, self.settings) or error)
+        finally:
+            self.whereabouts.at_nothing(info.id)
+
+
+def init_worker(worker: int) -> None:
+    """Set up a worker: one thread, and no ear for Ctrl-C and SIGTERM, which batch systems send to a whole job.
+
+    They are the main process's business: it finishes its step, saves, and ends its workers without a traceback.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the main process's handler, inherited by fork
+    torch.set_num_threads(1)
+    os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when cv2 is imported later, by the reader or the augmentation
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)
