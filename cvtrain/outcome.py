@@ -1,7 +1,6 @@
 """What a run leaves in its folder: the config at the start; figures, pictures and tables at the end."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,15 @@ import numpy as np
 import torch
 import yaml
 
+from cvtrain.assembly import Run
 from cvtrain.atomic import atomic_file
 from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
-from cvtrain.config.root import Config
+from cvtrain.config.resuming import resume_command
 from cvtrain.config.serialize import to_plain
 from cvtrain.data.bad_images import write_skipped
-from cvtrain.data.loading import BatchLoader, Loaders
+from cvtrain.data.loading import BatchLoader
 from cvtrain.data.plan import BatchKey
-from cvtrain.data.source import Splits
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.loggers.build import RunLogger
 from cvtrain.loggers.files import METRICS_JSONL, read_metrics
@@ -26,24 +25,12 @@ from cvtrain.report.plots import plot_confusion, plot_curves, plot_images
 from cvtrain.report.summary import write_json
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
 from cvtrain.runtime import derive_seed, peak_memory_gib, precision_name
-from cvtrain.trainer import BATCH_TRANSFORM_STREAM, Trainer
+from cvtrain.trainer import BATCH_TRANSFORM_STREAM
 from cvtrain.trainer_settings import EndReason
 
 log = logging.getLogger(__name__)
 
 SAMPLE_IMAGES = 16
-
-
-@dataclass
-class Run:
-    """A run that is assembled: what training and its report need."""
-
-    config: Config
-    run_dir: Path
-    splits: Splits
-    loaders: Loaders
-    trainer: Trainer
-    logger: RunLogger
 
 
 def record_start(config: Any, run_dir: Path, overrides: list[str], *, step: int = 0) -> None:
@@ -85,25 +72,18 @@ def write_preview(run: Run) -> None:
 
 
 def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> dict[str, float]:
-    """Score the test split with the best weights, write summary, plots and tables; gives the final metrics.
+    """Write summary, plots and tables, and score the test split with the best weights; gives the final metrics.
 
-    An interrupted run is not tested: `test` is scored once, when a run is done.
+    An interrupted run gets its summary only: who sent the signal does not wait, and the run goes on later.
     """
-    trainer, splits, run_dir = run.trainer, run.splits, run.run_dir
-    metrics: dict[str, float] = {}
-    best = trainer.best_evaluation or rescore_best(run) or trainer.last_evaluation
-    if best is not None:
-        metrics |= {f"val/{name}": value for name, value in best.metrics.items()}
-        write_evaluation(run_dir, "val", best, loader=run.loaders.val, classes=splits.classes)
-        log_evaluation_plots(run.logger, run_dir, "val", trainer.step)
-    if run.loaders.test is not None and end_reason is not EndReason.interrupted:
-        tested = score_with_best_weights(run, run.loaders.test)
-        metrics |= {f"test/{name}": value for name, value in tested.metrics.items()}
-        write_evaluation(run_dir, "test", tested, loader=run.loaders.test, classes=splits.classes)
-        log_evaluation_plots(run.logger, run_dir, "test", trainer.step)
-        run.logger.log_metrics(
-            trainer.step, max(trainer.epoch - 1, 0), {f"test/{name}": value for name, value in tested.metrics.items()}
-        )
+    trainer, run_dir = run.trainer, run.run_dir
+    is_done = end_reason is not EndReason.interrupted
+    best = trainer.best_evaluation or (rescore_best(run) if is_done else None) or trainer.last_evaluation
+    metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
+    if is_done:
+        if best is not None:
+            write_split(run, "val", best, run.loaders.val)
+        metrics |= write_test(run)
     bad = {name: loader.bad_images.values() for name, loader in run.loaders.parts().items()}
     num_skipped = write_skipped(run_dir / "skipped_images.csv", bad)
     if num_skipped:
@@ -111,14 +91,32 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
 
     summary = summarize(run, end_reason, metrics, wall_seconds=wall_seconds, num_skipped=num_skipped)
     write_json(run_dir / "summary.json", summary)
-    curves = run_dir / "plots" / "curves.png"
-    plot_curves(read_metrics(run_dir / METRICS_JSONL), curves)
-    run.logger.log_image("curves", curves, trainer.step)
     run.logger.log_summary(summary)
     best_path = run_dir / "checkpoints" / "best.pt"
-    if best_path.exists():
-        run.logger.log_artifact(best_path)
+    if is_done:
+        curves = run_dir / "plots" / "curves.png"
+        plot_curves(read_metrics(run_dir / METRICS_JSONL), curves)
+        run.logger.log_image("curves", curves, trainer.step)
+        if best_path.exists():
+            run.logger.log_artifact(best_path)
     log_closing_lines(run, end_reason, best, metrics, wall_seconds=wall_seconds)
+    return metrics
+
+
+def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader) -> None:
+    """Write the tables and plots of a split, and hand the plots to the loggers."""
+    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes)
+    log_evaluation_plots(run.logger, run.run_dir, split, run.trainer.step)
+
+
+def write_test(run: Run) -> dict[str, float]:
+    """Score the test split, if there is one, with the best weights; gives its metrics."""
+    if run.loaders.test is None:
+        return {}
+    tested = score_with_best_weights(run, run.loaders.test)
+    metrics = {f"test/{name}": value for name, value in tested.metrics.items()}
+    write_split(run, "test", tested, run.loaders.test)
+    run.logger.log_metrics(run.trainer.step, max(run.trainer.epoch - 1, 0), metrics)
     return metrics
 
 
@@ -256,5 +254,7 @@ def log_closing_lines(
     if "test/accuracy" in metrics:
         log.info("test: loss %.4f, accuracy %.4f", metrics["test/loss"], metrics["test/accuracy"])
     log.info("results in %s", run.run_dir)
-    if (run.run_dir / "checkpoints" / "best.pt").exists():
+    if end_reason is EndReason.interrupted:
+        log.info("go on with it: %s", resume_command(run.run_dir))
+    elif (run.run_dir / "checkpoints" / "best.pt").exists():
         log.info("use it: cvtrain evaluate checkpoint=%s", run.run_dir / "checkpoints" / "best.pt")

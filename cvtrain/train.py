@@ -1,53 +1,16 @@
-"""The verb `train`: assembles a run from its config, in the order you would tell it, and trains."""
+"""The verb `train`: assembles a run from its config, trains, and reports."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from cvtrain import __version__
-from cvtrain.averaging import build_average
-from cvtrain.checkpoint import CheckpointStore
-from cvtrain.config.data import Balance
-from cvtrain.config.model import Freeze
-from cvtrain.config.redact import redact
+from cvtrain.assembly import assemble
 from cvtrain.config.root import Config
-from cvtrain.config.serialize import schema_names, to_plain
-from cvtrain.continuation import check_classes, describe_schedule_change, find_state
-from cvtrain.data.augment.build import build_batch_transform
-from cvtrain.data.balance import class_counts, class_weights
-from cvtrain.data.build import build_splits
-from cvtrain.data.loading import build_loaders
-from cvtrain.data.source import Splits
-from cvtrain.data.splits import describe_splits
+from cvtrain.continuation import find_state
 from cvtrain.interruption import StopSignal
-from cvtrain.loggers.build import build_loggers
-from cvtrain.losses import build_criterion
-from cvtrain.models.build import BuiltModel, build_model, without_weights
-from cvtrain.models.freeze import set_backbone_trainable
-from cvtrain.models.summary import summarize_model
-from cvtrain.normalization import Normalizer, choose_statistics
-from cvtrain.optim.build import build_optimizer
-from cvtrain.optim.groups import format_groups
-from cvtrain.optim.schedule import build_schedule
-from cvtrain.outcome import Run, record_start, write_outcome, write_preview
-from cvtrain.progress import build_progress
-from cvtrain.runtime import (
-    choose_memory_format,
-    determinism,
-    precision_name,
-    seed_generators,
-    select_device,
-    select_precision,
-)
-from cvtrain.tracking import Monitor, monitor_mode, now
-from cvtrain.trainer import Trainer
-from cvtrain.trainer_settings import EndReason, TrainerSettings
-from cvtrain.training_state import restore_training_state
-
-log = logging.getLogger(__name__)
+from cvtrain.outcome import record_start, write_outcome, write_preview
+from cvtrain.runtime import determinism
+from cvtrain.tracking import now
+from cvtrain.trainer_settings import EndReason
 
 
 @dataclass
@@ -82,7 +45,7 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
         trainer = run.trainer
         exit_code = 1
         try:
-            if config.augment.preview:
+            if config.augment.preview and state is None:
                 write_preview(run)
             end_reason = trainer.fit()
             exit_code = stop_signal.exit_code
@@ -95,178 +58,3 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
             trainer.store.close()
             run.logger.finish(exit_code)
     return TrainResult(trainer.monitor.best, metrics, run_dir, end_reason, exit_code)
-
-
-def assemble(
-    config: Config, run_dir: Path, stop_signal: StopSignal | None = None, state: dict[str, Any] | None = None
-) -> Run:
-    """Build every part of the run from its config; nothing is trained yet.
-
-    Args:
-        stop_signal: what tells the loop that the user wants to stop; None: one of its own, that nobody triggers.
-        state: checkpoint to go on from; None: a new run.
-    """
-    stop_signal = stop_signal or StopSignal()
-    device = select_device(config.trainer.device)
-    dtype = select_precision(config.trainer.precision.value, device)
-    log.info("device %s, precision %s, seed %d", device, precision_name(dtype), config.seed)
-    seed_generators(config.seed)
-
-    splits = build_splits(config.data)
-    log_splits(splits)
-    if state is not None:
-        check_classes(splits.classes, state)
-    loaders = build_loaders(config, splits, device=device)
-    num_classes = len(splits.classes)
-
-    # Weights come from the checkpoint, and need not be there a second time.
-    model_config = config.model if state is None else without_weights(config.model)
-    built = build_model(
-        model_config, num_classes=num_classes, channels=config.data.channels, image_size=config.data.image_size
-    )
-    memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
-    model = built.module.to(device).to(memory_format=memory_format)
-    if config.model.freeze is Freeze.backbone:
-        set_backbone_trainable(model, built.head, trainable=False, fixed=built.fixed)
-    input_shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    log.info("model %s\n%s", config.model.name, summarize_model(model, input_shape))
-    warn_of_random_backbone(config)
-    if state is None:
-        mean, std = choose_statistics(config.data, built.mean, built.std)
-    else:
-        mean, std = tuple(state["preprocessing"]["mean"]), tuple(state["preprocessing"]["std"])
-    normalizer = Normalizer(mean, std, memory_format).to(device)
-
-    criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=balance_weights(config, splits))
-    criterion = criterion.to(device)
-    optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
-    log.info("parameter groups\n%s", format_groups(optimizer.param_groups))
-    monitor = Monitor(
-        name=config.trainer.monitor,
-        mode=monitor_mode(config.trainer.monitor, config.trainer.monitor_mode.value),
-        min_delta=config.trainer.early_stop_min_delta,
-    )
-    steps_per_epoch = loaders.train.num_batches
-    total_steps = config.trainer.epochs * steps_per_epoch
-    if config.trainer.max_steps is not None:
-        total_steps = min(total_steps, config.trainer.max_steps)
-    schedule = build_schedule(
-        config.scheduler, steps_per_epoch=steps_per_epoch, total_steps=total_steps, monitor_mode=monitor.mode
-    )
-    average = build_average(model, config.trainer.ema_decay)
-
-    run_config = redact(to_plain(config))
-    logger = build_loggers(
-        config.logger,
-        run_dir=run_dir,
-        run_config=run_config,
-        name=f"{config.name}/{run_dir.name}",
-        state=state["loggers"] if state else None,
-        resume_step=state["position"]["step"] if state else None,
-    )
-    trainer = Trainer(
-        model=model,
-        head=built.head,
-        fixed=built.fixed,
-        criterion=criterion,
-        optimizer=optimizer,
-        schedule=schedule,
-        average=average,
-        normalizer=normalizer,
-        batch_transform=build_batch_transform(
-            config.augment,
-            num_classes=num_classes,
-            image_size=config.data.image_size,
-            channels=config.data.channels,
-        ),
-        train_loader=loaders.train,
-        val_loader=loaders.val,
-        num_classes=num_classes,
-        monitor=monitor,
-        logger=logger,
-        progress=build_progress(config.trainer.progress),
-        device=device,
-        dtype=dtype,
-        run_dir=run_dir,
-        store=CheckpointStore(run_dir / "checkpoints", keep_last=config.checkpoint.keep_last),
-        stop_signal=stop_signal,
-        describe={
-            "config": run_config,
-            "schemas": schema_names(config),
-            "classes": list(splits.classes),
-            "preprocessing": describe_preprocessing(config, mean, std),
-            "precision": precision_name(dtype),
-            "planned_steps": total_steps,
-            "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
-        },
-        image_name=splits.train.name,
-        settings=trainer_settings(config, built),
-        compiled=config.trainer.compile,
-    )
-    if state is not None:
-        restore_training_state(trainer, state)
-        describe_schedule_change(trainer, state, total_steps)
-    return Run(config=config, run_dir=run_dir, splits=splits, loaders=loaders, trainer=trainer, logger=logger)
-
-
-def trainer_settings(config: Config, built: BuiltModel) -> TrainerSettings:
-    """The loop's numbers out of the config."""
-    settings = config.trainer
-    return TrainerSettings(
-        epochs=settings.epochs,
-        seed=config.seed,
-        max_steps=settings.max_steps,
-        max_minutes=settings.max_minutes,
-        grad_accum_steps=settings.grad_accum_steps,
-        clip_grad_norm=settings.clip_grad_norm,
-        on_nonfinite=settings.on_nonfinite.value,
-        rollback_lr_factor=settings.rollback_lr_factor,
-        early_stop_patience=settings.early_stop_patience,
-        eval_every_epochs=settings.eval_every_epochs,
-        eval_every_steps=settings.eval_every_steps,
-        log_every_steps=settings.log_every_steps,
-        save_every_steps=config.checkpoint.every_steps,
-        save_every_minutes=config.checkpoint.every_minutes,
-        save_best=config.checkpoint.save_best,
-        aux_loss_weight=built.aux_loss_weight,
-        unfreeze_epoch=config.model.unfreeze_epoch,
-        freeze_backbone=config.model.freeze is Freeze.backbone,
-    )
-
-
-def balance_weights(config: Config, splits: Splits) -> torch.Tensor | None:
-    """(num_classes,) float32 weights of the loss for `data.balance=class_weights`, else None."""
-    if config.data.balance is not Balance.class_weights:
-        return None
-    return torch.from_numpy(class_weights(class_counts(splits.train.labels, len(splits.classes)))).float()
-
-
-def warn_of_random_backbone(config: Config) -> None:
-    """Say it when only the head of a network with random weights is going to train."""
-    model = config.model
-    starts_random = not getattr(model, "pretrained", False) and getattr(model, "weights", None) is None
-    if model.freeze is Freeze.backbone and starts_random:
-        log.warning(
-            "model.freeze=backbone with random weights: the head learns on top of random features. "
-            "Set model.pretrained=true or model.weights=PATH"
-        )
-
-
-def describe_preprocessing(config: Config, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    """What a stranger has to do to an image before the model sees it."""
-    data = config.data
-    return {
-        "image_size": data.image_size,
-        "channels": data.channels,
-        "resize": data.resize.value,
-        "crop_fraction": data.crop_fraction,
-        "mean": list(mean),
-        "std": list(std),
-    }
-
-
-def log_splits(splits: Splits) -> None:
-    """Say what images there are: how they were split, how many per class, and what was left out."""
-    log.info("data\n%s", "\n".join((*describe_splits(splits), *splits.left_out)))
-    for line in splits.warnings:
-        log.warning("data: %s", line)

@@ -347,6 +347,7 @@ class Trainer:
 
     def evaluate(self) -> bool:
         """Evaluate on the val split, log, follow the monitor, save. False if the user stopped it."""
+        self.guard.check()  # weights that a loss of NaN has reached are not worth it
         self.progress.start("evaluating", self.val_loader.num_images)
         evaluation = evaluate_split(
             self.average.model,

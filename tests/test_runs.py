@@ -11,13 +11,14 @@ import torch
 import yaml
 from PIL import Image
 
+from cvtrain.assembly import assemble
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.config.data import OnBadImage
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.root import EvaluateConfig, EvaluateDataConfig, EvaluateModelConfig, Split
 from cvtrain.data.bad_images import BadImageError
 from cvtrain.evaluate import evaluate
-from cvtrain.train import TrainResult, assemble, train
+from cvtrain.train import TrainResult, train
 
 SMALL = (
     "model=mlp",

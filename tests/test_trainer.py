@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from cvtrain.assembly import Run, assemble
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.faults import NonFiniteLossError
-from cvtrain.outcome import Run
-from cvtrain.train import assemble, train
+from cvtrain.train import train
 from cvtrain.trainer_settings import EndReason
 
 SMALL = (
