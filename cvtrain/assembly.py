@@ -169,7 +169,7 @@ def build_run_logger(config: Config, run_dir: Path, state: dict[str, Any] | None
         run_config=redact(to_plain(config)),
         name=f"{config.name}/{run_dir.name}",
         state=state["loggers"] if state else None,
-        resume_step=state["position"]["step"] if state else None,
+        resume_step=resume_step(config, state),
     )
 
 
@@ -194,6 +194,13 @@ def describe_run(
         "planned_steps": total_steps,
         "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
     }
+
+
+def resume_step(config: Config, state: dict[str, Any] | None) -> int | None:
+    """The step that a run goes on from, 0 if it was cut before its first checkpoint; None: a new run."""
+    if state is None:
+        return None if config.resume is None else 0
+    return state["position"]["step"]
 
 
 def trainer_settings(config: Config, built: BuiltModel) -> TrainerSettings:

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from cvtrain.assembly import Run
-from cvtrain.atomic import atomic_file
+from cvtrain.atomic import atomic_file, remove_stale_files
 from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
 from cvtrain.config.resuming import resume_command
@@ -36,9 +36,12 @@ SAMPLE_IMAGES = 16
 def record_start(config: Any, run_dir: Path, overrides: list[str], *, step: int = 0) -> None:
     """Write config.yaml, overrides.yaml and environment.json before anything can go wrong.
 
+    Removes what a process that was killed had begun to write in the folder.
     A run that goes on at `step` moves those from before to history/step_<step>/.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    for folder in (run_dir, run_dir / "plots"):  # the store of checkpoints sees to its own
+        remove_stale_files(folder)
     texts = {
         name: yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True)
         for name, content in (("config.yaml", to_plain(config)), ("overrides.yaml", overrides))
@@ -215,7 +218,6 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of summary.json."""
     trainer = run.trainer
-    last = trainer.last_evaluation
     return {
         "name": run.config.name,
         "end_reason": end_reason.value,
@@ -224,7 +226,7 @@ def summarize(
         "skipped_steps": trainer.num_skipped_steps,
         "monitor": trainer.monitor.name,
         "best": {"value": trainer.monitor.best, "step": trainer.monitor.best_step, "metrics": metrics},
-        "last": {f"val/{name}": value for name, value in last.metrics.items()} if last else {},
+        "last": trainer.last_metrics,
         "classes": list(run.splits.classes),
         "images": {name: len(source) for name, source in run.splits.parts().items()},
         "skipped_images": num_skipped,

@@ -1,11 +1,14 @@
 """Resume: a run that is cut anywhere and goes on ends as one that was never touched, to the bit."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from cvtrain.atomic import temporary_path
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.config.errors import ConfigError
 from cvtrain.faults import NonFiniteLossError
@@ -102,7 +105,7 @@ def assert_same_runs(one: Path, other: Path) -> None:
             assert_same(first[part], second[part], f"{name}: {part}")
     assert rows(one) == rows(other)
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
-    for key in ("end_reason", "epochs", "steps", "best", "images"):
+    for key in ("end_reason", "epochs", "steps", "best", "last", "images"):
         assert summaries[0][key] == summaries[1][key]
     assert (one / "predictions_val.csv").read_bytes() == (other / "predictions_val.csv").read_bytes()
 
@@ -134,6 +137,39 @@ def test_the_number_of_workers_may_change_on_the_way(run, tmp_path):
             run("cut", "resume=auto", f"data.num_workers={workers}", kill_at=step)
     run("cut", "resume=auto", "data.num_workers=0")
     assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(run, tmp_path):
+    run("whole", "trainer.log_every_steps=1", "checkpoint.every_steps=6")
+    with pytest.raises(Killed):
+        run("cut", "trainer.log_every_steps=1", "checkpoint.every_steps=6", "resume=auto", kill_at=4)
+    assert len(rows(tmp_path / "cut")) == 4
+    run("cut", "trainer.log_every_steps=1", "checkpoint.every_steps=6", "resume=auto")
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_that_was_killed_in_its_report_gives_the_same_report(run, tmp_path, monkeypatch):
+    run("whole", "trainer.epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr("cvtrain.train.write_outcome", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run("cut", "trainer.epochs=1")
+    run("cut", "trainer.epochs=1", "resume=auto")
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_what_a_killed_process_was_writing_is_removed(run, tmp_path):
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    host, process_id = temporary_path(tmp_path / "name").name.split(".")[3], int(process.stdout)
+    left = [
+        tmp_path / "run" / folder / f".{name}.abcd.{host}.{process_id}.00000000.tmp"
+        for folder, name in (("", "metrics.csv"), ("plots", "curves.png"), ("checkpoints", "last.pt"))
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run("run", "trainer.epochs=1")
+    assert not any(path.exists() for path in left)
 
 
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(run, tmp_path, caplog):

@@ -37,7 +37,8 @@ def build_loggers(
         run_config: the whole config, nested plain values; secrets are redacted here.
         name: name of the run where the config gives none.
         state: what `RunLogger.state()` gave, of a run that goes on.
-        resume_step: the step of the checkpoint that the run goes on from; TensorBoard hides later points.
+        resume_step: the step of the checkpoint that the run goes on from; TensorBoard hides later points. 0: it starts
+            over, and drops the rows in its files. None: a new run.
 
     Raises:
         ConfigError: a logger is not installed, or WANDB_MODE holds no mode. Any other failure to start switches that
@@ -45,7 +46,8 @@ def build_loggers(
     """
     states = state or {}
     clean_config = redact(_plain(run_config))
-    files_state = states.get(FileLogger.name, {})
+    # What a run logged that was cut before its first checkpoint will be logged again.
+    files_state = states.get(FileLogger.name, {"num_rows": 0} if resume_step == 0 else {})
     makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir, **files_state)}
     if config.tensorboard is not None:
         tensorboard = config.tensorboard
