@@ -6,8 +6,17 @@ import sys
 def main() -> None:
     """Run the command line of this process and exit with its status."""
     from cvtrain.cli import run
+    from cvtrain.interruption import exit_soon, is_interruption
 
-    sys.exit(run(sys.argv[1:]))
+    try:
+        status = run(sys.argv[1:])
+    except SystemExit as request:
+        status = request.code if isinstance(request.code, int) else 1
+        if not is_interruption(status):
+            raise
+    if is_interruption(status):
+        exit_soon(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
 """Ctrl-C, SIGTERM and SIGUSR1: a wish that the loop grants at its next safe point, an order everywhere else."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 # SIGUSR1 is what clusters send ahead of the end of a job's time; Windows has none.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# What loggers may still take to send their last figures when a signal has ended the run.
+SECONDS_TO_CLOSE = 3.0
+# What the interpreter may take to end after that: libraries wait there for processes of their own.
+SECONDS_TO_EXIT = 1.0
 
 
 class StopSignal:
@@ -46,6 +53,26 @@ class StopSignal:
         finally:
             self._is_deferred = False
 
+    @contextlib.contextmanager
+    def hurried(self, seconds: float = SECONDS_TO_CLOSE) -> Iterator[None]:
+        """Inside, for what is not worth a wait: once a signal has come, it is repeated after `seconds`, as an order."""
+        timer = threading.Timer(seconds, self._repeat)
+        timer.daemon = True
+        if self.received is not None and self._previous:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _repeat(self) -> None:
+        assert self.received is not None
+        if hasattr(signal, "pthread_kill"):
+            # To the main thread itself, whose wait for a lock no other thread's signal ends.
+            signal.pthread_kill(threading.main_thread().ident or 0, self.received)
+        else:
+            signal.raise_signal(self.received)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_first = self.received is None
         self.received = signal.Signals(number)
@@ -59,3 +86,24 @@ class StopSignal:
     def exit_code(self) -> int:
         """0, or 128 + the signal's number as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1."""
         return 0 if self.received is None else 128 + self.received.value
+
+
+def is_interruption(exit_code: int) -> bool:
+    """True for the exit codes of processes that a signal ended."""
+    return exit_code in {128 + number for number in SIGNALS}
+
+
+def exit_soon(exit_code: int, seconds: float = SECONDS_TO_EXIT) -> None:
+    """End the process with `exit_code` in `seconds`, if it has not ended by then and no thread has work to finish."""
+    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+
+    def leave() -> None:
+        for thread in others:
+            thread.join()
+        time.sleep(seconds)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(exit_code)
+
+    threading.Thread(target=leave, name="exit soon", daemon=True).start()

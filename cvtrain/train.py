@@ -56,5 +56,6 @@ def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) 
         finally:
             run.loaders.close()
             trainer.store.close()
-            run.logger.finish(exit_code)
+            with stop_signal.hurried():
+                run.logger.finish(exit_code)
     return TrainResult(trainer.monitor.best, metrics, run_dir, end_reason, exit_code)

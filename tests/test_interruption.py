@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -48,3 +51,38 @@ def test_outside_the_main_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_what_is_not_worth_a_wait_is_cut_short_after_a_signal(number, code):
+    with StopSignal() as stop:
+        with stop.deferred():
+            os.kill(os.getpid(), number)
+        started = time.monotonic()
+        with pytest.raises((KeyboardInterrupt, SystemExit)), stop.hurried(0.1):
+            threading.Event().wait(30)
+        assert 0.1 <= time.monotonic() - started < 5
+        assert stop.exit_code == code
+
+
+def test_without_a_signal_nothing_is_cut_short():
+    with StopSignal() as stop:
+        with stop.hurried(0.05):
+            time.sleep(0.15)
+        with stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with stop.hurried(0.2):  # done before its time is over
+            pass
+        time.sleep(0.4)
+
+
+def test_the_interpreters_end_is_waited_for_only_so_long():
+    code = (
+        "import atexit, sys, threading, time; from cvtrain.interruption import exit_soon, is_interruption\n"
+        "print(is_interruption(143), is_interruption(1))\n"
+        "atexit.register(time.sleep, 60)\n"
+        "threading.Thread(target=lambda: (time.sleep(0.5), print('saved'))).start()\n"
+        "exit_soon(143, 0.2); sys.exit(143)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout.split()) == (143, ["True", "False", "saved"])
