@@ -273,7 +273,7 @@ def test_an_interrupt_saves_and_ends_with_130(compose_config, tmp_path, monkeypa
 def test_a_failed_save_is_a_warning(make_run, monkeypatch, caplog):
     import cvtrain.checkpoint.store
 
-    def full_disk(path, snapshot, *, before_rename):
+    def full_disk(path, snapshot, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cvtrain.checkpoint.store, "write_snapshot", full_disk)

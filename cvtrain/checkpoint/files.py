@@ -32,16 +32,30 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_snapshot(path, to_cpu(state))
 
 
-def write_snapshot(path: Path, snapshot: dict[str, Any], *, before_rename: Callable[[], None] = lambda: None) -> None:
+def write_snapshot(
+    path: Path,
+    snapshot: dict[str, Any],
+    *,
+    look_inside: bool = True,
+    before_rename: Callable[[], None] = lambda: None,
+) -> None:
     """`save_checkpoint` for what `to_cpu` gave, without another copy.
 
     Args:
+        look_inside: read the new file as `load_checkpoint` would, short of making tensors; else only its checksum is
+            read back. Takes some milliseconds of Python, which a run need not spend on files of one kind again.
         before_rename: called when the new file is good and the old one still in its place.
     """
+    problem = entry_problem(snapshot, torch.Tensor)
+    if problem is not None:
+        raise CheckpointError(path, f"what was to be written {problem}")
 
     def check(temporary: Path) -> None:
         try:
-            inspect_checkpoint(temporary)
+            if look_inside:
+                inspect_checkpoint(temporary)
+            else:
+                _check_digest(temporary)
         except CheckpointError as error:
             raise CheckpointError(path, f"what was written {error.rule}", error.remedy) from error
         before_rename()
@@ -110,7 +124,7 @@ def _read(path: Path, *, load: bool) -> dict[str, Any]:
         with path.open("rb") as file:
             if not load:
                 _forget_cached(file)
-            claims = _check(path, file, os.fstat(file.fileno()).st_size)
+            claims = _check(path, file)
             if not load:
                 return claims
             file.seek(0)
@@ -126,13 +140,26 @@ def _read(path: Path, *, load: bool) -> dict[str, Any]:
         raise CheckpointError(path, f"cannot be read ({reason})") from error
 
 
-def _check(path: Path, file: IO[bytes], size: int) -> dict[str, Any]:
-    """All that can be found out before memory is taken for tensors."""
+def _check_digest(path: Path) -> None:
+    """Read the checksum and what it is of, from the disk."""
+    with path.open("rb") as file:
+        _forget_cached(file)
+        _check_footer(path, file)
+
+
+def _check_footer(path: Path, file: IO[bytes]) -> int:
+    """The size of a file whose content matches its checksum."""
+    size = os.fstat(file.fileno()).st_size
     if not has_footer(file, size):
         raise CheckpointError(path, *_kind(file, size))
     if not digest_matches(file, size):
         raise CheckpointError(path, "is damaged: its content does not match its checksum")
-    archive = read_archive(file, size)
+    return size
+
+
+def _check(path: Path, file: IO[bytes]) -> dict[str, Any]:
+    """All that can be found out before memory is taken for tensors."""
+    archive = read_archive(file, _check_footer(path, file))
     state = read_claims(archive.pickle, archive.storage_bytes)
     if type(state) is not dict or state.get("format") != FORMAT:
         raise CheckpointError(path, "is no checkpoint of cvtrain's", _FOREIGN_REMEDY)

@@ -45,6 +45,8 @@ def to_cpu(value: Any, *, name: str = "state") -> Any:
     Raises:
         SnapshotError: something in it can be none of these; the message says where it is.
     """
+    if value is None or type(value) in (bool, float):
+        return value
     if isinstance(value, torch.Tensor):
         return _copy_tensor(value, name)
     if isinstance(value, Mapping):
@@ -52,18 +54,29 @@ def to_cpu(value: Any, *, name: str = "state") -> Any:
     if isinstance(value, (list, tuple)):
         items = [to_cpu(item, name=f"{name}[{index}]") for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            # str.__str__ and not str(): an enum of texts is its value here
-            return kind.__str__(value) if kind is str else kind(value)
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        return to_cpu(value.item(), name=name)
+    if isinstance(value, str):
+        return _copy_text(value, name)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise SnapshotError(f"{name} is {value}, a number of more than 64 bits, which a checkpoint cannot keep")
+        return int(value)
     raise SnapshotError(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot keep: it holds "
         "tensors, text, numbers, true, false and null, and lists and dicts of them"
     )
+
+
+def _copy_text(value: str, name: str) -> str:
+    text = str.__str__(value)  # and not str(): an enum of texts is its value here
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SnapshotError(f"{name} is {text!r}, which is no Unicode text: a checkpoint cannot keep it") from None
+    return text
 
 
 def _copy_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
@@ -76,7 +89,7 @@ def _copy_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
 
 def _plain_key(key: Any, name: str) -> str | int:
     if isinstance(key, str):
-        return str.__str__(key)
+        return _copy_text(key, name)
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and 0 <= key < 2**31:
         return int(key)
     raise SnapshotError(f"{name} has a key {key!r}; a checkpoint's keys are text or numbers from 0 to 2147483647")

@@ -59,6 +59,7 @@ class CheckpointStore:
         self.failure: str | None = None  # why the newest save failed; None: it did not
         self._num_failures = 0
         self._last_step: int | None = None  # of the last.pt in the folder, once this process wrote it
+        self._look_inside = True
         self._waiting: list[_Request] = []
         self._unsaved: _Request | None = None
         self._thread: threading.Thread | None = None
@@ -148,7 +149,9 @@ class CheckpointStore:
                 self._keep_previous(request.step)
 
         if written is None:
-            write_snapshot(path, request.snapshot, before_rename=keep_previous)
+            # what a reader would make of it is found out once: the states of one run differ in numbers only
+            write_snapshot(path, request.snapshot, look_inside=self._look_inside, before_rename=keep_previous)
+            self._look_inside = False
         else:
             link_checkpoint(written, path, before_rename=keep_previous)
         if path.name == LAST:

@@ -130,8 +130,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused_or_whole(checkpoint, mo
 
     plain_check = files._check
 
-    def check_then_replace(path, file, size):
-        claims = plain_check(path, file, size)
+    def check_then_replace(path, file):
+        claims = plain_check(path, file)
         path.unlink()
         path.write_bytes(FOREIGN["whole_module"])
         return claims

@@ -126,11 +126,13 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     assert names_in(tmp_path) == ["last.pt"]
 
 
-def test_what_the_disk_changed_never_replaces_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("look_inside", [True, False])
+def test_what_the_disk_changed_never_replaces_the_old_file(tmp_path, monkeypatch, look_inside):
     path = tmp_path / "last.pt"
     save_checkpoint(path, make_state())
     old = path.read_bytes()
-    plain_check = files.inspect_checkpoint
+    name = "inspect_checkpoint" if look_inside else "_check_digest"
+    plain_check = getattr(files, name)
 
     def damaging_disk(temporary):
         with temporary.open("r+b") as file:
@@ -140,9 +142,9 @@ def test_what_the_disk_changed_never_replaces_the_old_file(tmp_path, monkeypatch
             file.write(bytes([byte ^ 4]))
         return plain_check(temporary)
 
-    monkeypatch.setattr(files, "inspect_checkpoint", damaging_disk)
+    monkeypatch.setattr(files, name, damaging_disk)
     with pytest.raises(CheckpointError, match="what was written is damaged"):
-        save_checkpoint(path, make_state(4))
+        files.write_snapshot(path, make_state(4), look_inside=look_inside)
     assert path.read_bytes() == old
     assert names_in(tmp_path) == ["last.pt"]
 
