@@ -37,6 +37,15 @@ class Reader(str, Enum):
     torchvision = "torchvision"
 
 
+class DataCache(str, Enum):
+    """Where decoded images are kept."""
+
+    auto = "auto"
+    none = "none"
+    ram = "ram"
+    disk = "disk"
+
+
 class OnBadImage(str, Enum):
     error = "error"
     skip = "skip"
@@ -114,6 +123,17 @@ class FileDataConfig(DataConfig):
     )
     max_image_pixels: int = setting(
         178_956_970, "images with more pixels than this count as bad, against decompression bombs", at_least=1
+    )
+    cache: DataCache = setting(
+        DataCache.auto,
+        "images decoded once, at the size that data.resize needs: ram, disk (shared between runs), auto (by room), or "
+        "none, which also trains on full-size images",
+    )
+    cache_dir: Optional[str] = setting(
+        None, "folder of the caches on disk; null: $XDG_CACHE_HOME/cvtrain or ~/.cache/cvtrain"
+    )
+    cache_limit_gib: Optional[float] = setting(
+        None, "GiB that the cache may take, on disk all caches together; null: half of what is free", above=0
     )
 
 

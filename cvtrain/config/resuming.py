@@ -60,6 +60,8 @@ TRAINING = (
 # Exceptions from a longer prefix above: what only says where, how fast or how often.
 HARMLESS = (
     "augment.preview",
+    "data.cache_dir",
+    "data.cache_limit_gib",
     "data.download",
     "data.eval_batch_size",
     "data.num_workers",
@@ -104,6 +106,9 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Cha
 def _kind_of(key: str, old: Any, new: Any) -> str:
     if key == "trainer.ema_decay" and (old is None or new is None):
         return "breaking"  # there is an average to go on with, or there is not
+    if key == "data.cache":  # a run from before there was one had full-size images too
+        full_size = [value in (None, "none") for value in (old, new)]
+        return "training" if full_size[0] != full_size[1] else "harmless"
     matches = [
         (len(prefix), kind)
         for kind, prefixes in (("breaking", BREAKING), ("training", TRAINING), ("harmless", HARMLESS))

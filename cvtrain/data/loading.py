@@ -13,6 +13,7 @@ from cvtrain.config.data import (
     FileDataConfig,
     HuggingFaceConfig,
     OnBadImage,
+    Resize,
 )
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.root import Config
@@ -20,6 +21,7 @@ from cvtrain.data.augment.build import build_train_transform
 from cvtrain.data.balance import oversampling_weights
 from cvtrain.data.batch_loader import BatchLoader
 from cvtrain.data.batches import Batch, BatchDataset, TrainTransform
+from cvtrain.data.cache.build import build_loader, cache_splits
 from cvtrain.data.plan import EpochPlan
 from cvtrain.data.resize import EvalTransform, build_eval_transform
 from cvtrain.data.source import ImageSource, Splits
@@ -28,6 +30,9 @@ __all__ = ["Batch", "BatchDataset", "BatchLoader", "EpochPlan", "Loaders", "buil
 
 # More workers than this seldom help one device, and each holds batches in shared memory.
 MAX_AUTO_WORKERS = 8
+
+# For data.resize=squash and pad, which have none of their own: 256 for a crop of 224, as resize_crop has by default.
+_CACHED_CROP_FRACTION = 0.875
 
 # Sources whose images are decoded as they are needed.
 _MAY_SKIP = (FileDataConfig, HuggingFaceConfig, DatasetConfig)
@@ -55,6 +60,8 @@ class Loaders:
 def build_loaders(config: Config, splits: Splits, *, device: torch.device) -> Loaders:
     """The loaders of a run.
 
+    Images in files are decoded once, as `data.cache` says.
+
     Training: shuffled, `data.batch_size` images per batch, augmented as `config.augment` says, drawn by class weight
     with `data.balance=oversample`. Evaluation: in order, each image once; `trainer.limit_val_batches` takes images
     spread evenly over the split. With `trainer.overfit_one_batch` both show the first training batch, resized as for
@@ -62,18 +69,20 @@ def build_loaders(config: Config, splits: Splits, *, device: torch.device) -> Lo
     """
     data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
     plan = _train_plan(config, splits)
+    eval_form = _build_config_resize(data)
     if config.trainer.overfit_one_batch:
+        splits = cache_splits(data, splits, train_form=eval_form, eval_form=eval_form)
         # Of the shuffled order, since the first files of a folder are all of one class.
         first = np.unique(plan.order(0)[: data.batch_size])
         plan = EpochPlan(len(splits.train), data.batch_size, seed, False, subset=first)
         train, val = (_build_loader(data, splits.train, plan, None, seed=seed, device=device) for _ in range(2))
         return Loaders(train, val, None)
     transform = build_train_transform(
-        config.augment,
-        image_size=data.image_size,
-        channels=data.channels,
-        eval_transform=_build_config_resize(data),
+        config.augment, image_size=data.image_size, channels=data.channels, eval_transform=eval_form
     )
+    crops_itself = transform is not None and transform.resize is None
+    train_form = _build_cached_form(data) if crops_itself else eval_form
+    splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form)
     return Loaders(
         train=_build_loader(data, splits.train, plan, transform, seed=seed, device=device),
         val=build_eval_loader(data, splits.val, seed=seed, device=device, limit_batches=limit),
@@ -132,7 +141,7 @@ def _build_loader(
         channels=config.channels,
         seed=seed,
     )
-    return BatchLoader(
+    return build_loader(
         dataset=dataset,
         plan=plan,
         num_workers=resolve_num_workers(config.num_workers, is_ready_made=dataset.is_ready_made),
@@ -146,6 +155,12 @@ def _build_config_resize(config: DataConfig) -> EvalTransform:
     return build_eval_transform(
         image_size=config.image_size, resize=config.resize.value, crop_fraction=config.crop_fraction
     )
+
+
+def _build_cached_form(config: DataConfig) -> EvalTransform:
+    """What is kept for an augmentation that crops by itself: a short side a little above the crop, with its aspect."""
+    fraction = config.crop_fraction if config.resize is Resize.resize_crop else _CACHED_CROP_FRACTION
+    return build_eval_transform(image_size=config.image_size, resize="resize_crop", crop_fraction=fraction)
 
 
 def resolve_num_workers(num_workers: int | str, *, is_ready_made: bool) -> int:

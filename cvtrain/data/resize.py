@@ -33,9 +33,7 @@ class EvalTransform:
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         size = self.image_size
-        # from_numpy warns about memory that cannot be written, such as a memory-mapped cache.
-        writable = image if image.flags.writeable else image.copy()
-        tensor = torch.from_numpy(np.ascontiguousarray(writable)).permute(2, 0, 1)  # (C, H, W)
+        tensor = _to_tensor(image)
         if tensor.shape[1:] == (size, size):
             return tensor.contiguous()
         if self.resize == "squash":
@@ -44,26 +42,67 @@ class EvalTransform:
             return self._pad(tensor)
         return self._crop(tensor)
 
+    def shrink(self, image: np.ndarray) -> np.ndarray:
+        """The part of this transform that can be done once and kept: (H, W, C) uint8 to (h, w, C) uint8.
+
+        `self(self.shrink(image))` equals `self(image)` to the bit. It is the resize without the crop and the bars, so
+        that a random crop has something to choose from. An image that the resize would enlarge stays as it is.
+        """
+        shape = (int(image.shape[0]), int(image.shape[1]))
+        height, width = self.shrunk_shape(*shape)
+        if (height, width) == shape:
+            return image
+        tensor = _to_tensor(image)
+        if self.resize == "resize_crop":
+            tensor = _cut_long_side(tensor)
+        return _resize(tensor, height, width).permute(1, 2, 0).contiguous().numpy()
+
+    def shrunk_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what `shrink` makes of an image of this size."""
+        size = self.image_size
+        if (height, width) == (size, size):
+            return height, width
+        if self.resize == "squash":
+            return (size, size) if height * width > size * size else (height, width)
+        if self.resize == "pad":
+            return self._pad_shape(height, width) if max(height, width) > size else (height, width)
+        return self._crop_shape(height, width) if min(height, width) > self.short_side else (height, width)
+
     def _crop(self, tensor: torch.Tensor) -> torch.Tensor:
-        height, width = tensor.shape[1:]
-        short = min(height, width)
-        if max(height, width) > MAX_ASPECT * short:
-            height, width = min(height, MAX_ASPECT * short), min(width, MAX_ASPECT * short)
-            tensor = _center_crop(tensor, height, width)
+        resized = _resize(_cut_long_side(tensor), *self._crop_shape(tensor.shape[1], tensor.shape[2]))
+        return _center_crop(resized, self.image_size, self.image_size).contiguous()
+
+    def _crop_shape(self, height: int, width: int) -> tuple[int, int]:
         # To the pixel torchvision's Resize(short_side) and CenterCrop(image_size), which cut fractions off the long
         # side: pretrained weights were scored with them.
-        new_height, new_width = height * self.short_side // short, width * self.short_side // short
-        resized = _resize(tensor, new_height, new_width)
-        return _center_crop(resized, self.image_size, self.image_size).contiguous()
+        short = min(height, width)
+        height, width = min(height, MAX_ASPECT * short), min(width, MAX_ASPECT * short)
+        return height * self.short_side // short, width * self.short_side // short
 
     def _pad(self, tensor: torch.Tensor) -> torch.Tensor:
         size = self.image_size
-        height, width = tensor.shape[1:]
-        scale = size / max(height, width)
-        new_height, new_width = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-        left, top = (size - new_width) // 2, (size - new_height) // 2
-        bars = (left, size - new_width - left, top, size - new_height - top)
-        return F.pad(_resize(tensor, new_height, new_width), bars, value=PAD_VALUE).contiguous()
+        height, width = self._pad_shape(tensor.shape[1], tensor.shape[2])
+        left, top = (size - width) // 2, (size - height) // 2
+        bars = (left, size - width - left, top, size - height - top)
+        return F.pad(_resize(tensor, height, width), bars, value=PAD_VALUE).contiguous()
+
+    def _pad_shape(self, height: int, width: int) -> tuple[int, int]:
+        scale = self.image_size / max(height, width)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, C) uint8 array to a (C, H, W) tensor whose channels stay last in memory."""
+    # from_numpy warns about memory that cannot be written, such as that of the cache.
+    writable = image if image.flags.writeable else image.copy()
+    return torch.from_numpy(np.ascontiguousarray(writable)).permute(2, 0, 1)
+
+
+def _cut_long_side(tensor: torch.Tensor) -> torch.Tensor:
+    """The centre of (C, H, W), at most MAX_ASPECT times as long as short."""
+    height, width = tensor.shape[1:]
+    longest = MAX_ASPECT * min(height, width)
+    return _center_crop(tensor, min(height, longest), min(width, longest)) if max(height, width) > longest else tensor
 
 
 def _resize(tensor: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -1,0 +1,135 @@
+"""From the config to cached splits."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cvtrain.config.data import DataCache, DataConfig, FileDataConfig
+from cvtrain.data.batch_loader import BatchLoader
+from cvtrain.data.batches import BatchDataset
+from cvtrain.data.cache.choice import choose, estimate_bytes, memory_room, share
+from cvtrain.data.cache.fingerprint import describe_form, describe_pixels, take_fingerprint
+from cvtrain.data.cache.folder import CacheFolder, default_folder
+from cvtrain.data.cache.room import free_memory
+from cvtrain.data.cache.slots import SUPPORTED, SlotFile, memory_file, write_header
+from cvtrain.data.cache.source import CachedSource, ImageStore, NoStore
+from cvtrain.data.cache.watch import CachedBatchLoader, CacheWatch
+from cvtrain.data.resize import EvalTransform
+from cvtrain.data.source import FileSource, Splits
+
+log = logging.getLogger(__name__)
+
+
+def cache_splits(config: DataConfig, splits: Splits, *, train_form: EvalTransform, eval_form: EvalTransform) -> Splits:
+    """The same splits, whose train and val images are decoded once, where they are files.
+
+    With `data.cache=none` nothing changes. Otherwise images are shrunk as the forms say, whether there is room to keep
+    them or not, so that the pixels of a run do not depend on the machine. The test split is read once in a run, as it
+    is: keeping it would not pay.
+    """
+    if not isinstance(config, FileDataConfig) or config.cache is DataCache.none:
+        return splits
+    parts = {
+        split: Part(source, form)
+        for split, source, form in (("train", splits.train, train_form), ("val", splits.val, eval_form))
+        if isinstance(source, FileSource)
+    }
+    if not parts:
+        return splits
+    stores, place = _open_stores(config, parts)
+    cached = {
+        split: CachedSource(part.source, part.form, stores[split], split=split, place=place)
+        for split, part in parts.items()
+    }
+    return replace(splits, **cached)  # type: ignore[arg-type]
+
+
+def build_loader(*, dataset: BatchDataset, **settings: Any) -> BatchLoader:
+    """A `BatchLoader` of `dataset`, which tells of its cache if it has one. See `BatchLoader` for the settings."""
+    source = dataset.source
+    if isinstance(source, CachedSource) and isinstance(source.store, SlotFile):
+        watch = CacheWatch(source.store, split=source.split, place=source.place)
+        return CachedBatchLoader(watch=watch, dataset=dataset, **settings)
+    return BatchLoader(dataset=dataset, **settings)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of a split and the form in which they are kept."""
+
+    source: FileSource
+    form: EvalTransform
+
+
+def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dict[str, ImageStore], str]:
+    """A store for each part, and where they are, in words. Says what was chosen, or why nothing could be."""
+    nothing: dict[str, ImageStore] = {split: NoStore() for split in parts}
+    if not SUPPORTED:
+        log.warning("cache: this system lacks what sharing images between processes needs: nothing is kept")
+        return nothing, ""
+    limit = None if config.cache_limit_gib is None else int(config.cache_limit_gib * 2**30)
+    sizes = [estimate_bytes(part.source, part.form, config.channels) for part in parts.values()]
+    memory = memory_room(limit, free_memory())
+    folder = CacheFolder(Path(config.cache_dir).expanduser() if config.cache_dir else default_folder())
+    try:
+        choice = choose(
+            config.cache, num_bytes=sum(sizes), memory=memory, disk=lambda: _disk_room(folder, parts, limit)
+        )
+        if choice.kind is DataCache.ram:
+            stores = _open_in_memory(parts, config.channels, share(memory, sizes))
+            place = "in memory"
+        elif choice.kind is DataCache.disk:
+            stores = _open_on_disk(folder, parts, config.channels, sizes, limit)
+            place = f"on disk in {folder.path}"
+        else:
+            log.info("cache: none: %s; images are decoded in every epoch", choice.reason)
+            return nothing, ""
+    except OSError as error:
+        log.warning("cache: %s: nothing is kept, images are decoded in every epoch", error)
+        return nothing, ""
+    there = ", ".join(f"{store.count()} of {store.num_images} {split}" for split, store in stores.items())
+    log.info("cache: %s: %s%s", place, choice.reason, f"; {there} images are there" if place != "in memory" else "")
+    return dict(stores), place
+
+
+def _open_in_memory(parts: Mapping[str, Part], channels: int, capacities: list[int]) -> dict[str, SlotFile]:
+    stores = {}
+    for (split, part), capacity in zip(parts.items(), capacities, strict=True):
+        file = memory_file()
+        write_header(file.descriptor, {}, len(part.source))
+        stores[split] = SlotFile(file, channels=channels, capacity=capacity, verify=False)
+    return stores
+
+
+def _open_on_disk(
+    folder: CacheFolder, parts: Mapping[str, Part], channels: int, sizes: list[int], limit: int | None
+) -> dict[str, SlotFile]:
+    stores = {}
+    for (split, part), num_bytes in zip(parts.items(), sizes, strict=True):
+        prints = take_fingerprint(part.source, part.form)
+        description = {
+            "subject": prints.subject,
+            "root": os.path.realpath(part.source.root),
+            "split": split,
+            "form": describe_form(part.form),
+            "pixels": describe_pixels(part.source),
+        }
+        opened = folder.open(
+            prints.key, description, num_images=len(part.source), num_bytes=num_bytes, limit_bytes=limit
+        )
+        stores[split] = SlotFile(
+            opened.file,
+            channels=channels,
+            capacity=opened.capacity,
+            verify=True,
+            min_free_bytes=opened.min_free_bytes,
+            use=opened.use,
+        )
+    return stores
+
+
+def _disk_room(folder: CacheFolder, parts: Mapping[str, Part], limit: int | None) -> int:
+    return folder.room([take_fingerprint(part.source, part.form).key for part in parts.values()], limit)

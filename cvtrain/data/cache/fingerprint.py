@@ -1,0 +1,119 @@
+"""Which cache belongs to which images: a digest of all that the stored pixels depend on."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cvtrain import __version__
+from cvtrain.data.readers import Reader
+from cvtrain.data.resize import EvalTransform
+from cvtrain.data.source import FileSource
+
+# To be raised when the pixel rule, the resize or the layout of the file changes: older caches are then not used.
+STORED_VERSION = 1
+
+# The distributions that decode, by `data.reader`; Pillow reads headers and unusual files for all of them.
+_DISTRIBUTIONS = {
+    "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
+    "skimage": ("scikit-image", "imageio"),
+    "torchvision": ("torchvision",),
+}
+# Files whose size and time are asked for by one thread at a time; threads pay on network disks.
+_CHUNK = 4096
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Digests of a source under a form, in hexadecimal.
+
+    Attributes:
+        key: of everything; equal keys mean equal stored pixels.
+        subject: of the paths and the form only. Two keys of one subject: files or libraries have changed in between.
+    """
+
+    key: str
+    subject: str
+
+
+def take_fingerprint(source: FileSource, form: EvalTransform) -> Fingerprint:
+    """The fingerprint of the images of `source` as `form.shrink` leaves them.
+
+    The size and the time of change (ns) of every file are read: some 2 us per file on a local disk.
+    """
+    subject = _digest()
+    subject.update(json.dumps({"root": os.path.realpath(source.root), **describe_form(form)}, sort_keys=True).encode())
+    subject.update(source.paths.offsets.tobytes())
+    subject.update(source.paths.buffer.tobytes())
+    key = _digest()
+    key.update(subject.digest())
+    key.update(json.dumps(describe_pixels(source), sort_keys=True).encode())
+    key.update(_file_states(source).tobytes())
+    return Fingerprint(key.hexdigest(), subject.hexdigest())
+
+
+def describe_form(form: EvalTransform) -> dict[str, Any]:
+    """What `form.shrink` depends on."""
+    return {"resize": form.resize, "image_size": form.image_size, "short_side": form.short_side}
+
+
+def describe_pixels(source: FileSource) -> Mapping[str, Any]:
+    """What decoding and resizing depend on besides the files: reader, libraries, kind of processor."""
+    reader = source.reader
+    assert isinstance(reader, Reader), "a reader of another kind cannot be told apart from the next one"
+    return {
+        "stored": STORED_VERSION,
+        "cvtrain": __version__,
+        "reader": reader.library,
+        "channels": reader.channels,
+        "alpha_color": list(reader.alpha_color),
+        "max_image_pixels": reader.max_image_pixels,
+        "libraries": _library_versions(reader.library),
+        # The kernel that resizes differs by what the processor can do.
+        "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
+    }
+
+
+def _library_versions(library: str) -> dict[str, str | None]:
+    import importlib.metadata
+
+    from PIL import features
+
+    versions: dict[str, str | None] = {"torch": str(torch.__version__)}
+    for name in ("pil", "jpg", "libjpeg_turbo", "zlib", "webp", "libtiff", "avif"):
+        versions[name] = features.version(name)
+    for name in _DISTRIBUTIONS.get(library, ()):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _file_states(source: FileSource) -> np.ndarray:
+    """(N, 2) int64: size in bytes and time of change in ns of every file; -1 where there is none."""
+
+    def read(first: int) -> np.ndarray:
+        states = np.full((min(_CHUNK, len(source) - first), 2), -1, np.int64)
+        for row in range(len(states)):
+            try:
+                status = os.stat(source.path(first + row))  # noqa: PTH116 (no Path object per image)
+            except OSError:
+                continue
+            states[row] = status.st_size, status.st_mtime_ns
+        return states
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return np.concatenate([np.zeros((0, 2), np.int64), *threads.map(read, range(0, len(source), _CHUNK))])
+
+
+def _digest() -> "hashlib.blake2b":
+    return hashlib.blake2b(digest_size=16)

@@ -1,0 +1,80 @@
+"""How much memory and disk a cache may take."""
+
+import os
+from pathlib import Path
+
+# Left free on a disk, for checkpoints and for others: a twentieth of it, at most 10 GiB.
+_MAX_DISK_RESERVE = 10 * 2**30
+
+
+def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process could still take: of the machine, and of every control group (container, job) around it.
+
+    Outside Linux, where it is not easily told, half of what the machine has.
+    """
+    limits = [_machine_memory(proc), *_group_rooms(proc, cgroups)]
+    return max(0, min(limits))
+
+
+def free_disk(path: Path) -> int:
+    """Bytes that may be written to the disk of `path`, with a reserve left free."""
+    disk = os.statvfs(path)
+    return max(0, disk.f_bavail * disk.f_frsize - disk_reserve(path))
+
+
+def disk_reserve(path: Path) -> int:
+    """Bytes of the disk of `path` that a cache leaves free."""
+    disk = os.statvfs(path)
+    return min(_MAX_DISK_RESERVE, disk.f_blocks * disk.f_frsize // 20)
+
+
+def _machine_memory(proc: Path) -> int:
+    try:
+        for line in (proc / "meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return _half_of_all()
+    return _half_of_all()
+
+
+def _half_of_all() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _group_rooms(proc: Path, cgroups: Path) -> list[int]:
+    """What each control group around this process leaves, in bytes; of version 2 and version 1."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    rooms = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            rooms += _rooms_upwards(cgroups, path, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            rooms += _rooms_upwards(cgroups / "memory", path, *files)
+    return rooms
+
+
+def _rooms_upwards(top: Path, path: str, limit_file: str, usage_file: str, inactive: str) -> list[int]:
+    rooms = []
+    folder = top / path.lstrip("/")
+    for group in (folder, *folder.parents):
+        if group == top.parent:
+            break
+        try:
+            limit = int((group / limit_file).read_text(encoding="ascii"))
+            usage = int((group / usage_file).read_text(encoding="ascii"))
+            statistics = (group / "memory.stat").read_text(encoding="ascii").split()
+        except (OSError, ValueError):  # "max" where there is no limit
+            continue
+        # File pages that nobody used lately are given up first.
+        reclaimable = int(statistics[statistics.index(inactive) + 1]) if inactive in statistics else 0
+        rooms.append(limit - usage + reclaimable)
+    return rooms

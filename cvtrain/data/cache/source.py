@@ -1,0 +1,64 @@
+"""`CachedSource`: a source that decodes each image once."""
+
+from typing import Protocol
+
+import numpy as np
+
+from cvtrain.data.resize import EvalTransform
+from cvtrain.data.source import ImageSource
+
+
+class ImageStore(Protocol):
+    """Where images are kept. See `SlotFile`."""
+
+    def get(self, index: int) -> np.ndarray | None: ...
+
+    def put(self, index: int, pixels: np.ndarray) -> None: ...
+
+
+class NoStore:
+    """Keeps nothing: each image is decoded each time it is read, to the same pixels as with a store."""
+
+    def get(self, index: int) -> np.ndarray | None:
+        return None
+
+    def put(self, index: int, pixels: np.ndarray) -> None:
+        return
+
+
+class CachedSource:
+    """The images of `source`, shrunk to the size that is needed, and kept.
+
+    What `read` returns never depends on what is stored, by whom and since when: the first read shrinks too.
+
+    Args:
+        source: images and labels.
+        form: says by `shrink` what is kept.
+        store: keeps it. An image that cannot be read is not kept, and is tried again each time.
+        split: whose images they are, for the log.
+        place: where the store is, in words, such as "in memory".
+    """
+
+    def __init__(
+        self, source: ImageSource, form: EvalTransform, store: ImageStore, *, split: str = "", place: str = ""
+    ) -> None:
+        self.source = source
+        self.labels = source.labels
+        self.form = form
+        self.store = store
+        self.split = split
+        self.place = place
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index` as (H, W, C) uint8, shrunk; it cannot be written if it comes from the store."""
+        pixels = self.store.get(index)
+        if pixels is None:
+            pixels = self.form.shrink(self.source.read(index))
+            self.store.put(index, pixels)
+        return pixels
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
