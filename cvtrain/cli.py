@@ -38,9 +38,19 @@ def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | No
     return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
 
 
+def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    from cvtrain.cache import cache
+
+    cache(config)
+
+
 # A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.root.VERBS. Its task gets the typed config,
 # the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
-VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {"train": run_train, "evaluate": run_evaluate}
+VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "cache": run_cache,
+}
 
 
 @dataclass(frozen=True)

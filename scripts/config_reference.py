@@ -52,7 +52,8 @@ def reference() -> str:
         parts += [f"## {group}: {words}\n", _option_list(group)]
         schemas = GROUP_SCHEMAS.get(group, {})
         parts += _logger_tables() if group == "logger" else list(_group_tables(group, schemas))
-    parts += ["## cvtrain evaluate\n", _table(list(settings_of(VERBS["evaluate"])))]
+    for verb in ("evaluate", "cache"):
+        parts += [f"## cvtrain {verb}\n", _table(list(settings_of(VERBS[verb])))]
     return "\n".join(parts)
 
 

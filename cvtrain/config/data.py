@@ -130,7 +130,7 @@ class FileDataConfig(DataConfig):
         "none, which also trains on full-size images",
     )
     cache_dir: Optional[str] = setting(
-        None, "folder of the caches on disk; null: $XDG_CACHE_HOME/cvtrain or ~/.cache/cvtrain"
+        None, "folder of the caches on disk; null: cvtrain in ~/.cache or in XDG_CACHE_HOME"
     )
     cache_limit_gib: Optional[float] = setting(
         None, "GiB that the cache may take, on disk all caches together; null: half of what is free", above=0

@@ -93,7 +93,24 @@ class EvaluateConfig:
     model: EvaluateModelConfig = field(default_factory=EvaluateModelConfig)
 
 
-VERBS: Dict[str, type] = {"train": Config, "evaluate": EvaluateConfig}
+class Clean(str, Enum):
+    all = "all"
+    stale = "stale"
+
+
+@dataclass
+class CacheConfig:
+    """`cvtrain cache [clean=all|stale]`: the caches of decoded images on disk."""
+
+    clean: Optional[Clean] = setting(
+        None, "null: list; stale: remove those that no run can use again; all: remove all. Those in use stay"
+    )
+    cache_dir: Optional[str] = setting(
+        None, "folder of the caches, as data.cache_dir; null: cvtrain in ~/.cache or in XDG_CACHE_HOME"
+    )
+
+
+VERBS: Dict[str, type] = {"train": Config, "evaluate": EvaluateConfig, "cache": CacheConfig}
 
 
 # Option schemas of every group; conf/<group>/<option>.yaml names one of them as /schema/<group>/<name>.

@@ -14,7 +14,7 @@ from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
 from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
-from cvtrain.config.root import Config, EvaluateConfig
+from cvtrain.config.root import CacheConfig, Config, EvaluateConfig
 
 Check = Callable[..., Iterable[Problem]]
 
@@ -29,10 +29,11 @@ CHECKS: dict[type, tuple[Check, ...]] = {
         *SCHEDULE_CHECKS,
     ),
     EvaluateConfig: EVALUATE_CHECKS,
+    CacheConfig: (),
 }
 
 
-def find_conflicts(config: Config | EvaluateConfig, is_set: Callable[[str], bool]) -> list[Problem]:
+def find_conflicts(config: Config | EvaluateConfig | CacheConfig, is_set: Callable[[str], bool]) -> list[Problem]:
     """Every problem between the settings of a typed config.
 
     Args:

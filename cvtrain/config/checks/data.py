@@ -6,15 +6,28 @@ from cvtrain.config.checks.run import workers_problem
 from cvtrain.config.data import (
     CsvConfig,
     CustomConfig,
+    DataCache,
     DatasetConfig,
     FileDataConfig,
     HuggingFaceConfig,
     Normalize,
     Resize,
+    TorchvisionDataConfig,
+    TorchvisionSet,
 )
 from cvtrain.config.errors import Problem
 from cvtrain.config.model import PretrainedConfig
 from cvtrain.config.root import Config
+
+# Their images are held in memory as they are.
+_ARRAY_SETS = (
+    TorchvisionSet.mnist,
+    TorchvisionSet.fashion_mnist,
+    TorchvisionSet.cifar10,
+    TorchvisionSet.cifar100,
+    TorchvisionSet.svhn,
+    TorchvisionSet.stl10,
+)
 
 
 def _has_weights(config: Config) -> bool:
@@ -115,6 +128,23 @@ def val_fraction_is_used(config: Config, is_set: Callable[[str], bool]) -> Itera
             yield Problem(key, value, f"has no effect with {own_split}", "leave one of the two out")
 
 
+def cache_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, FileDataConfig):
+        return
+    keys = {"data.cache": data.cache, "data.cache_dir": data.cache_dir, "data.cache_limit_gib": data.cache_limit_gib}
+    reason, affected = "", tuple(keys)
+    if isinstance(data, TorchvisionDataConfig) and data.dataset in _ARRAY_SETS:
+        reason = f"has no effect with data={data.name}: its images lie in memory anyway"
+    elif data.cache is DataCache.none:
+        reason, affected = "has no effect with data.cache=none", ("data.cache_dir", "data.cache_limit_gib")
+    elif data.cache is DataCache.ram:
+        reason, affected = "has no effect with data.cache=ram", ("data.cache_dir",)
+    for key in affected if reason else ():
+        if is_set(key):
+            yield Problem(key, keys[key], reason, "leave it out")
+
+
 DATA_CHECKS = (
     statistics_fit_channels,
     statistics_are_used,
@@ -125,4 +155,5 @@ DATA_CHECKS = (
     extensions_have_dots,
     delimiter_is_one_character,
     val_fraction_is_used,
+    cache_is_used,
 )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cvtrain.config.data import CsvConfig, CustomConfig
+from cvtrain.config.data import CsvConfig, CustomConfig, FileDataConfig
 from cvtrain.config.errors import Problem
 from cvtrain.config.root import Config
 
@@ -86,4 +86,12 @@ def _archive_remedy(file: Path) -> str:
     return "unpack the archive and name the folder" if is_archive else ""
 
 
-DATA_FILE_CHECKS = (folder_has_classes, manifest_exists)
+def cache_dir_is_folder(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if isinstance(config.data, FileDataConfig) and config.data.cache_dir is not None:
+        folder = Path(config.data.cache_dir).expanduser()
+        existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        if existing is not None and not existing.is_dir():
+            yield Problem("data.cache_dir", config.data.cache_dir, f"{existing} is a file, not a folder")
+
+
+DATA_FILE_CHECKS = (folder_has_classes, manifest_exists, cache_dir_is_folder)

@@ -1,5 +1,6 @@
 """From the config to cached splits."""
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -11,9 +12,9 @@ from cvtrain.config.data import DataCache, DataConfig, FileDataConfig
 from cvtrain.data.batch_loader import BatchLoader
 from cvtrain.data.batches import BatchDataset
 from cvtrain.data.cache.choice import choose, estimate_bytes, memory_room, share
-from cvtrain.data.cache.fingerprint import describe_form, describe_pixels, take_fingerprint
+from cvtrain.data.cache.fingerprint import Fingerprint, describe_form, describe_pixels, take_fingerprint
 from cvtrain.data.cache.folder import CacheFolder, default_folder
-from cvtrain.data.cache.room import free_memory
+from cvtrain.data.cache.room import disk_reserve, free_memory
 from cvtrain.data.cache.slots import SUPPORTED, SlotFile, memory_file, write_header
 from cvtrain.data.cache.source import CachedSource, ImageStore, NoStore
 from cvtrain.data.cache.watch import CachedBatchLoader, CacheWatch
@@ -33,7 +34,7 @@ def cache_splits(config: DataConfig, splits: Splits, *, train_form: EvalTransfor
     if not isinstance(config, FileDataConfig) or config.cache is DataCache.none:
         return splits
     parts = {
-        split: Part(source, form)
+        split: Part(source, form, estimate_bytes(source, form, config.channels))
         for split, source, form in (("train", splits.train, train_form), ("val", splits.val, eval_form))
         if isinstance(source, FileSource)
     }
@@ -58,10 +59,11 @@ def build_loader(*, dataset: BatchDataset, **settings: Any) -> BatchLoader:
 
 @dataclass(frozen=True)
 class Part:
-    """The files of a split and the form in which they are kept."""
+    """The files of a split, the form in which they are kept, and about how many bytes they then come to."""
 
     source: FileSource
     form: EvalTransform
+    num_bytes: int
 
 
 def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dict[str, ImageStore], str]:
@@ -71,19 +73,24 @@ def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dic
         log.warning("cache: this system lacks what sharing images between processes needs: nothing is kept")
         return nothing, ""
     limit = None if config.cache_limit_gib is None else int(config.cache_limit_gib * 2**30)
-    sizes = [estimate_bytes(part.source, part.form, config.channels) for part in parts.values()]
-    memory = memory_room(limit, free_memory())
     folder = CacheFolder(Path(config.cache_dir).expanduser() if config.cache_dir else default_folder())
+    memory = memory_room(limit, free_memory())
+
+    @functools.cache
+    def prints() -> dict[str, Fingerprint]:
+        return {split: take_fingerprint(part.source, part.form) for split, part in parts.items()}
+
+    def disk_room() -> int:
+        return folder.room([fingerprint.key for fingerprint in prints().values()], limit)
+
     try:
-        choice = choose(
-            config.cache, num_bytes=sum(sizes), memory=memory, disk=lambda: _disk_room(folder, parts, limit)
-        )
+        num_bytes = sum(part.num_bytes for part in parts.values())
+        choice = choose(config.cache, num_bytes=num_bytes, memory=memory, disk_room=disk_room)
         if choice.kind is DataCache.ram:
-            stores = _open_in_memory(parts, config.channels, share(memory, sizes))
-            place = "in memory"
+            place, stores = "in memory", _open_in_memory(parts, config.channels, memory)
         elif choice.kind is DataCache.disk:
-            stores = _open_on_disk(folder, parts, config.channels, sizes, limit)
             place = f"on disk in {folder.path}"
+            stores = _open_on_disk(folder, parts, prints(), config.channels, limit)
         else:
             log.info("cache: none: %s; images are decoded in every epoch", choice.reason)
             return nothing, ""
@@ -95,7 +102,8 @@ def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dic
     return dict(stores), place
 
 
-def _open_in_memory(parts: Mapping[str, Part], channels: int, capacities: list[int]) -> dict[str, SlotFile]:
+def _open_in_memory(parts: Mapping[str, Part], channels: int, room: int) -> dict[str, SlotFile]:
+    capacities = share(room, [part.num_bytes for part in parts.values()])
     stores = {}
     for (split, part), capacity in zip(parts.items(), capacities, strict=True):
         file = memory_file()
@@ -105,31 +113,23 @@ def _open_in_memory(parts: Mapping[str, Part], channels: int, capacities: list[i
 
 
 def _open_on_disk(
-    folder: CacheFolder, parts: Mapping[str, Part], channels: int, sizes: list[int], limit: int | None
+    folder: CacheFolder, parts: Mapping[str, Part], prints: Mapping[str, Fingerprint], channels: int, limit: int | None
 ) -> dict[str, SlotFile]:
+    wanted = {prints[split].key: part.num_bytes for split, part in parts.items()}
+    room = folder.make_room(wanted, {fingerprint.subject for fingerprint in prints.values()}, limit)
+    capacities = share(room, [part.num_bytes for part in parts.values()])
     stores = {}
-    for (split, part), num_bytes in zip(parts.items(), sizes, strict=True):
-        prints = take_fingerprint(part.source, part.form)
+    for (split, part), capacity in zip(parts.items(), capacities, strict=True):
         description = {
-            "subject": prints.subject,
+            "subject": prints[split].subject,
             "root": os.path.realpath(part.source.root),
             "split": split,
             "form": describe_form(part.form),
             "pixels": describe_pixels(part.source),
         }
-        opened = folder.open(
-            prints.key, description, num_images=len(part.source), num_bytes=num_bytes, limit_bytes=limit
-        )
+        file, use = folder.open(prints[split].key, description, len(part.source))
+        reserve = disk_reserve(folder.path)
         stores[split] = SlotFile(
-            opened.file,
-            channels=channels,
-            capacity=opened.capacity,
-            verify=True,
-            min_free_bytes=opened.min_free_bytes,
-            use=opened.use,
+            file, channels=channels, capacity=capacity, verify=True, min_free_bytes=reserve, use=use
         )
     return stores
-
-
-def _disk_room(folder: CacheFolder, parts: Mapping[str, Part], limit: int | None) -> int:
-    return folder.room([take_fingerprint(part.source, part.form).key for part in parts.values()], limit)

@@ -42,14 +42,14 @@ def estimate_bytes(source: FileSource, form: EvalTransform, channels: int) -> in
     return int(len(source) * (mean + RECORD_BYTES))
 
 
-def choose(wanted: DataCache, *, num_bytes: int, memory: int, disk: Callable[[], int]) -> Choice:
-    """Where images of `num_bytes` go by `data.cache`, with room for `memory` and `disk()` bytes."""
+def choose(wanted: DataCache, *, num_bytes: int, memory: int, disk_room: Callable[[], int]) -> Choice:
+    """Where images of `num_bytes` go by `data.cache`, with room for `memory` and `disk_room()` bytes."""
     size = f"about {gib(num_bytes)}"
     if wanted is not DataCache.auto:
         return Choice(wanted, f"{size}, data.cache={wanted.value}")
     if num_bytes <= memory:
         return Choice(DataCache.ram, f"{size}, where up to {gib(memory)} may be taken")
-    on_disk = disk()
+    on_disk = disk_room()
     if num_bytes <= on_disk:
         return Choice(DataCache.disk, f"{size}, more than the {gib(memory)} that may be taken of memory")
     return Choice(

@@ -26,6 +26,7 @@ _DISTRIBUTIONS = {
     "skimage": ("scikit-image", "imageio"),
     "torchvision": ("torchvision",),
 }
+_PILLOW_FEATURES = ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff", "avif")
 # Files whose size and time are asked for by one thread at a time; threads pay on network disks.
 _CHUNK = 4096
 _THREADS = 8
@@ -76,21 +77,20 @@ def describe_pixels(source: FileSource) -> Mapping[str, Any]:
         "channels": reader.channels,
         "alpha_color": list(reader.alpha_color),
         "max_image_pixels": reader.max_image_pixels,
-        "libraries": _library_versions(reader.library),
+        "versions": _library_versions(reader.library),
         # The kernel that resizes differs by what the processor can do.
         "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
     }
 
 
 def _library_versions(library: str) -> dict[str, str | None]:
+    """Versions of the distributions that decode and resize, and of the C libraries that Pillow was built with."""
     import importlib.metadata
 
     from PIL import features
 
-    versions: dict[str, str | None] = {"torch": str(torch.__version__)}
-    for name in ("pil", "jpg", "libjpeg_turbo", "zlib", "webp", "libtiff", "avif"):
-        versions[name] = features.version(name)
-    for name in _DISTRIBUTIONS.get(library, ()):
+    versions = {name: features.version(name) for name in _PILLOW_FEATURES}
+    for name in ("torch", "pillow", *_DISTRIBUTIONS.get(library, ())):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.atomic import atomic_file, remove_stale_files
-from cvtrain.data.cache.room import disk_reserve, free_disk
+from cvtrain.data.cache.room import free_disk
 from cvtrain.data.cache.slots import RECORD_BYTES, DamagedCacheError, SharedFile, fcntl, read_header, write_header
 
 log = logging.getLogger(__name__)
@@ -49,21 +49,6 @@ class Entry:
         return self.path.stem
 
 
-@dataclass(frozen=True)
-class OpenCache:
-    """A cache that this process may fill: `use` keeps others from removing it as long as it lives.
-
-    Attributes:
-        capacity: bytes that the file may grow to.
-        min_free_bytes: to be left on the disk.
-    """
-
-    file: SharedFile
-    use: SharedFile
-    capacity: int
-    min_free_bytes: int
-
-
 class CacheFolder:
     """The caches in the folder `path`, which is made when it is first needed."""
 
@@ -92,30 +77,49 @@ class CacheFolder:
         own = sum(entry.num_bytes for entry in entries) - kept - removable
         return max(0, min(self._limit(limit_bytes) - kept, free_disk(self.path) + removable + own))
 
-    def open(
-        self, key: str, description: Mapping[str, Any], *, num_images: int, num_bytes: int, limit_bytes: int | None
-    ) -> OpenCache:
-        """The cache `key`, made if it is not there or damaged.
+    def make_room(self, wanted: Mapping[str, int], subjects: Collection[str], limit_bytes: int | None) -> int:
+        """Remove what no run uses, as far as the caches of a run need: first what these take the place of, then the
+        longest unused.
 
         Args:
-            description: for its header; `subject` says what a newer cache takes the place of.
-            num_images: how many it is made for.
-            num_bytes: what it will come to. Caches that were not used for long make room for it.
+            wanted: bytes that each cache of the run will come to, by key.
+            subjects: what they are of, see `Fingerprint`: another cache of the same is out of date.
             limit_bytes: for all caches in the folder; None: half of what they have and the disk has free.
+
+        Returns:
+            Bytes that the run's caches may have together.
+        """
+        with self._locked():
+            remove_stale_files(self.path)
+            for entry in self._others(wanted):
+                is_outdated = entry.damage or entry.description.get("subject") in subjects
+                if is_outdated and self._remove(entry):
+                    log.info("cache: removed %s: files or libraries have changed, or it is damaged", entry.path)
+            for entry in self._others(wanted):
+                if self._fits(wanted, limit_bytes):
+                    break
+                if self._remove(entry):
+                    log.info("cache: removed %s, unused since %s, for room", entry.path, time.ctime(entry.last_used))
+            others = sum(entry.num_bytes for entry in self._others(wanted))
+            own = sum(map(self._own_bytes, wanted))
+            return max(0, min(self._limit(limit_bytes) - others, free_disk(self.path) + own))
+
+    def open(self, key: str, description: Mapping[str, Any], num_images: int) -> tuple[SharedFile, SharedFile]:
+        """The file of cache `key`, made if it is not there or damaged, and a lock that keeps it from being removed.
+
+        Args:
+            description: for the header; `subject` says what a newer cache takes the place of.
+            num_images: how many it is made for.
 
         Raises:
             OSError: the folder cannot be written or locked, or the disk is full.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            remove_stale_files(self.path)
-            use = self._lock_entry(key)
-            self._make_room(key, str(description.get("subject")), num_bytes, limit_bytes)
+            use = SharedFile(os.open(self.path / f"{key}{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            fcntl.flock(use.descriptor, fcntl.LOCK_SH)
             file = self._open_whole(key) or self._create(key, description, num_images)
             os.utime(use.descriptor)
-            others = sum(entry.num_bytes for entry in self.entries() if entry.key != key)
-            capacity = self._limit(limit_bytes) - others
-        return OpenCache(file, use, capacity, disk_reserve(self.path))
+        return file, use
 
     # ------------------------------------------------------------------ under the lock of the folder
 
@@ -143,21 +147,14 @@ class CacheFolder:
             write_header(file.fileno(), content, num_images)
         return SharedFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
 
-    def _make_room(self, key: str, subject: str, num_bytes: int, limit_bytes: int | None) -> None:
-        """Remove what this cache takes the place of, then the longest unused until it fits."""
-        limit, own = self._limit(limit_bytes), self._own_bytes(key)
-        others = [entry for entry in self.entries() if entry.key != key]
-        for entry in list(others):
-            if (entry.damage or entry.description.get("subject") == subject) and self._remove(entry):
-                log.info("cache: removed %s: its files or libraries have changed, or it is damaged", entry.path)
-                others.remove(entry)
-        for entry in list(others):
-            fits = sum(other.num_bytes for other in others) + max(num_bytes, own) <= limit
-            if fits and num_bytes - own <= free_disk(self.path):
-                return
-            if self._remove(entry):
-                log.info("cache: removed %s, unused since %s, to make room", entry.path, time.ctime(entry.last_used))
-                others.remove(entry)
+    def _others(self, keys: Collection[str]) -> list[Entry]:
+        return [entry for entry in self.entries() if entry.key not in keys]
+
+    def _fits(self, wanted: Mapping[str, int], limit_bytes: int | None) -> bool:
+        others = sum(entry.num_bytes for entry in self._others(wanted))
+        own = {key: self._own_bytes(key) for key in wanted}
+        total = sum(max(num_bytes, own[key]) for key, num_bytes in wanted.items())
+        return others + total <= self._limit(limit_bytes) and total - sum(own.values()) <= free_disk(self.path)
 
     def _remove(self, entry: Entry) -> bool:
         """Remove a cache, unless a process uses it."""
@@ -170,11 +167,6 @@ class CacheFolder:
             entry.path.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
         return True
-
-    def _lock_entry(self, key: str) -> SharedFile:
-        use = SharedFile(os.open(self.path / f"{key}{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        fcntl.flock(use.descriptor, fcntl.LOCK_SH)
-        return use
 
     # ------------------------------------------------------------------ looking
 

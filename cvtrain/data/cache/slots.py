@@ -75,11 +75,20 @@ def memory_file() -> SharedFile:
 
 
 def write_header(descriptor: int, description: Mapping[str, Any], num_images: int) -> None:
-    """Write the header of an empty file and make room for the records of `num_images` images."""
+    """Write the header of an empty file and make room for the records of `num_images` images.
+
+    Raises:
+        OSError: the disk is full.
+    """
     text = json.dumps({**description, "num_images": num_images}).encode()
     assert len(text) <= _MAX_DESCRIPTION
     _write_all(descriptor, _HEADER.pack(_MAGIC, len(text), zlib.crc32(text)) + text, 0)
-    os.ftruncate(descriptor, _records_start(len(text)) + num_images * RECORD_BYTES)
+    start, size = _records_start(len(text)), num_images * RECORD_BYTES
+    if size > 0 and hasattr(os, "posix_fallocate"):
+        # No holes: on a tmpfs that is full, even to read one through a map is a bus error.
+        os.posix_fallocate(descriptor, start, size)
+    else:
+        os.ftruncate(descriptor, start + size)
 
 
 def read_header(descriptor: int) -> tuple[dict[str, Any], int]:
