@@ -51,6 +51,16 @@ class BadImage:
     cause: str
 
 
+def describe_error(error: Exception) -> str:
+    """A decoder's error in words. Those of Pillow's parsers, such as struct.error, mean little without their type."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, (ValueError, OSError, SyntaxError)) and message:
+        return message
+    return f"damaged ({type(error).__name__}: {message})"
+
+
 def write_skipped(path: str | os.PathLike[str], bad: Mapping[str, Iterable[BadImage]]) -> int:
     """Write the skipped images of each split, by index, to the CSV file `path`. Returns how many there are.
 

@@ -1,15 +1,21 @@
-"""Decoders of other libraries for the plain files: 8-bit RGB or grey JPEG, PNG and WebP without transparency.
+"""Decoders of other libraries for the plain files: 8-bit RGB or grey JPEG and PNG without transparency.
 
 Each takes the bytes of a file and returns (H, W) or (H, W, 3) uint8 as stored, EXIF orientation not applied. Each
 raises whatever its library raises; the caller then asks Pillow, which is the one judge of what is a bad file.
 """
 
+import contextlib
 import io
+import os
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from torch.utils.data import get_worker_info
+
+STDERR = 2
 
 
 def decode_opencv(data: bytes, image_format: str, mode: str) -> np.ndarray:
@@ -32,13 +38,12 @@ def decode_torchvision(data: bytes, image_format: str, mode: str) -> np.ndarray:
     import torch
     from torchvision import io as torchvision_io
 
-    decode = torchvision_io.decode_webp if image_format == "WEBP" else torchvision_io.decode_jpeg
     # frombuffer warns about memory that cannot be written, which bytes are; the copy is small beside decoding.
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     with warnings.catch_warnings():
         # From 0.29 on torchvision announces that its decoders will go; a reader without them falls to Pillow.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pixels = decode(encoded)
+        pixels = torchvision_io.decode_jpeg(encoded)
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
@@ -50,10 +55,35 @@ class Decoder:
     formats: frozenset[str]
 
 
-# MPO is a JPEG with further pictures behind it, such as a gain map or the second eye; the first one counts.
+# MPO is a JPEG with further pictures behind it, such as a gain map or the second eye; the first one counts. No WebP:
+# all use libwebp, Pillow as fast as the others, but its animation decoder finds damage that the simple one lets pass.
 DECODERS = {
-    "opencv": Decoder(decode_opencv, frozenset({"JPEG", "MPO", "PNG", "WEBP"})),
-    "skimage": Decoder(decode_skimage, frozenset({"JPEG", "MPO", "PNG", "WEBP"})),
+    "opencv": Decoder(decode_opencv, frozenset({"JPEG", "MPO", "PNG"})),
+    "skimage": Decoder(decode_skimage, frozenset({"JPEG", "MPO", "PNG"})),
     # No PNG: torchvision 0.29 crashes the process on a damaged PNG stream, which a worker would not survive.
-    "torchvision": Decoder(decode_torchvision, frozenset({"JPEG", "MPO", "WEBP"})),
+    "torchvision": Decoder(decode_torchvision, frozenset({"JPEG", "MPO"})),
 }
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without what libjpeg, libpng and libtiff print about damaged files; 10 us, beside 1 ms to decode a photo.
+
+    They write to the process's stderr itself, which is turned away meanwhile. Another thread could write there too, so
+    this is done in data workers, and in a process without other threads.
+    """
+    if get_worker_info() is None and threading.active_count() > 1:
+        yield
+        return
+    try:
+        kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # a process without stderr, or with too many files open
+        yield
+        return
+    try:
+        os.dup2(nowhere, STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(nowhere)

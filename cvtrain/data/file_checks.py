@@ -20,8 +20,32 @@ _IS_MARKER[[0x00, *range(0xD0, 0xD8), 0xFF]] = False
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = 0xD9
 _WITHOUT_LENGTH = (0x01, 0xD8)
+_BLOCK = 1 << 20  # bytes that are searched at once: a file of nothing but 0xFF bytes must not cost more than its size
+# Each scan of a progressive JPEG costs a pass over the whole picture, however few bytes it has. Encoders write some 10.
+MAX_SCANS = 100
 # What may follow picture data: tables and a further scan (DHT, DAC, SOS, DQT, DNL, DRI), APP0..APP15, a comment.
 _BETWEEN_SCANS = frozenset((0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE))
+
+
+# The formats by their first bytes. TGA has none, and JPEG 2000 and AVIF have theirs further behind.
+_STARTS = (
+    (JPEG_START, "JPEG"),
+    (PNG_START, "PNG"),
+    (b"RIFF", "WebP"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+)
+
+
+def describe_unknown(data: bytes) -> str:
+    """The cause for a file whose header no decoder knows."""
+    for start, name in _STARTS:
+        if data.startswith(start) and (name != "WebP" or data[8:12] == b"WEBP"):
+            return f"damaged or cut off: the header of the {name} file cannot be read, or promises no pixels"
+    start = data[:12].decode("ascii", "replace")
+    return f"not an image in a known format: the file starts with {start!a}"
 
 
 def check_whole(data: bytes) -> None:
@@ -61,23 +85,33 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _check_jpeg(data: bytes) -> None:
     """Walk the segments and the picture data up to the end marker, without decoding; 30 us per 100 KB."""
-    values = np.frombuffer(data, np.uint8)
-    starts = np.flatnonzero(values[:-1] == 0xFF)
-    in_picture = False
+    num_scans = 0
     position = 2
-    for start in starts[_IS_MARKER[values[starts + 1]]].tolist():
+    for start in _jpeg_markers(data):
         if start < position:
             continue  # within a segment, such as the thumbnail in an EXIF block
         code, position = data[start + 1], start + 2
-        if code == _END_OF_IMAGE and in_picture:
+        if code == _END_OF_IMAGE and num_scans:
             return  # Cameras may append other data.
-        if in_picture and code not in _BETWEEN_SCANS:
+        if num_scans and code not in _BETWEEN_SCANS:
             # Decoders stop here; some of them fill the rest of the picture with grey.
             raise ValueError(f"damaged: marker 0xFF{code:02X} within the JPEG picture data at byte {start}")
-        in_picture = in_picture or code == _START_OF_SCAN
+        if code == _START_OF_SCAN:
+            num_scans += 1
+            if num_scans > MAX_SCANS:
+                raise ValueError(f"more than {MAX_SCANS} scans in a JPEG, which would take very long to decode")
         if code not in _WITHOUT_LENGTH:
             position += int.from_bytes(data[position : position + 2], "big")
     raise ValueError(f"truncated: the JPEG file ends after {len(data)} bytes, before its end marker")
+
+
+def _jpeg_markers(data: bytes) -> Iterator[int]:
+    """Where an 0xFF stands before a byte that makes it a marker, from the start of `data` on."""
+    values = np.frombuffer(data, np.uint8)
+    for first in range(0, len(data) - 1, _BLOCK):
+        block = values[first : first + _BLOCK + 1]
+        starts = np.flatnonzero(block[:-1] == 0xFF)
+        yield from (starts[_IS_MARKER[block[starts + 1]]] + first).tolist()
 
 
 def _check_png(data: bytes) -> None:

@@ -1,7 +1,7 @@
 """Readers: from a file to (H, W, C) uint8, the same pixels whichever library decodes.
 
-Pillow reads the header of every file. A plain file (8-bit RGB or grey JPEG, PNG or WebP, no transparency, not
-animated) goes to the chosen library; all others go through Pillow under the rule of `pixel_rule`.
+Pillow reads the header of every file. A plain file (8-bit RGB or grey JPEG or PNG, no transparency, not animated) goes
+to the chosen library; all others go through Pillow under the rule of `pixel_rule`.
 """
 
 import contextlib
@@ -9,16 +9,16 @@ import functools
 import io
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cvtrain.data.bad_images import BadImageError
-from cvtrain.data.decoders import DECODERS, Decoder
-from cvtrain.data.file_checks import check_whole, png_chunks
+from cvtrain.data.bad_images import BadImageError, describe_error
+from cvtrain.data.decoders import DECODERS, Decoder, quiet_libraries
+from cvtrain.data.file_bytes import read_bytes
+from cvtrain.data.file_checks import check_whole, describe_unknown, png_chunks
 from cvtrain.data.pixel_rule import WHITE, image_to_array, pil_to_array, read_orientation
 
 __all__ = ["BadImageError", "Reader", "build_reader", "image_to_array"]
@@ -28,7 +28,16 @@ log = logging.getLogger(__name__)
 # Raster formats only: Pillow would hand an EPS file to Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 
+# A file may have as many bytes as an uncompressed image with alpha of data.max_image_pixels, and 64 MiB besides.
+BYTES_PER_PIXEL = 4
+SPARE_BYTES = 64 << 20
+
 _BIT_DEPTH_BYTE = 24  # of a PNG file, within IHDR
+
+# Chunks with which a PNG may go to another decoder than Pillow. Others may hold an orientation, a bomb in compressed
+# text, or a profile that libpng complains of.
+PNG_BEFORE_PIXELS = frozenset((b"IHDR", b"IDAT", b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"tIME", b"tEXt"))
+PNG_AFTER_PIXELS = frozenset((b"IDAT", b"IEND", b"tIME", b"tEXt"))
 
 
 class Reader:
@@ -53,13 +62,13 @@ class Reader:
         Raises:
             BadImageError: the file is missing, unreadable, no image, incomplete, too large or of unknown range.
         """
-        return self.decode(_read_file(path), path)
+        return self.decode(read_bytes(path, SPARE_BYTES + BYTES_PER_PIXEL * self.max_image_pixels), path)
 
     def decode(self, data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
         """The image in `data`, the bytes of a file; `path` is only named in errors. See `__call__`."""
         try:
             check_whole(data)
-            with _quiet_pillow(), Image.open(io.BytesIO(data), formats=known_formats()) as image:
+            with quiet_libraries(), _quiet_pillow(), Image.open(io.BytesIO(data), formats=known_formats()) as image:
                 self._check_size(image)
                 decoder = DECODERS.get(self.library)
                 pixels = None if decoder is None else _decode_plain(decoder, data, image)
@@ -67,12 +76,9 @@ class Reader:
                     return image_to_array(image, self.channels, self.alpha_color)
                 return self._turn(pixels, read_orientation(image))
         except UnidentifiedImageError:
-            start = data[:12].decode("ascii", "replace")
-            raise BadImageError(path, f"not an image in a known format: the file starts with {start!a}") from None
-        except MemoryError as error:
-            raise BadImageError(path, "not enough memory to decode it") from error
+            raise BadImageError(path, describe_unknown(data)) from None
         except Exception as error:  # Decoders raise almost any type on damaged bytes.
-            raise BadImageError(path, _describe(error)) from error
+            raise BadImageError(path, describe_error(error)) from error
 
     def _check_size(self, image: Image.Image) -> None:
         if image.width * image.height > self.max_image_pixels:
@@ -124,19 +130,6 @@ def _works(decoder: Decoder) -> bool:
         return False
 
 
-def _read_file(path: str | os.PathLike[str]) -> bytes:
-    try:
-        kind = os.stat(path).st_mode  # noqa: PTH116 (a path per image: no Path object is made)
-        if stat.S_ISDIR(kind):
-            raise BadImageError(path, "a folder, not a file")
-        if not stat.S_ISREG(kind):  # A pipe would block for ever.
-            raise BadImageError(path, "not a regular file")
-        with open(path, "rb") as file:  # noqa: PTH123
-            return file.read()
-    except OSError as error:
-        raise BadImageError(path, f"cannot be opened: {error.strerror or error}") from error
-
-
 def _decode_plain(decoder: Decoder, data: bytes, image: Image.Image) -> np.ndarray | None:
     """The stored pixels, (H, W) or (H, W, 3) uint8, by another library; None if Pillow has to decode."""
     if image.format not in decoder.formats or not _is_plain(data, image):
@@ -153,12 +146,24 @@ def _decode_plain(decoder: Decoder, data: bytes, image: Image.Image) -> np.ndarr
 
 
 def _is_plain(data: bytes, image: Image.Image) -> bool:
-    """8-bit RGB or grey, opaque, one frame; for PNG also without EXIF, which may come after the pixels."""
+    """8-bit RGB or grey, opaque, one frame; of PNG also nothing but picture and plain properties."""
     if image.mode not in ("RGB", "L") or image.has_transparency_data or getattr(image, "is_animated", False):
         # Pillow counts the pictures behind the first one of an MPO file as frames.
         return image.format == "MPO" and image.mode in ("RGB", "L")
-    if image.format == "PNG":
-        return data[_BIT_DEPTH_BYTE] == 8 and all(kind != b"eXIf" for kind, _, _ in png_chunks(data))
+    if image.format != "PNG":
+        return True
+    # Pillow takes up to 64 MiB of text behind the pixels.
+    return data[_BIT_DEPTH_BYTE] == 8 and len(data) <= SPARE_BYTES and _has_plain_chunks(data)
+
+
+def _has_plain_chunks(data: bytes) -> bool:
+    """True for a PNG that Pillow has read up to the pixels, and behind which nothing comes that it would look at."""
+    allowed = PNG_BEFORE_PIXELS
+    for kind, _, _ in png_chunks(data):
+        if kind not in allowed:
+            return False
+        if kind == b"IDAT":
+            allowed = PNG_AFTER_PIXELS
     return True
 
 
@@ -173,11 +178,3 @@ def _quiet_pillow() -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def _describe(error: Exception) -> str:
-    """The cause in words. Errors of Pillow's parsers, such as struct.error, mean little without their type."""
-    message = " ".join(str(error).split())
-    if isinstance(error, (ValueError, OSError, SyntaxError)) and message:
-        return message
-    return f"damaged ({type(error).__name__}: {message})"

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from cvtrain.data.bad_images import BadImageError
+from cvtrain.data.bad_images import BadImageError, describe_error
 from cvtrain.data.paths import PathTable, printable
 
 SourceT = TypeVar("SourceT", bound="ImageSource")
@@ -135,8 +135,8 @@ class DatasetSource:
         image = self.dataset[index][0]  # what the user's own class raises goes out as it is
         try:
             return self.convert(image)
-        except (ValueError, OSError, SyntaxError) as error:  # Pillow's errors too: it decodes late
-            cause = error.cause if isinstance(error, BadImageError) else str(error)
+        except Exception as error:  # Pillow decodes late, and raises almost any type on damaged bytes
+            cause = error.cause if isinstance(error, BadImageError) else describe_error(error)
             raise BadImageError(self.name(index), cause) from error
 
     def name(self, index: int) -> str:
