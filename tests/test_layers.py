@@ -30,7 +30,7 @@ LAYERS = (
     {"continuation"},
     {"assembly"},
     {"outcome"},
-    {"evaluate", "train"},
+    {"cache", "evaluate", "train"},
     {"cli"},
     {"__main__"},
 )
