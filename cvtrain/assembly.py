@@ -12,6 +12,7 @@ from cvtrain import __version__
 from cvtrain.averaging import build_average
 from cvtrain.checkpoint import CheckpointStore
 from cvtrain.config.data import Balance
+from cvtrain.config.errors import ConfigError
 from cvtrain.config.model import Freeze
 from cvtrain.config.redact import redact
 from cvtrain.config.root import Config
@@ -120,9 +121,26 @@ def assemble(
         compiled=config.trainer.compile,
     )
     if state is not None:
-        restore_training_state(trainer, state)
+        go_on_from(trainer, state)
         describe_schedule_change(trainer, state, total_steps)
     return Run(config=config, run_dir=run_dir, splits=splits, loaders=loaders, trainer=trainer, logger=logger)
+
+
+def go_on_from(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Put the trainer where the checkpoint was taken.
+
+    Raises:
+        ConfigError: the state is that of another model or optimizer, or of another version of cvtrain.
+    """
+    try:
+        restore_training_state(trainer, state)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            key="resume",
+            value=trainer.run_dir,
+            rule=f"the checkpoint's state does not fit this run: {error}",
+            remedy="go on with the settings and the version of cvtrain that made it, or start a new run",
+        ) from error
 
 
 def build_network(

@@ -1,9 +1,13 @@
 """The verb `evaluate`: scores a checkpoint on a split, with nothing but the checkpoint and the images."""
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cvtrain.checkpoint import CheckpointError, inference_weights, load_checkpoint
 from cvtrain.config.data import CsvConfig, DataConfig, DatasetConfig, FileDataConfig
@@ -17,8 +21,8 @@ from cvtrain.data.loading import build_eval_loader
 from cvtrain.data.source import Concatenation, ImageSource, Splits
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.losses import build_criterion
-from cvtrain.models.build import build_model, without_weights
-from cvtrain.models.weights import load_checkpointed_weights
+from cvtrain.models.build import BuiltModel, build_model, without_weights
+from cvtrain.models.weights import check_checkpointed_weights, load_checkpointed_weights
 from cvtrain.normalization import Normalizer
 from cvtrain.outcome import record_start, write_evaluation
 from cvtrain.progress import build_progress
@@ -63,9 +67,7 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
     source = pick_source(build_splits(data), classes, config.split)
     loader = build_eval_loader(data, source, device=device, batch_size=config.batch_size)
 
-    built = build_model(
-        without_weights(model_config), num_classes=len(classes), channels=data.channels, image_size=data.image_size
-    )
+    built = build_checked(model_config, data, len(classes), inference_weights(state))
     load_checkpointed_weights(built.module, inference_weights(state))
     memory_format = choose_memory_format(trained.trainer.channels_last, built.convolutional)
     preprocessing = state["preprocessing"]
@@ -107,6 +109,27 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
     write_json(run_dir / "summary.json", summary)
     log_result(metrics, evaluation, num_skipped, classes, run_dir)
     return EvaluateResult(evaluation.metrics["accuracy"], metrics, evaluation, run_dir)
+
+
+def build_checked(
+    config: ModelConfig, data: DataConfig, num_classes: int, weights: Mapping[str, torch.Tensor]
+) -> BuiltModel:
+    """The network of the checkpoint's config, built only if its weights are of the size that the config claims.
+
+    Raises:
+        WeightsError: the weights do not fit the network.
+    """
+
+    def build() -> BuiltModel:
+        return build_model(
+            without_weights(config), num_classes=num_classes, channels=data.channels, image_size=data.image_size
+        )
+
+    # On the meta device a network takes no memory, however large it claims to be. Some compute with real numbers
+    # while they are built and cannot be tried so (torchvision's regnet); their sizes follow from their names.
+    with contextlib.suppress(NotImplementedError), torch.device("meta"):
+        check_checkpointed_weights(build().module, weights)
+    return build()
 
 
 def read_config(state: dict[str, Any], path: Path) -> Config:

@@ -12,12 +12,13 @@ import yaml
 from PIL import Image
 
 from cvtrain.assembly import assemble
-from cvtrain.checkpoint import load_checkpoint
+from cvtrain.checkpoint import load_checkpoint, save_checkpoint
 from cvtrain.config.data import OnBadImage
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.root import EvaluateConfig, EvaluateDataConfig, EvaluateModelConfig, Split
 from cvtrain.data.bad_images import BadImageError
 from cvtrain.evaluate import evaluate
+from cvtrain.models.weights import WeightsError
 from cvtrain.train import TrainResult, train
 
 SMALL = (
@@ -184,6 +185,16 @@ def test_a_checkpoint_never_names_code_to_run(run, tmp_path, monkeypatch):
         evaluate(EvaluateConfig(checkpoint=checkpoint), run_dir=tmp_path / "refused")
     config = EvaluateConfig(checkpoint=checkpoint, model=EvaluateModelConfig(target=target))
     assert evaluate(config, run_dir=tmp_path / "scored").metrics == result.metrics
+
+
+def test_a_checkpoint_that_claims_a_huge_network_is_refused_before_memory_is_taken(run, tmp_path):
+    run(*SMALL, "trainer.epochs=1", "trainer.limit_train_batches=1")
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    state = load_checkpoint(path)
+    state["config"]["model"]["hidden"] = [10**6, 10**6]  # 4 TB of weights
+    save_checkpoint(path, state)
+    with pytest.raises(WeightsError, match="do not fit MLP"):
+        evaluate(EvaluateConfig(checkpoint=str(path)), run_dir=tmp_path / "e")
 
 
 def damage(path: Path) -> None:

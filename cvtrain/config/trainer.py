@@ -80,5 +80,7 @@ class CheckpointConfig:
     every_minutes: Optional[float] = setting(
         10.0, "minutes between two saves of last.pt; null: not by the clock", above=0
     )
-    keep_last: int = setting(0, "newest checkpoints kept as step_NNN.pt, besides last.pt and best.pt", at_least=0)
+    keep_last: int = setting(
+        1, "states before that of last.pt that are kept as step_<step>.pt, to fall back on", at_least=0
+    )
     save_best: bool = setting(True, "keep best.pt, the best by trainer.monitor")

@@ -211,6 +211,16 @@ def load_checkpointed_weights(module: nn.Module, state: Mapping[str, Any]) -> No
     Raises:
         WeightsError: a key is missing, unexpected, no tensor, or of another shape; each is told by name.
     """
+    check_checkpointed_weights(module, state)
+    module.load_state_dict(with_metadata(state, state, module.state_dict()))
+
+
+def check_checkpointed_weights(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Compare names and shapes only; `module` may be on the meta device, where it takes no memory.
+
+    Raises:
+        WeightsError: as `load_checkpointed_weights`.
+    """
     own = module.state_dict()
     wrong_kind = [name for name, value in state.items() if _are_tensors(own.get(name)) and not _are_tensors(value)]
     problems = _lines("no tensor", wrong_kind)
@@ -222,4 +232,3 @@ def load_checkpointed_weights(module: nn.Module, state: Mapping[str, Any]) -> No
             f"the checkpoint's weights do not fit {type(module).__name__}, the network that its config describes:\n    "
             + "\n    ".join(problems)
         )
-    module.load_state_dict(with_metadata(state, state, own))
