@@ -190,3 +190,11 @@ class TestCheckpointedWeights:
         load_checkpointed_weights(target, source.state_dict())
         assert target.count == 5
         assert load(Counting(2, 2), source.state_dict(), head=("",)) == ()
+
+
+def test_a_checkpoint_that_averages_gives_the_average(tmp_path):
+    averaged, live = {"weight": torch.ones(2)}, {"weight": torch.zeros(2)}
+    torch.save({"model": live, "average": {"num_updates": 3, "model": averaged}}, tmp_path / "best.pt")
+    assert torch.equal(read_state(tmp_path / "best.pt")["weight"], torch.ones(2))
+    torch.save({"model": live, "average": None}, tmp_path / "best.pt")
+    assert torch.equal(read_state(tmp_path / "best.pt")["weight"], torch.zeros(2))
