@@ -36,6 +36,10 @@ class BadImageError(RunError, ValueError):
         )
 
 
+class ImageFault(ValueError):
+    """What is wrong with an image, in words of ours, which need no further explanation."""
+
+
 @dataclass(frozen=True)
 class BadImage:
     """An image that was left out of a batch.
@@ -52,13 +56,15 @@ class BadImage:
 
 
 def describe_error(error: Exception) -> str:
-    """A decoder's error in words. Those of Pillow's parsers, such as struct.error, mean little without their type."""
+    """An error of reading or decoding in words. Decoders raise almost any type on damaged bytes."""
     message = " ".join(str(error).split())
+    if isinstance(error, ImageFault):
+        return message
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
-    if isinstance(error, (ValueError, OSError, SyntaxError)) and message:
-        return message
-    return f"damaged ({type(error).__name__}: {message})"
+    # Those of Pillow's parsers, such as struct.error, mean little without their type.
+    own_words = isinstance(error, (ValueError, OSError, SyntaxError)) and message
+    return f"damaged; the decoder says: {message if own_words else f'{type(error).__name__}: {message}'}"
 
 
 def write_skipped(path: str | os.PathLike[str], bad: Mapping[str, Iterable[BadImage]]) -> int:

@@ -1,11 +1,14 @@
 """`BatchLoader`: the batches of an epoch, made by worker processes or in this one, with the same result."""
 
+import logging
 from collections.abc import Iterator
 
 from cvtrain.data.bad_images import BadImage, BadImageError
 from cvtrain.data.batches import Batch, BatchDataset
 from cvtrain.data.plan import EpochPlan
 from cvtrain.data.worker_pool import WorkerPool
+
+log = logging.getLogger(__name__)
 
 
 class BatchLoader:
@@ -73,7 +76,7 @@ class BatchLoader:
             BadImageError: an image cannot be read, unless such images are skipped; or all of them were.
             DataWorkerError: a worker died, or batches can no longer be sent; all workers have ended.
         """
-        num_read = 0
+        num_read, num_known = 0, len(self.bad_images)
         number = start_batch
         for batch in self._batches(epoch, start_batch):
             assert (batch.epoch, batch.number) == (epoch, number), "another epoch of this loader was started"
@@ -82,8 +85,10 @@ class BatchLoader:
             for bad in batch.bad:
                 if not self.skip_bad_images:
                     raise BadImageError(bad.name, bad.cause, bad.index)
-                self.bad_images[bad.index] = bad
+                self._note(bad)
             yield batch
+        if len(self.bad_images) > max(num_known, 1):
+            log.warning("%d images could not be read so far and were left out", len(self.bad_images))
         if num_read == 0 and start_batch == 0 and self.bad_images:
             first = next(iter(self.bad_images.values()))
             raise BadImageError(first.name, f"{first.cause}; nor could any other image be read", first.index)
@@ -92,6 +97,11 @@ class BatchLoader:
         """End the workers. A later epoch starts new ones."""
         if self._pool is not None:
             self._pool.close()
+
+    def _note(self, bad: BadImage) -> None:
+        if not self.bad_images:  # early, since an epoch may take hours; the others are counted at its end
+            log.warning("%s cannot be read and is left out: %s", bad.name, bad.cause)
+        self.bad_images[bad.index] = bad
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         if self._pool is not None:

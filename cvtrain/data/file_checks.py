@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cvtrain.data.bad_images import ImageFault
+
 JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_CHECKED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -44,17 +46,17 @@ def describe_unknown(data: bytes) -> str:
     for start, name in _STARTS:
         if data.startswith(start) and (name != "WebP" or data[8:12] == b"WEBP"):
             return f"damaged or cut off: the header of the {name} file cannot be read, or promises no pixels"
-    start = data[:12].decode("ascii", "replace")
-    return f"not an image in a known format: the file starts with {start!a}"
+    first_bytes = data[:12].decode("ascii", "replace")
+    return f"not an image in a known format: the file starts with {first_bytes!a}"
 
 
 def check_whole(data: bytes) -> None:
-    """Raise ValueError with the cause if `data` is empty, or a JPEG, PNG or WebP file that is cut off or damaged.
+    """Raise ImageFault if `data` is empty, or a JPEG, PNG or WebP file that is cut off or damaged.
 
     A JPEG carries no checksum: bytes that were changed inside its picture data cannot be seen.
     """
     if not data:
-        raise ValueError("the file is empty (0 bytes)")
+        raise ImageFault("the file is empty (0 bytes)")
     if data.startswith(JPEG_START):
         _check_jpeg(data)
     elif data.startswith(PNG_START):
@@ -67,7 +69,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(type, first byte of the type, first byte of the checksum) of each chunk of a PNG up to IEND.
 
     Raises:
-        ValueError: the file ends within a chunk or before IEND.
+        ImageFault: the file ends within a chunk or before IEND.
     """
     position = len(PNG_START)
     while position + 12 <= len(data):
@@ -80,7 +82,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if kind == b"IEND":
             return
         position = checksum + 4
-    raise ValueError(f"truncated: the PNG file ends after {len(data)} bytes, before its end chunk")
+    raise ImageFault(f"truncated: the PNG file ends after {len(data)} bytes, before its end chunk")
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -95,14 +97,14 @@ def _check_jpeg(data: bytes) -> None:
             return  # Cameras may append other data.
         if num_scans and code not in _BETWEEN_SCANS:
             # Decoders stop here; some of them fill the rest of the picture with grey.
-            raise ValueError(f"damaged: marker 0xFF{code:02X} within the JPEG picture data at byte {start}")
+            raise ImageFault(f"damaged: marker 0xFF{code:02X} within the JPEG picture data at byte {start}")
         if code == _START_OF_SCAN:
             num_scans += 1
             if num_scans > MAX_SCANS:
-                raise ValueError(f"more than {MAX_SCANS} scans in a JPEG, which would take very long to decode")
+                raise ImageFault(f"more than {MAX_SCANS} scans in a JPEG, which would take very long to decode")
         if code not in _WITHOUT_LENGTH:
             position += int.from_bytes(data[position : position + 2], "big")
-    raise ValueError(f"truncated: the JPEG file ends after {len(data)} bytes, before its end marker")
+    raise ImageFault(f"truncated: the JPEG file ends after {len(data)} bytes, before its end marker")
 
 
 def _jpeg_markers(data: bytes) -> Iterator[int]:
@@ -120,10 +122,10 @@ def _check_png(data: bytes) -> None:
         if kind in PNG_CHECKED_CHUNKS:
             stored = int.from_bytes(view[checksum : checksum + 4], "big")
             if zlib.crc32(view[start:checksum]) != stored:
-                raise ValueError(f"damaged: the checksum of PNG chunk {kind.decode()} does not match")
+                raise ImageFault(f"damaged: the checksum of PNG chunk {kind.decode()} does not match")
 
 
 def _check_webp(data: bytes) -> None:
     expected = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < expected:
-        raise ValueError(f"truncated: the WebP file says it has {expected} bytes, but ends after {len(data)}")
+        raise ImageFault(f"truncated: the WebP file says it has {expected} bytes, but ends after {len(data)}")

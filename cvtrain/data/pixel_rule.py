@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image, TiffImagePlugin
 
+from cvtrain.data.bad_images import ImageFault
+
 ORIENTATION_TAG = 0x0112
 WHITE = (255, 255, 255)
 
@@ -36,7 +38,7 @@ def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHI
         alpha_color: RGB colour behind transparent pixels, 0..255.
 
     Raises:
-        ValueError: pixels whose range is not known, an unknown layout, or no pixels at all.
+        ImageFault: pixels whose range is not known, an unknown layout, or no pixels at all.
         Exception: whatever Pillow raises for a file that it cannot decode, since PIL images decode lazily.
     """
     if isinstance(image, Image.Image):
@@ -46,7 +48,7 @@ def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHI
         tensor = image.detach().cpu()
         image = (tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor).numpy()
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"an image must be a PIL image, an array or a tensor, not {type(image).__name__}")
+        raise ImageFault(f"an image must be a PIL image, an array or a tensor, not {type(image).__name__}")
     pixels = _array_to_uint8(image)
     if pixels.shape[2] == channels:
         return np.ascontiguousarray(pixels)
@@ -59,7 +61,7 @@ def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHI
 def pil_to_array(image: Image.Image, channels: int, alpha_color: tuple[int, ...], orientation: int) -> np.ndarray:
     """A loaded PIL image as (H, W, channels) uint8, see `image_to_array`; `orientation` is EXIF's, 1..8."""
     if 0 in image.size:
-        raise ValueError(f"the image has no pixels: {image.width} x {image.height}")
+        raise ImageFault(f"the image has no pixels: {image.width} x {image.height}")
     flat = _without_alpha(_to_8_bit(image), alpha_color)
     if channels == 1:
         # From RGB by ITU-R 601 in integers: (19595 R + 38470 G + 7471 B + 32768) >> 16.
@@ -97,9 +99,9 @@ def _exif_orientation(block: bytes | None) -> Any:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """The image with 8 bits per channel: of 16-bit values the high byte, as Pillow itself does for 16-bit RGB."""
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range: save the image with 8 or 16 bits")
+        raise ImageFault("floating-point pixels have no fixed range: save the image with 8 or 16 bits")
     if image.mode == "I" and image.format not in SIXTEEN_BIT_IN_32:
-        raise ValueError("32-bit integer pixels have no fixed range: save the image with 8 or 16 bits")
+        raise ImageFault("32-bit integer pixels have no fixed range: save the image with 8 or 16 bits")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image).astype(np.uint16)
@@ -128,11 +130,11 @@ def _array_to_uint8(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in MODE_OF_CHANNELS:
-        raise ValueError(
+        raise ImageFault(
             f"an image of shape {pixels.shape}: arrays must be (H, W) or (H, W, 1..4), tensors (H, W) or (1..4, H, W)"
         )
     if 0 in pixels.shape:
-        raise ValueError(f"the image has no pixels: {pixels.shape[1]} x {pixels.shape[0]}")
+        raise ImageFault(f"the image has no pixels: {pixels.shape[1]} x {pixels.shape[0]}")
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.bool_:
@@ -143,8 +145,8 @@ def _array_to_uint8(pixels: np.ndarray) -> np.ndarray:
         # NaN fails both comparisons.
         if pixels.min() >= 0 and pixels.max() <= 1:
             return np.rint(pixels * 255).astype(np.uint8)
-        raise ValueError(
+        raise ImageFault(
             f"floating-point pixels from {pixels.min():g} to {pixels.max():g}: they must be in 0..1. "
             "Leave normalisation to data.normalize, which is applied on the device"
         )
-    raise ValueError(f"pixels of type {pixels.dtype}: they must be uint8, uint16, bool or floating-point in 0..1")
+    raise ImageFault(f"pixels of type {pixels.dtype}: they must be uint8, uint16, bool or floating-point in 0..1")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cvtrain.data.bad_images import BadImageError, describe_error
+from cvtrain.data.bad_images import BadImageError, ImageFault, describe_error
 from cvtrain.data.decoders import DECODERS, Decoder, quiet_libraries
 from cvtrain.data.file_bytes import read_bytes
 from cvtrain.data.file_checks import check_whole, describe_unknown, png_chunks
@@ -82,7 +82,7 @@ class Reader:
 
     def _check_size(self, image: Image.Image) -> None:
         if image.width * image.height > self.max_image_pixels:
-            raise ValueError(
+            raise ImageFault(
                 f"{image.width} x {image.height} pixels are more than data.max_image_pixels={self.max_image_pixels}"
             )
         Image.MAX_IMAGE_PIXELS = self.max_image_pixels  # for tiles and frames; _quiet_pillow puts the old one back

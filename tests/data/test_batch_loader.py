@@ -233,6 +233,20 @@ def test_skipped_images_are_left_out_and_listed(num_workers: int) -> None:
     assert torch.equal(batches[0].images, next(iter(whole.epoch(0))).images[[0, 2, 3]])
 
 
+def test_the_log_names_the_first_skipped_image_and_counts_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    loader = make_loader(NoisySource(bad=(3, 6, 9)), shuffle=False, skip_bad_images=True)
+    first = "3.jpg cannot be read and is left out: truncated"
+    for epoch in range(2):  # the second time nothing is new
+        list(loader.epoch(epoch))
+        assert [record.getMessage() for record in caplog.records] == [
+            first,
+            "3 images could not be read so far and were left out",
+        ]
+    caplog.clear()
+    list(make_loader(NoisySource(bad=(3,)), shuffle=False, skip_bad_images=True).epoch(0))
+    assert [record.getMessage() for record in caplog.records] == [first]
+
+
 def test_nothing_but_bad_images_is_an_error() -> None:
     loader = make_loader(NoisySource(bad=tuple(range(17))), shuffle=False, skip_bad_images=True)
     with pytest.raises(BadImageError, match=r"0\.jpg.*: truncated; nor could any other image be read"):

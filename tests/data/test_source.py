@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from cvtrain.data.bad_images import BadImageError
+from cvtrain.data.bad_images import BadImageError, ImageFault
 from cvtrain.data.paths import PathTable
 from cvtrain.data.source import ArraySource, DatasetSource, FileSource, Splits, Subset, restrict, with_labels
 
@@ -94,13 +94,20 @@ def test_million_files_fit_in_150_mb_by_a_fifth_of_them() -> None:
 
 
 def test_unusable_item_of_a_dataset_is_a_bad_image_with_its_name() -> None:
-    def refuse(image: object) -> np.ndarray:
-        raise ValueError("pixels of type int64")
+    for error, cause in (
+        (ImageFault("pixels of type int64"), "pixels of type int64"),
+        (OSError("broken data stream"), "damaged; the decoder says: broken data stream"),
+        (IndexError("19"), "damaged; the decoder says: IndexError: 19"),
+        (MemoryError(), "not enough memory to decode it"),
+    ):
 
-    source = DatasetSource(dataset=[(1, 0)], labels=np.zeros(1, np.int64), convert=refuse, prefix="Mine[val]")
-    with pytest.raises(BadImageError) as caught:
-        source.read(0)
-    assert (caught.value.path, caught.value.cause) == ("Mine[val][0]", "pixels of type int64")
+        def refuse(image: object, error: Exception = error) -> np.ndarray:
+            raise error
+
+        source = DatasetSource(dataset=[(1, 0)], labels=np.zeros(1, np.int64), convert=refuse, prefix="Mine[val]")
+        with pytest.raises(BadImageError) as caught:
+            source.read(0)
+        assert (caught.value.path, caught.value.cause) == ("Mine[val][0]", cause)
 
 
 def test_errors_of_the_users_class_go_out_as_they_are() -> None:
