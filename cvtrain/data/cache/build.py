@@ -92,7 +92,10 @@ def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dic
             place = f"on disk in {folder.path}"
             stores = _open_on_disk(folder, parts, prints(), config.channels, limit)
         else:
-            log.info("cache: none: %s; images are decoded in every epoch", choice.reason)
+            log.info(
+                "cache: none: %s; images are decoded and shrunk in every epoch, to the pixels that a cache would hold",
+                choice.reason,
+            )
             return nothing, ""
     except OSError as error:
         log.warning("cache: %s: nothing is kept, images are decoded in every epoch", error)
