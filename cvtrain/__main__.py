@@ -6,8 +6,9 @@ import sys
 def main() -> None:
     """Run the command line of this process and exit with its status."""
     from cvtrain.cli import run
-    from cvtrain.interruption import exit_soon, is_interruption
+    from cvtrain.interruption import PromptExit, is_interruption
 
+    prompt_exit = PromptExit()
     try:
         status = run(sys.argv[1:])
     except SystemExit as request:
@@ -15,7 +16,7 @@ def main() -> None:
         if not is_interruption(status):
             raise
     if is_interruption(status):
-        exit_soon(status)
+        prompt_exit.begin(status)
     sys.exit(status)
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGUSR1: a wish that the loop grants at its next safe point, an order everywhere else."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -93,17 +95,51 @@ def is_interruption(exit_code: int) -> bool:
     return exit_code in {128 + number for number in SIGNALS}
 
 
-def exit_soon(exit_code: int, seconds: float = SECONDS_TO_EXIT) -> None:
-    """End the process with `exit_code` in `seconds`, if it has not ended by then and no thread has work to finish."""
-    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+class PromptExit:
+    """Lets a process that a signal has ended be gone in a moment.
 
-    def leave() -> None:
-        for thread in others:
+    Made before other libraries are imported, it has the last word at exit: once theirs is said, the process ends
+    without the interpreter's teardown, which takes seconds on a busy machine. Libraries that wait at exit for processes
+    or servers of their own are not waited for longer than `seconds`, and their processes are told to end.
+    """
+
+    def __init__(self, seconds: float = SECONDS_TO_EXIT) -> None:
+        self.seconds = seconds
+        self._exit_code: int | None = None
+        atexit.register(self._leave)
+
+    def begin(self, exit_code: int) -> None:
+        """To be called right before `sys.exit(exit_code)`."""
+        self._exit_code = exit_code
+        others = [thread for thread in threading.enumerate() if not thread.daemon]
+        others.remove(threading.main_thread())
+        threading.Thread(target=self._leave_in_time, args=(others,), name="prompt exit", daemon=True).start()
+
+    def _leave_in_time(self, others: list[threading.Thread]) -> None:
+        for thread in others:  # one that writes a checkpoint finishes it
             thread.join()
-        time.sleep(seconds)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        os._exit(exit_code)
+        time.sleep(self.seconds)
+        for process in child_processes():
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGTERM)
+        self._leave()
 
-    threading.Thread(target=leave, name="exit soon", daemon=True).start()
+    def _leave(self) -> None:
+        if self._exit_code is None:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self._exit_code)
+
+
+def child_processes() -> list[int]:
+    """Ids of the processes that this one started and that run; Linux only, elsewhere none."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # the name, in parentheses, may hold anything
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                children.append(int(path.parent.name))
+    return children

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -78,11 +79,17 @@ def test_without_a_signal_nothing_is_cut_short():
 
 def test_the_interpreters_end_is_waited_for_only_so_long():
     code = (
-        "import atexit, sys, threading, time; from cvtrain.interruption import exit_soon, is_interruption\n"
+        "import sys; from cvtrain.interruption import PromptExit, is_interruption; leaving = PromptExit(0.2)\n"
+        "import atexit, subprocess, threading, time\n"
+        "atexit.register(lambda: print('never said', flush=True))\n"
+        "child = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL); print(child.pid)\n"
         "print(is_interruption(143), is_interruption(1))\n"
-        "atexit.register(time.sleep, 60)\n"
+        "atexit.register(child.wait)\n"
+        "atexit.register(lambda: print('said'))\n"
         "threading.Thread(target=lambda: (time.sleep(0.5), print('saved'))).start()\n"
-        "exit_soon(143, 0.2); sys.exit(143)"
+        "leaving.begin(143); sys.exit(143)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout.split()) == (143, ["True", "False", "saved"])
+    child, *said = done.stdout.split()
+    assert (done.returncode, said) == (143, ["True", "False", "saved", "said"])
+    assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
