@@ -20,6 +20,7 @@ def photos(tmp_path):
         (["data.cache=ram", "data.cache_limit_gib=1"], []),
         (["data.cache=ram", "data.cache_dir=x"], ["data.cache_dir"]),
         (["data.cache=none", "data.cache_dir=x", "data.cache_limit_gib=1"], ["data.cache_dir", "data.cache_limit_gib"]),
+        (["data.cache=none", "data.cache_dir=null"], []),  # takes back what an experiment or a resumed run had set
         (["data.cache_limit_gib=0"], ["data.cache_limit_gib"]),
         (["data.cache=always"], ["data.cache"]),
     ],

@@ -97,6 +97,16 @@ def share_of_shared_memory(processes: list[int]) -> int:
     return total
 
 
+def test_writers_of_the_same_images_leave_whole_records(tmp_path):
+    path = tmp_path / "a.images"
+    store = on_disk(path, 1500)
+    writers = [run(FORK, fill, store, range(1500)) for _ in range(4)]
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    assert read_all(on_disk(path)) == 1500 and store.first_damaged is None
+
+
 @pytest.mark.parametrize("delay", [0.002, 0.005, 0.01, 0.02, 0.03])
 def test_writers_killed_at_any_moment_leave_whole_images_or_none(tmp_path, delay):
     path = tmp_path / "a.images"

@@ -141,7 +141,7 @@ def cache_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Pro
     elif data.cache is DataCache.ram:
         reason, affected = "has no effect with data.cache=ram", ("data.cache_dir",)
     for key in affected if reason else ():
-        if is_set(key):
+        if is_set(key) and keys[key] is not None:
             yield Problem(key, keys[key], reason, "leave it out")
 
 

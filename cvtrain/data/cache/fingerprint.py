@@ -48,7 +48,7 @@ class Fingerprint:
 def take_fingerprint(source: FileSource, form: EvalTransform) -> Fingerprint:
     """The fingerprint of the images of `source` as `form.shrink` leaves them.
 
-    The size and the time of change (ns) of every file are read: some 2 us per file on a local disk.
+    The size and the time of change (ns) of every file are read: 8 us per file on a local disk, on two busy cores.
     """
     subject = _digest()
     subject.update(json.dumps({"root": os.path.realpath(source.root), **describe_form(form)}, sort_keys=True).encode())

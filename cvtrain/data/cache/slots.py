@@ -8,6 +8,7 @@ All writes are `pwrite`, which says so when the disk is full, where a store thro
 through a map, so that all processes share one copy. Nothing here needs torch.
 """
 
+import contextlib
 import errno
 import json
 import mmap
@@ -16,7 +17,7 @@ import struct
 import tempfile
 import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from multiprocessing import reduction
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
@@ -215,9 +216,10 @@ class SlotFile:
         body = _BODY.pack(offset, *pixels.shape[:2], zlib.crc32(pixels.data) if self.verify else 0)
         place = self._start + index * RECORD_BYTES
         descriptor = self.file.descriptor
-        _write_all(descriptor, bytes(_CHECK.size), place + _BODY.size)
-        _write_all(descriptor, body, place)
-        _write_all(descriptor, _CHECK.pack(zlib.crc32(body, index)), place + _BODY.size)
+        with self._alone():
+            _write_all(descriptor, bytes(_CHECK.size), place + _BODY.size)
+            _write_all(descriptor, body, place)
+            _write_all(descriptor, _CHECK.pack(zlib.crc32(body, index)), place + _BODY.size)
         self._verified[index] = 1
 
     def _allocate(self, size: int) -> int | None:
@@ -228,17 +230,22 @@ class SlotFile:
             if disk.f_bavail * disk.f_frsize - size < self.min_free_bytes:
                 self._stopped[0] = errno.ENOSPC
                 return None
-        # A lock on one byte of the file, which the system gives back when its holder dies. It is taken per process.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, 0)
-        try:
+        with self._alone():
             offset = os.fstat(descriptor).st_size
             if offset + size > self.capacity:
                 self._stopped[0] = LIMIT_REACHED
                 return None
             os.ftruncate(descriptor, offset + size)
             return offset
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A lock on one byte of the file, held per process, which the system takes back when its holder dies; 2 us."""
+        fcntl.lockf(self.file.descriptor, fcntl.LOCK_EX, 1, 0)
+        try:
+            yield
         finally:
-            fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, 0)
+            fcntl.lockf(self.file.descriptor, fcntl.LOCK_UN, 1, 0)
 
     # ------------------------------------------------------------------ what has become of it
 
