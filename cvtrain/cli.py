@@ -156,7 +156,24 @@ def parse_command(arguments: list[str]) -> Command:
     for word in options.overrides:
         flags.remove(word)
     tokens = [open_up(word, verb) for word in words]
-    return Command(verb, flags, options, resuming_tokens(tokens) if verb == "train" else tokens)
+    if verb == "train":
+        tokens = resuming_tokens(tokens, lambda: _newest_run(build_composer(verb, options, tokens), tokens))
+    return Command(verb, flags, options, tokens)
+
+
+def _newest_run(composer: "Composer", tokens: list[str]) -> Path | None:
+    """The folder that `resume=auto` goes on in: that of hydra.run.dir, or the newest unfinished run of the name."""
+    from cvtrain.config.diagnosis import COMPOSITION_ERRORS
+    from cvtrain.config.resuming import newest_unfinished
+
+    chosen = next((token.partition("=")[2] for token in tokens if token.startswith("hydra.run.dir=")), None)
+    if chosen is not None:
+        return Path(chosen)
+    try:
+        cfg = composer.compose(tokens)
+        return newest_unfinished(Path(cfg.output_root).expanduser() / cfg.name)
+    except COMPOSITION_ERRORS:  # told later, with what is wrong
+        return None
 
 
 def build_composer(verb: str, options: argparse.Namespace, overrides: list[str]) -> "Composer":

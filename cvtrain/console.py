@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ def get_console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, emoji=False)
+
+
+def shown_path(path: Path) -> str:
+    """`path` as a person would type it here: relative, if it lies below the working folder."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
 
 
 class ConsoleHandler(logging.Handler):

@@ -10,6 +10,7 @@ from cvtrain.config.redact import redact
 from cvtrain.config.resuming import CHECKPOINTS, MUST, compare_configs, refuse_breaking
 from cvtrain.config.root import Config
 from cvtrain.config.serialize import to_plain
+from cvtrain.console import shown_path
 from cvtrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def find_state(config: Config, run_dir: Path) -> dict[str, Any] | None:
                     rule=f"there is no checkpoint in {run_dir / CHECKPOINTS} that can be used",
                     remedy="start a new run without resume",
                 )
-            log.info("resume=%s: nothing to go on with, a new run starts in %s", config.resume, run_dir)
+            log.info("resume=%s: nothing to go on with, a new run starts in %s", config.resume, shown_path(run_dir))
             return None
         path, state, problems = found
         for problem in problems:
@@ -48,7 +49,7 @@ def find_state(config: Config, run_dir: Path) -> dict[str, Any] | None:
         raise CheckpointError(path, "holds a model, but not the state of a run to go on with")
     check_changes(config, state, path)
     position = state["position"]
-    log.info("going on from %s: step %d, %d epochs done", path, position["step"], position["epoch"])
+    log.info("going on from %s: step %d, %d epochs done", shown_path(path), position["step"], position["epoch"])
     return state
 
 

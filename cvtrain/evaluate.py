@@ -15,6 +15,7 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.model import CustomModelConfig, ModelConfig
 from cvtrain.config.root import Config, EvaluateConfig, Split
 from cvtrain.config.serialize import from_plain
+from cvtrain.console import shown_path
 from cvtrain.data.bad_images import write_skipped
 from cvtrain.data.build import build_splits
 from cvtrain.data.loading import build_eval_loader
@@ -245,4 +246,4 @@ def log_result(
         log.warning(
             "%d images could not be read and are not in these figures: %s", num_skipped, run_dir / "skipped_images.csv"
         )
-    log.info("results in %s", run_dir)
+    log.info("results in %s", shown_path(run_dir))

@@ -1,6 +1,7 @@
 """What a run leaves in its folder: the config at the start; figures, pictures and tables at the end."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from cvtrain.assembly import Run
 from cvtrain.atomic import atomic_file, remove_stale_files
 from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
-from cvtrain.config.resuming import resume_command
 from cvtrain.config.serialize import to_plain
+from cvtrain.console import shown_path
 from cvtrain.data.bad_images import write_skipped
 from cvtrain.data.loading import BatchLoader
 from cvtrain.data.plan import BatchKey
@@ -255,8 +256,9 @@ def log_closing_lines(
         )
     if "test/accuracy" in metrics:
         log.info("test: loss %.4f, accuracy %.4f", metrics["test/loss"], metrics["test/accuracy"])
-    log.info("results in %s", run.run_dir)
+    log.info("results in %s", shown_path(run.run_dir))
     if end_reason is EndReason.interrupted:
-        log.info("go on with it: %s", resume_command(run.run_dir))
+        log.info("go on with it: cvtrain resume=%s", shlex.quote(shown_path(run.run_dir)))
     elif (run.run_dir / "checkpoints" / "best.pt").exists():
-        log.info("use it: cvtrain evaluate checkpoint=%s", run.run_dir / "checkpoints" / "best.pt")
+        best_path = shown_path(run.run_dir / "checkpoints" / "best.pt")
+        log.info("use it: cvtrain evaluate checkpoint=%s", shlex.quote(best_path))

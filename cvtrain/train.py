@@ -20,7 +20,7 @@ class TrainResult:
     Attributes:
         monitor: best value of `trainer.monitor`, which Hydra's sweepers optimise; None if nothing was evaluated.
         metrics: `val/...` of the best evaluation, `test/...` if there is a test split.
-        exit_code: 0, or 130 after Ctrl-C, 143 after SIGTERM.
+        exit_code: 0, or 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
     """
 
     monitor: float | None

@@ -54,7 +54,7 @@ def list_groups(composer: Composer) -> str:
     """Every config group with its options, one paragraph each, those of the user's own --config-dir included."""
     lines = []
     for group in composer.groups:
-        if not group.startswith("hydra/"):
+        if group != "hydra" and not group.startswith("hydra/"):
             lines += _paragraph(f"  {group:<11} ", composer.options(group))
     return "\n".join(lines)
 

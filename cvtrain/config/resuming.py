@@ -2,8 +2,7 @@
 
 import json
 import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,21 +196,22 @@ def _key_of(token: str) -> str:
     return token.lstrip("+~").partition("=")[0]
 
 
-def resume_command(folder: Path) -> str:
-    """The command that goes on with the run in `folder`."""
-    return f"cvtrain resume={shlex.quote(str(folder))}"
-
-
-def resuming_tokens(tokens: Sequence[str]) -> list[str]:
-    """The overrides of a training command, completed for `resume=PATH`: those of the run before, then the new ones.
+def resuming_tokens(tokens: Sequence[str], newest: Callable[[], Path | None]) -> list[str]:
+    """The overrides of a training command, completed for `resume`: those of the run before, then the new ones.
 
     `trainer.epochs=+N` becomes N more than the run had. (To Hydra, +10 is the number 10.)
+
+    Args:
+        tokens: as the user gave them.
+        newest: finds the folder of the run that `resume=auto` and `resume=must` mean; None: there is none.
 
     Raises:
         ConfigError: there is no run at PATH, or `+N` without one.
     """
     resume = next((token.partition("=")[2] for token in tokens if token.startswith("resume=")), None)
-    folder = None if resume in (None, "null", "") else run_folder_of(str(resume))
+    folder = None
+    if resume not in (None, "null", ""):
+        folder = run_folder_of(str(resume)) or newest()
     completed = list(tokens) if folder is None else with_saved_overrides(folder, tokens)
     return [_with_more_epochs(token, folder) for token in completed]
 
