@@ -80,8 +80,8 @@ def explain_death(exit_code: int, doing: str, settings: PoolSettings, *, out_of_
         )
         return DataWorkerError(
             f"a data worker was killed by the system ({name}){doing}: {said}",
-            f"set a smaller {settings.fewer}, a smaller data.max_image_pixels if images are huge, or give the job more "
-            "memory",
+            f"set a smaller {settings.fewer}, data.cache=disk or none if images are kept in memory, a smaller "
+            "data.max_image_pixels if some are huge, or give the job more memory",
         )
     if name == "SIGBUS":
         return DataWorkerError(
