@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb_server import API_KEY, WandbServer
 
 from cvtrain.checkpoint import load_checkpoint
-from tests.wandb_server import API_KEY, WandbServer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
