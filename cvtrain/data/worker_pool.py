@@ -3,13 +3,10 @@
 import contextlib
 import multiprocessing.connection
 import os
-import signal
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -25,6 +22,7 @@ from cvtrain.data.worker_faults import (
     raise_open_file_limit,
 )
 from cvtrain.data.worker_process import Parcel, Whereabouts, WorkerDataset, WorkerFailure, init_worker
+from cvtrain.data.worker_signals import DeathWatch, signals_held_back
 
 T = TypeVar("T")
 
@@ -82,47 +80,50 @@ class WorkerPool:
                 else:
                     yield received
         except _Fault as fault:
-            _DeathWatch.waiting = None  # once more: the signal may have come before `_wait_for` got to it
+            DeathWatch.end()  # once more: the signal may have come before `_wait_for` got to it
             raise self._end_by_fault(fault.error) from None
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""
-        if self._finalizer is not None:
+        if self._finalizer is None or not self._all_live():
+            self._kill()
+        else:
             self._finalizer()
         self._loader = self._iterator = self._finalizer = None
-
-    def raise_if_dead(self) -> None:
-        """Raise `_Fault` if a worker is no more."""
-        if self._iterator is not None and not all(worker.is_alive() for worker in self._iterator._workers):
-            raise _Fault(None)
 
     # ------------------------------------------------------------------ batches
 
     def _wait_for(self, call: Callable[[], T]) -> T:
         """`call()`, which fails with `_Fault` at once when a worker dies meanwhile or was dead before."""
-        if threading.current_thread() is threading.main_thread():
-            _DeathWatch.waiting = self
+        DeathWatch.begin(self._check_workers)
         try:
-            self.raise_if_dead()
+            self._check_workers()
             return call()
         except _Fault:
             raise
         except Exception as error:
             raise _Fault(error) from error
         finally:
-            _DeathWatch.waiting = None
+            DeathWatch.end()
+
+    def _check_workers(self) -> None:
+        if self._iterator is not None and not self._all_live():
+            raise _Fault(None)
+
+    def _all_live(self) -> bool:
+        return all(worker.is_alive() for worker in self._iterator._workers)
 
     def _begin(self) -> None:
         if self._loader is None:
             raise_open_file_limit()
             self._kills_before = count_out_of_memory_kills()
             self._loader = self._build_loader()
-        with _quiet_start():
-            # Workers start here. Later iterations first drain what an unfinished one left in the queues.
-            iterator = iter(self._loader)
-        if self._iterator is None:
-            self._iterator = iterator
-            self._take_over()
+        if self._iterator is not None:
+            iter(self._loader)  # drains what an unfinished epoch left in the queues
+            return
+        with _quiet_start(), signals_held_back():
+            self._iterator = iter(self._loader)  # the workers start
+        self._take_over()
 
     def _receive(self) -> Batch | WorkerFailure:
         received = next(self._iterator, None)
@@ -154,7 +155,7 @@ class WorkerPool:
             worker._popen.terminate = worker._popen.kill
         # Left to the garbage collector, the queues may go first: each worker is then waited for 5 s and killed.
         self._finalizer = weakref.finalize(self, _end_workers, self._iterator, os.getpid())
-        _DeathWatch.install()
+        DeathWatch.install()
 
     # ------------------------------------------------------------------ faults
 
@@ -233,30 +234,6 @@ class _Fault(Exception):
     def __init__(self, error: Exception | None) -> None:
         self.error = error
         super().__init__(error)
-
-
-class _DeathWatch:
-    """A handler of SIGCHLD, in front of the one that was there. It raises only while a pool waits for its workers."""
-
-    waiting: ClassVar[WorkerPool | None] = None
-
-    def __init__(self, previous: Any) -> None:
-        self.previous = previous
-
-    @classmethod
-    def install(cls) -> None:
-        """Start to watch. Outside the main thread and on Windows, where one cannot, a death is seen within 5 s."""
-        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-            return
-        previous = signal.getsignal(signal.SIGCHLD)
-        if not isinstance(previous, cls):
-            signal.signal(signal.SIGCHLD, cls(previous))
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if callable(self.previous):
-            self.previous(number, frame)
-        if _DeathWatch.waiting is not None:
-            _DeathWatch.waiting.raise_if_dead()
 
 
 def _end_workers(iterator: Any, owner: int) -> None:

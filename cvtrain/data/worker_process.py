@@ -3,7 +3,6 @@
 import functools
 import os
 import pickle
-import signal
 import sys
 import traceback
 from multiprocessing.reduction import ForkingPickler
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 from cvtrain.data.batches import Batch, BatchDataset
 from cvtrain.data.plan import BatchKey
 from cvtrain.data.worker_faults import PoolSettings, explain_transport
+from cvtrain.data.worker_signals import ignore_signals
 
 
 class Parcel:
@@ -147,14 +147,8 @@ class WorkerDataset(Dataset["Parcel | WorkerFailure"]):
 
 
 def init_worker(worker: int) -> None:
-    """Set up a worker: one thread, and no ear for Ctrl-C and SIGTERM, which batch systems send to a whole job.
-
-    They are the main process's business: it finishes its step, saves, and ends its workers without a traceback.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the main process's handler, inherited by fork
+    """Set up a worker: one thread, deaf to the signals that are for the main process."""
+    ignore_signals()
     torch.set_num_threads(1)
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when cv2 is imported later, by the reader or the augmentation
     if "cv2" in sys.modules:

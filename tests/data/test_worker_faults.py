@@ -2,6 +2,7 @@
 
 import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import resource
@@ -143,6 +144,27 @@ def test_a_death_between_epochs_is_found() -> None:
     assert not children()
 
 
+def test_workers_end_at_once_when_one_of_them_is_dead() -> None:
+    loader = make_loader(NoisySource(), num_workers=3)
+    next(loader.epoch(0))
+    os.kill(min(children()), signal.SIGKILL)
+    time.sleep(0.1)
+    start = time.monotonic()
+    loader.close()
+    assert time.monotonic() - start < 2 and not children()
+    assert len(list(loader.epoch(0))) == 5
+    loader.close()
+
+
+def test_workers_that_nobody_closes_end_with_their_loader() -> None:
+    loader = make_loader(NoisySource(), num_workers=2)
+    next(loader.epoch(0))
+    start = time.monotonic()
+    del loader
+    gc.collect()
+    assert time.monotonic() - start < 2 and not children()
+
+
 def test_a_death_is_also_seen_outside_of_the_main_thread() -> None:
     """Where Python handles no signals."""
     caught: list[Exception] = []
@@ -197,6 +219,18 @@ def test_workers_outlive_a_sigterm_to_the_whole_job() -> None:
     start = time.monotonic()
     loader.close()
     assert wait_until_gone(workers) and time.monotonic() - start < 2
+
+
+def test_a_sigterm_while_workers_start_is_ignored_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die_before(worker: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        worker_process.init_worker(worker)
+
+    monkeypatch.setattr(worker_pool, "init_worker", die_before)
+    loader = make_loader(NoisySource(), num_workers=2)
+    assert len(list(loader.epoch(0))) == 5
+    loader.close()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
 TERMINATED = """
