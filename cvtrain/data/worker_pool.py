@@ -200,6 +200,7 @@ class WorkerPool:
         iterator._shutdown = True  # its own end has nothing left to do
         if self._finalizer is not None:
             self._finalizer.detach()
+            self._finalizer = None
         for worker in iterator._workers:
             worker.kill()
         for worker in iterator._workers:
