@@ -1,19 +1,15 @@
 """`WorkerPool`: processes that make batches. It ends cleanly, and says why, whatever becomes of one of them."""
 
-import contextlib
 import multiprocessing.connection
 import os
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import torch
-from torch.utils.data import DataLoader, Sampler
 from torch.utils.data._utils import signal_handling
 
 from cvtrain.data.batches import Batch, BatchDataset
-from cvtrain.data.plan import BatchKey, EpochPlan
+from cvtrain.data.plan import EpochPlan
 from cvtrain.data.worker_faults import (
     PoolSettings,
     count_out_of_memory_kills,
@@ -21,15 +17,14 @@ from cvtrain.data.worker_faults import (
     explain_transport,
     raise_open_file_limit,
 )
-from cvtrain.data.worker_process import Parcel, Whereabouts, WorkerDataset, WorkerFailure, init_worker
+from cvtrain.data.worker_loader import END_SECONDS, EpochKeys, WorkerLoader, build_worker_loader, quiet_start
+from cvtrain.data.worker_process import Parcel, Whereabouts, WorkerDataset, WorkerFailure
 from cvtrain.data.worker_signals import DeathWatch, signals_held_back
 
 T = TypeVar("T")
 
 # A connection that breaks is mostly the first sign of a worker's death, which the system tells a moment later.
 _DEATH_DELAY_SECONDS = 1.0
-# How long ending a killed worker, or the thread that pins memory, may take.
-_END_SECONDS = 6.0
 
 
 class WorkerPool:
@@ -55,9 +50,9 @@ class WorkerPool:
         self.prefetch_batches = prefetch_batches
         self.pin_memory = pin_memory
         self.settings = PoolSettings(num_workers, prefetch_batches, plan.batch_size)
-        self._keys = _EpochKeys(plan)
+        self._keys = EpochKeys(plan)
         self._whereabouts = Whereabouts(num_workers)
-        self._loader: DataLoader[Parcel | WorkerFailure] | None = None
+        self._loader: WorkerLoader | None = None
         self._iterator: Any = None  # torch's own class, which has no public name
         self._finalizer: weakref.finalize[..., WorkerPool] | None = None
         self._kills_before = 0
@@ -117,11 +112,17 @@ class WorkerPool:
         if self._loader is None:
             raise_open_file_limit()
             self._kills_before = count_out_of_memory_kills()
-            self._loader = self._build_loader()
+            self._loader = build_worker_loader(
+                WorkerDataset(self.dataset, self._whereabouts, self.settings),
+                self._keys,
+                num_workers=self.num_workers,
+                prefetch_batches=self.prefetch_batches,
+                pin_memory=self.pin_memory,
+            )
         if self._iterator is not None:
             iter(self._loader)  # drains what an unfinished epoch left in the queues
             return
-        with _quiet_start(), signals_held_back():
+        with quiet_start(), signals_held_back():
             self._iterator = iter(self._loader)  # the workers start
         self._take_over()
 
@@ -129,21 +130,6 @@ class WorkerPool:
         received = next(self._iterator, None)
         assert received is not None, "another epoch of this loader was started"
         return received.open() if isinstance(received, Parcel) else received
-
-    def _build_loader(self) -> DataLoader[Parcel | WorkerFailure]:
-        with _quiet_start():
-            return DataLoader(
-                WorkerDataset(self.dataset, self._whereabouts, self.settings),
-                sampler=self._keys,
-                batch_size=None,  # the dataset makes whole batches
-                num_workers=self.num_workers,
-                prefetch_factor=self.prefetch_batches,
-                persistent_workers=True,
-                pin_memory=self.pin_memory,
-                worker_init_fn=init_worker,
-                # Of its own, since DataLoader draws a seed per epoch and would draw it from the global one.
-                generator=torch.Generator(),
-            )
 
     def _take_over(self) -> None:
         """Keep torch from raising wherever the main process is, and see to it that workers can be ended."""
@@ -204,29 +190,14 @@ class WorkerPool:
         for worker in iterator._workers:
             worker.kill()
         for worker in iterator._workers:
-            worker.join(_END_SECONDS)
+            worker.join(END_SECONDS)
         if self.pin_memory and hasattr(iterator, "_pin_memory_thread"):
             iterator._pin_memory_thread_done_event.set()
             iterator._worker_result_queue.put((None, None))  # wakes the thread, which looks at the event
-            iterator._pin_memory_thread.join(_END_SECONDS)
+            iterator._pin_memory_thread.join(END_SECONDS)
         for queue in (*iterator._index_queues, iterator._worker_result_queue):
             queue.cancel_join_thread()
             queue.close()
-
-
-class _EpochKeys(Sampler[BatchKey]):
-    """The keys that a DataLoader iterates over: those of the epoch that was chosen last."""
-
-    def __init__(self, plan: EpochPlan) -> None:
-        self.plan = plan
-        self.epoch = 0
-        self.start_batch = 0
-
-    def __iter__(self) -> Iterator[BatchKey]:
-        return self.plan.batches(self.epoch, self.start_batch)
-
-    def __len__(self) -> int:
-        return self.plan.num_batches - self.start_batch
 
 
 class _Fault(Exception):
@@ -241,15 +212,3 @@ def _end_workers(iterator: Any, owner: int) -> None:
     """End the workers of process `owner`; a copy of them in a forked process must not."""
     if os.getpid() == owner:
         iterator._shutdown_workers()
-
-
-@contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Without torch's warning at more workers than cores, which were asked for by name: data.num_workers.
-
-    Python from 3.12 on warns of forks in a process with threads; how workers start is torch's choice.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
-        yield

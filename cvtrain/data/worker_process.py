@@ -4,9 +4,11 @@ import functools
 import os
 import pickle
 import sys
+import threading
 import traceback
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import RawArray
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -115,7 +117,7 @@ class Whereabouts:
         return (None if batch < 0 else batch), (None if image < 0 else image)
 
 
-class WorkerDataset(Dataset["Parcel | WorkerFailure"]):
+class WorkerDataset(Dataset[Parcel | WorkerFailure]):
     """Makes batches in a worker. What goes wrong is a value too, since DataLoader loses what exceptions hold.
 
     Args:
@@ -149,7 +151,15 @@ class WorkerDataset(Dataset["Parcel | WorkerFailure"]):
 def init_worker(worker: int) -> None:
     """Set up a worker: one thread, deaf to the signals that are for the main process."""
     ignore_signals()
+    sys.excepthook = _print_exception
     torch.set_num_threads(1)
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when cv2 is imported later, by the reader or the augmentation
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
+
+
+def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python does it, except where the thread that hands out shared memory finds the main process gone."""
+    if isinstance(error, (ConnectionError, EOFError)) and threading.current_thread() is not threading.main_thread():
+        return
+    sys.__excepthook__(kind, error, trace)

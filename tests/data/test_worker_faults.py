@@ -23,7 +23,7 @@ from made_images import NoisySource
 from test_batch_loader import RandomCrop, assert_equal_batches, children, make_loader, wait_until_gone
 
 from cvtrain.config.errors import ConfigError, RunError
-from cvtrain.data import worker_faults, worker_pool, worker_process
+from cvtrain.data import worker_faults, worker_loader, worker_pool, worker_process
 from cvtrain.data.batch_loader import BatchLoader
 from cvtrain.data.batches import Batch
 from cvtrain.data.worker_faults import (
@@ -226,7 +226,7 @@ def test_a_sigterm_while_workers_start_is_ignored_too(monkeypatch: pytest.Monkey
         os.kill(os.getpid(), signal.SIGTERM)
         worker_process.init_worker(worker)
 
-    monkeypatch.setattr(worker_pool, "init_worker", die_before)
+    monkeypatch.setattr(worker_loader, "init_worker", die_before)
     loader = make_loader(NoisySource(), num_workers=2)
     assert len(list(loader.epoch(0))) == 5
     loader.close()
@@ -263,6 +263,22 @@ def test_sigterm_ends_the_main_process_and_its_workers_without_a_word(tmp_path: 
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (143, "", "") and len(workers) == 2
     assert wait_until_gone(workers)
+
+
+def test_a_worker_is_silent_where_the_main_process_goes_while_it_hands_out_a_batch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def print_in_thread(error: BaseException) -> str:
+        print_it = worker_process._print_exception
+        thread = threading.Thread(target=print_it, args=(type(error), error, error.__traceback__))
+        thread.start()
+        thread.join()
+        return capsys.readouterr().err
+
+    assert print_in_thread(ConnectionResetError(104, "Connection reset by peer")) == print_in_thread(EOFError()) == ""
+    assert print_in_thread(KeyError("mine")) == "KeyError: 'mine'\n"
+    worker_process._print_exception(EOFError, EOFError("in the dataset"), None)
+    assert capsys.readouterr().err == "EOFError: in the dataset\n"
 
 
 def start_script(tmp_path: Path, script: str, *command: str, **values: object) -> subprocess.Popen[str]:
@@ -411,13 +427,21 @@ def test_other_errors_are_not_explained_away() -> None:
     )
 
 
-def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+@pytest.mark.parametrize("num_started", [0, 1, 2])
+def test_workers_that_cannot_all_start(num_started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, launched = multiprocessing.popen_fork.Popen._launch, []  # type: ignore[attr-defined]
+
+    def refuse(self: object, process: object) -> None:
+        if len(launched) == num_started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        launched.append(process)
+        launch(self, process)
 
     monkeypatch.setattr(multiprocessing.popen_fork.Popen, "_launch", refuse)  # type: ignore[attr-defined]
-    error, _, _ = run_into(make_loader(NoisySource(), num_workers=2))
+    error, _, seconds = run_into(make_loader(NoisySource(), num_workers=3))
     assert str(error).startswith("a data worker could not be started: [Errno 11] Resource temporarily unavailable")
+    assert len(launched) == num_started and not children() and seconds < 5
+    gc.collect()  # an exception in torch's own end would be one of this test
 
 
 # ---------------------------------------------------------------- exceptions in a worker
@@ -481,6 +505,7 @@ def test_more_workers_than_cores_are_no_warning() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_death_while_batches_are_pinned() -> None:
     loader = make_loader(Fatal(kill_self(signal.SIGKILL)), num_workers=3, shuffle=False, pin_memory=True)
     error, _, seconds = run_into(loader)
