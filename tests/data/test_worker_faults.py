@@ -114,6 +114,7 @@ def test_after_a_death_the_loader_can_start_again(tmp_path: Path) -> None:
 
     loader = make_loader(Fatal(die_once), RandomCrop(), num_workers=2, shuffle=False)
     run_into(loader)
+    loader.close()  # as the trainer does, after a fault too
     again = list(loader.epoch(2, start_batch=97))
     loader.close()
     assert_equal_batches(again, list(make_loader(NoisySource(count=400), RandomCrop(), shuffle=False).epoch(2))[97:])
@@ -316,7 +317,9 @@ def test_a_batch_that_does_not_fit_is_an_error_and_not_a_wait_for_ever(
             raise raised
 
     monkeypatch.setattr(worker_process, "ForkingPickler", Full)  # workers are forked
-    error, numbers, seconds = run_into(make_loader(NoisySource(), num_workers=2))
+    loader = make_loader(NoisySource(), num_workers=2)
+    error, numbers, seconds = run_into(loader)
+    loader.close()
     assert str(error).startswith(cause) and "data.num_workers (now 2;" in error.remedy
     assert numbers == [] and seconds < 5 and not children()
 
