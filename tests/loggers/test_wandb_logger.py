@@ -124,7 +124,7 @@ def test_online_run_and_its_continuation(server: WandbServer, environment: dict[
 
     kept = server.only_run()
     assert result["names"] == ["csv", "wandb"], output
-    assert result["state"] == {"wandb": {"run_id": kept.id}}
+    assert result["state"]["wandb"] == {"run_id": kept.id}
     assert f"W&B run: {server.url}/{ENTITY}/flowers/runs/{kept.id}" in output
     assert "WARNING" not in output
     assert server.keys == {API_KEY}
