@@ -4,6 +4,7 @@ import multiprocessing.connection
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing.util import get_temp_dir
 from typing import Any, TypeVar
 
 from torch.utils.data._utils import signal_handling
@@ -111,6 +112,7 @@ class WorkerPool:
     def _begin(self) -> None:
         if self._loader is None:
             raise_open_file_limit()
+            get_temp_dir()  # of this process, which removes it: a folder that a worker makes stays when it is killed
             self._kills_before = count_out_of_memory_kills()
             self._loader = build_worker_loader(
                 WorkerDataset(self.dataset, self._whereabouts, self.settings),

@@ -1,5 +1,6 @@
 """What runs in a data worker: it makes batches, packs them, and sends its failures home as values."""
 
+import contextlib
 import functools
 import os
 import pickle
@@ -8,6 +9,7 @@ import threading
 import traceback
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import RawArray
+from multiprocessing.util import Finalize, get_temp_dir
 from types import TracebackType
 from typing import Any
 
@@ -152,6 +154,8 @@ def init_worker(worker: int) -> None:
     """Set up a worker: one thread, deaf to the signals that are for the main process."""
     ignore_signals()
     sys.excepthook = _print_exception
+    # After the sockets in it, which go at priority 0.
+    Finalize(None, _remove_orphaned_folder, args=(get_temp_dir(), os.getppid()), exitpriority=-200)
     torch.set_num_threads(1)
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when cv2 is imported later, by the reader or the augmentation
     if "cv2" in sys.modules:
@@ -163,3 +167,10 @@ def _print_exception(kind: type[BaseException], error: BaseException, trace: Tra
     if isinstance(error, (ConnectionError, EOFError)) and threading.current_thread() is not threading.main_thread():
         return
     sys.__excepthook__(kind, error, trace)
+
+
+def _remove_orphaned_folder(folder: str, main_process: int) -> None:
+    """Remove the folder of the workers' sockets, which is the main process's, if that one was killed."""
+    if os.getppid() != main_process:
+        with contextlib.suppress(OSError):  # the last worker finds it empty
+            os.rmdir(folder)  # noqa: PTH106

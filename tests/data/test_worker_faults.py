@@ -282,6 +282,22 @@ def test_a_worker_is_silent_where_the_main_process_goes_while_it_hands_out_a_bat
     assert capsys.readouterr().err == "EOFError: in the dataset\n"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "main"])
+def test_nothing_stays_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str) -> None:
+    folder = tmp_path / "t"  # the path of a socket is at most 107 bytes long
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    process = start_script(tmp_path, TERMINATED, delay=0.02)
+    assert process.stdout is not None
+    workers = {int(word) for word in process.stdout.readline().split()[1:]}
+    assert [path.name for path in folder.iterdir() if path.name.startswith("pymp-")]
+    os.kill(min(workers) if victim == "worker" else process.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert ("DataWorkerError" in errors) == (victim == "worker")
+    assert wait_until_gone(workers) and not list(folder.iterdir())
+
+
 def start_script(tmp_path: Path, script: str, *command: str, **values: object) -> subprocess.Popen[str]:
     path = tmp_path / "main.py"
     path.write_text(textwrap.dedent(script.format(folder=str(Path(__file__).parent), **values)))
