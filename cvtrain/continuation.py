@@ -31,7 +31,10 @@ def find_state(config: Config, run_dir: Path) -> dict[str, Any] | None:
     if named.is_file():
         path, state = named, load_checkpoint(named)
     else:
-        found = newest_valid(run_dir / CHECKPOINTS)
+        try:
+            found = newest_valid(run_dir / CHECKPOINTS)
+        except CheckpointError as error:
+            raise ConfigError(key="resume", value=config.resume, rule=error.rule, remedy=error.remedy) from error
         if found is None:
             if config.resume == MUST or named.exists():
                 raise ConfigError(

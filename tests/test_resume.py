@@ -265,3 +265,13 @@ def test_out_of_memory_halves_the_micro_batch_and_is_remembered(run, tmp_path, m
     run("tight", "trainer.grad_accum_steps=1", "resume=auto")
     assert "out of memory" not in caplog.text
     assert load_checkpoint(tmp_path / "tight" / "checkpoints" / "last.pt")["faults"]["num_micro_batches"] == 4
+
+
+def test_when_no_checkpoint_is_whole_each_is_named(run, tmp_path):
+    run("run", "trainer.epochs=1")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"resume=auto: none of its checkpoints can be used") as caught:
+        run("run", "resume=auto")
+    assert "last.pt" in str(caught.value)
+    assert "best.pt" in str(caught.value)
