@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.data.bad_images import BadImage
 from cvtrain.runtime import generator_states, set_generator_states
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ def training_state(trainer: "Trainer") -> dict[str, Any]:
         "elapsed_seconds": trainer.seconds_so_far(),
         "metrics": trainer.last_metrics,
         "loggers": trainer.logger.state(),
+        "bad_images": {
+            split: [[bad.index, bad.name, bad.cause] for bad in loader.bad_images.values()]
+            for split, loader in (("train", trainer.train_loader), ("val", trainer.val_loader))
+        },
     }
 
 
@@ -64,6 +69,8 @@ def restore_training_state(trainer: "Trainer", state: dict[str, Any]) -> None:
     scale_learning_rates(trainer, faults["lr_scale"])
     trainer.elapsed_seconds = state["elapsed_seconds"]
     trainer.last_metrics = state["metrics"]
+    for split, loader in (("train", trainer.train_loader), ("val", trainer.val_loader)):
+        loader.bad_images |= {index: BadImage(index, name, cause) for index, name, cause in state["bad_images"][split]}
 
 
 def scale_learning_rates(trainer: "Trainer", scale: float) -> None:

@@ -222,6 +222,17 @@ def test_bad_images_are_skipped_listed_and_counted(run, photos, tmp_path, caplog
         evaluate(config, run_dir=tmp_path / "e2")
 
 
+def test_a_run_that_goes_on_still_lists_what_was_skipped_before(run, photos, tmp_path):
+    bad = photos / "train" / "red" / "003.png"
+    good = bad.read_bytes()
+    damage(bad)
+    command = ("data=custom", f"data.root={photos}", *SMALL, "data.on_bad_image=skip", "data.cache=none")
+    run(*command, "trainer.epochs=1")
+    bad.write_bytes(good)
+    run(*command, "trainer.epochs=2", "resume=auto")
+    assert [row["path"] for row in table(tmp_path / "run" / "skipped_images.csv")] == ["train/red/003.png"]
+
+
 def test_a_bad_image_stops_the_run_by_name_and_keeps_what_was_learnt(run, photos, tmp_path):
     damage(photos / "val" / "blue" / "002.png")
     with pytest.raises(BadImageError, match=r"val/blue/002\.png \(image 2 of its split\)"):
