@@ -278,7 +278,8 @@ def test_skipped_images_are_written_by_split_and_index(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- interruption
 
 INTERRUPTED = """
-    import os, sys, time
+    import os, signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     import numpy as np
     import torch
     sys.path.insert(0, {folder!r})
