@@ -68,7 +68,7 @@ class NoisySource:
 
     def read(self, index: int) -> np.ndarray:
         if index in self.bad:
-            raise BadImageError(f"/root/{index}.jpg", "truncated")
+            raise BadImageError(f"/photos/{index}.jpg", "truncated")
         image = np.random.default_rng(index).integers(0, 200, (5 + index % 4, 8, 3), dtype=np.uint8)
         if self.draws:
             image += np.uint8(random.randrange(10) + np.random.randint(10) + int(torch.randint(10, ())))  # noqa: NPY002
