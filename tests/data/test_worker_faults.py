@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 from made_images import NoisySource
-from test_batch_loader import RandomCrop, assert_equal_batches, children, make_loader, wait_until_gone
+from test_batch_loader import RandomCrop, assert_equal_batches, make_loader, wait_until_gone
+from test_batch_loader import children as all_children
 
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.data import worker_faults, worker_loader, worker_pool, worker_process
@@ -37,6 +38,19 @@ from cvtrain.data.worker_faults import (
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 SETTINGS = PoolSettings(num_workers=8, prefetch_batches=2, batch_size=64)
+
+_OTHERS: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def workers_of_other_tests() -> None:
+    """Workers that tests of other files have left behind are not counted here."""
+    _OTHERS.clear()
+    _OTHERS.update(all_children())
+
+
+def children() -> set[int]:
+    return all_children() - _OTHERS
 
 
 class Fatal(NoisySource):
