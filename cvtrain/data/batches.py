@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from cvtrain.data.bad_images import BadImage, BadImageError
 from cvtrain.data.plan import BatchKey
 from cvtrain.data.source import ArraySource, ImageSource
+from cvtrain.data.stage_times import stage, take_seconds
 from cvtrain.runtime import derive_seed
 
 # (H, W, C) uint8 and the sample's seed -> (C, S, S) uint8
@@ -30,6 +31,7 @@ class Batch:
         indices: (B,) int64 places in the source.
         bad: images of this batch that could not be read.
         epoch, number: which batch of which epoch, 0-based.
+        seconds: what making it took, by stage of `stage_times`.
     """
 
     images: torch.Tensor
@@ -38,6 +40,7 @@ class Batch:
     bad: list[BadImage] = field(default_factory=list)
     epoch: int = 0
     number: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,7 +48,7 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from which copies to a GPU can overlap with computing."""
         pinned = (self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
-        return Batch(*pinned, bad=self.bad, epoch=self.epoch, number=self.number)
+        return Batch(*pinned, bad=self.bad, epoch=self.epoch, number=self.number, seconds=self.seconds)
 
 
 class BatchDataset(Dataset[Batch]):
@@ -91,8 +94,13 @@ class BatchDataset(Dataset[Batch]):
 
     def make(self, key: BatchKey, on_image: Callable[[int], None] = lambda index: None) -> Batch:
         """The batch of `key`; `on_image` is told the index of each image before it is read."""
-        if self.is_ready_made:
-            return self._take(key)
+        take_seconds()  # of a batch that failed
+        with stage("collate"):
+            batch = self._take(key) if self.is_ready_made else self._gather(key, on_image)
+        batch.seconds = take_seconds()
+        return batch
+
+    def _gather(self, key: BatchKey, on_image: Callable[[int], None]) -> Batch:
         size = self.image_size
         images = torch.empty((len(key.indices), self.channels, size, size), dtype=torch.uint8)
         good: list[int] = []
@@ -110,9 +118,13 @@ class BatchDataset(Dataset[Batch]):
     def _image(self, index: int, seed: int) -> torch.Tensor:
         # A source that draws random numbers, such as a user's own Dataset, is thereby reproducible too.
         seed_cpu_generators(seed)
-        pixels = self.source.read(index)
+        with stage("decode"):
+            pixels = self.source.read(index)
         try:
-            return self.eval_transform(pixels) if self.train_transform is None else self.train_transform(pixels, seed)
+            with stage("augment"):
+                if self.train_transform is None:
+                    return self.eval_transform(pixels)
+                return self.train_transform(pixels, seed)
         except Exception as error:
             if hasattr(error, "add_note"):  # Python 3.11
                 error.add_note(f"while transforming {self.source.name(index)}, {pixels.shape} {pixels.dtype}")

@@ -20,6 +20,7 @@ from cvtrain.data.decoders import DECODERS, Decoder, quiet_libraries
 from cvtrain.data.file_bytes import read_bytes
 from cvtrain.data.file_checks import check_whole, describe_unknown, png_chunks
 from cvtrain.data.pixel_rule import WHITE, image_to_array, pil_to_array, read_orientation
+from cvtrain.data.stage_times import stage
 
 __all__ = ["BadImageError", "Reader", "build_reader", "image_to_array"]
 
@@ -62,7 +63,9 @@ class Reader:
         Raises:
             BadImageError: the file is missing, unreadable, no image, incomplete, too large or of unknown range.
         """
-        return self.decode(read_bytes(path, SPARE_BYTES + BYTES_PER_PIXEL * self.max_image_pixels), path)
+        with stage("read"):
+            data = read_bytes(path, SPARE_BYTES + BYTES_PER_PIXEL * self.max_image_pixels)
+        return self.decode(data, path)
 
     def decode(self, data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
         """The image in `data`, the bytes of a file; `path` is only named in errors. See `__call__`."""

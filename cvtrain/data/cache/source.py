@@ -6,6 +6,7 @@ import numpy as np
 
 from cvtrain.data.resize import EvalTransform
 from cvtrain.data.source import ImageSource
+from cvtrain.data.stage_times import stage
 
 
 class ImageStore(Protocol):
@@ -54,10 +55,12 @@ class CachedSource:
 
     def read(self, index: int) -> np.ndarray:
         """Image `index` as (H, W, C) uint8, shrunk; it cannot be written if it comes from the store."""
-        pixels = self.store.get(index)
+        with stage("read"):
+            pixels = self.store.get(index)
         if pixels is None:
             pixels = self.form.shrink(self.source.read(index))
-            self.store.put(index, pixels)
+            with stage("cache"):
+                self.store.put(index, pixels)
         return pixels
 
     def name(self, index: int) -> str:

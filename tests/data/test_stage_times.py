@@ -1,0 +1,84 @@
+"""Seconds per stage: they add up to the time of the batch, and come home from workers."""
+
+import time
+
+import numpy as np
+import pytest
+
+from cvtrain.data.batch_loader import BatchLoader
+from cvtrain.data.batches import BatchDataset
+from cvtrain.data.plan import EpochPlan
+from cvtrain.data.resize import build_eval_transform
+from cvtrain.data.stage_times import stage, take_seconds
+
+READ, DECODE, AUGMENT = 0.004, 0.006, 0.003
+
+
+class SlowSource:
+    """Images of one colour that take long to read and longer to decode."""
+
+    labels = np.zeros(4, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return 4
+
+    def name(self, index: int) -> str:
+        return f"slow[{index}]"
+
+    def read(self, index: int) -> np.ndarray:
+        with stage("read"):
+            time.sleep(READ)
+        time.sleep(DECODE)
+        return np.full((8, 8, 3), index, dtype=np.uint8)
+
+
+def augment(pixels, seed):
+    time.sleep(AUGMENT)
+    return build_eval_transform(image_size=8, resize="squash", crop_fraction=1.0)(pixels)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_each_stage_is_counted_where_it_is_done(num_workers):
+    dataset = BatchDataset(
+        source=SlowSource(),
+        eval_transform=augment,
+        train_transform=augment,
+        image_size=8,
+        channels=3,
+        seed=0,
+    )
+    loader = BatchLoader(dataset=dataset, plan=EpochPlan(4, 2, 0, False), num_workers=num_workers)
+    try:
+        batches = list(loader.epoch(0))
+    finally:
+        loader.close()
+    for batch in batches:
+        assert batch.seconds.keys() == {"read", "decode", "augment", "collate"}
+        for name, seconds in (("read", 2 * READ), ("decode", 2 * DECODE), ("augment", 2 * AUGMENT)):
+            assert batch.seconds[name] >= seconds, name
+
+
+def test_a_stage_within_a_stage_counts_for_itself():
+    take_seconds()
+    began = time.perf_counter()
+    with stage("collate"):
+        with stage("decode"):
+            time.sleep(0.01)
+            with stage("read"):
+                time.sleep(0.02)
+        time.sleep(0.005)
+    elapsed = time.perf_counter() - began
+    seconds = take_seconds()
+    assert sum(seconds.values()) == pytest.approx(elapsed, abs=1e-3)
+    assert seconds["read"] >= 0.02
+    assert seconds["decode"] >= 0.01
+    assert take_seconds() == {}
+
+
+def test_a_stage_that_fails_is_counted_and_closed():
+    with pytest.raises(OSError, match="gone"), stage("read"):
+        raise OSError("gone")
+    assert take_seconds().keys() == {"read"}
+    with stage("decode"):
+        pass
+    assert take_seconds()["decode"] < 0.01
