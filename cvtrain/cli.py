@@ -44,12 +44,30 @@ def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
     cache(config)
 
 
+def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
+    from cvtrain.config.sweep import Engine
+
+    if search.config.engine is Engine.wandb:
+        from cvtrain.sweep.wandb_engine import search_with_wandb
+
+        exit_code = search_with_wandb(search)
+    else:
+        from cvtrain.sweep.local import search_locally
+
+        exit_code = search_locally(search)
+    if exit_code:
+        raise SystemExit(exit_code)
+    return None
+
+
 # A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.root.VERBS. Its task gets the typed config,
 # the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
 VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "train": run_train,
     "evaluate": run_evaluate,
     "cache": run_cache,
+    # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
+    "sweep": run_sweep,
 }
 
 
@@ -57,13 +75,15 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
 class Command:
     """A command line taken apart.
 
-    `flags` are Hydra's, as given; `options` the same as argparse reads them; `overrides` key=value tokens.
+    `flags` are Hydra's, as given; `options` the same as argparse reads them; `overrides` key=value tokens;
+    `trial_overrides` those of a search's trials.
     """
 
     verb: str
     flags: list[str]
     options: argparse.Namespace
     overrides: list[str]
+    trial_overrides: tuple[str, ...] = ()
 
     @property
     def only_shows(self) -> bool:
@@ -128,9 +148,23 @@ def _run(arguments: list[str]) -> None:
         with explained(composer, command.overrides):
             _hand_over(command, composer)
         return
+    if command.verb == "sweep":
+        _search(command, composer)
+        return
     if not options.experimental_rerun:  # which brings a config of its own
         check_command(composer, command.overrides, options.multirun)
     _hand_over(command, composer)
+
+
+def _search(command: Command, composer: "Composer") -> None:
+    """Check all that a search says, then hand it to its engine. Its trials are commands of their own."""
+    from cvtrain.sweep.search import plan_search
+
+    if command.options.multirun:
+        raise ConfigError("--multirun", rule="a search makes its own runs", remedy="leave --multirun out")
+    trial_composer = build_composer("train", command.options, list(command.trial_overrides))
+    search = plan_search(composer, trial_composer, command.overrides, command.trial_overrides, command.flags)
+    VERBS["sweep"](search, search.folder, list(search.fixed))
 
 
 def parse_command(arguments: list[str]) -> Command:
@@ -140,6 +174,7 @@ def parse_command(arguments: list[str]) -> Command:
     from cvtrain.config.diagnosis import bare_word
     from cvtrain.config.overrides import open_up
     from cvtrain.config.resuming import resuming_tokens
+    from cvtrain.config.sweep_files import split_search
 
     parser = get_args_parser()
     parser.error = _refuse_flags  # type: ignore[method-assign,assignment]
@@ -155,6 +190,9 @@ def parse_command(arguments: list[str]) -> Command:
     flags = list(arguments)
     for word in options.overrides:
         flags.remove(word)
+    if verb == "sweep":
+        own, trials = split_search(words)
+        return Command(verb, flags, options, own, tuple(open_up(token, "train") for token in trials))
     tokens = [open_up(word, verb) for word in words]
     if verb == "train":
         tokens = resuming_tokens(tokens, lambda: _newest_run(build_composer(verb, options, tokens), tokens))

@@ -51,5 +51,5 @@ def _ask_hydra(verb: str, line: str, arguments: list[str]) -> list[str]:
 
 def _hidden_groups(verb: str) -> set[str]:
     """Groups that Hydra would offer, but that the verb's config does not choose from."""
-    hidden = {"schema", "schema/"}
+    hidden = {"schema", "schema/"} | ({"sweep"} if verb != "sweep" else set())
     return hidden if verb == "train" else hidden | set(GROUP_SCHEMAS) | {"experiment", "debug"}

@@ -30,7 +30,7 @@ LAYERS = (
     {"continuation"},
     {"assembly"},
     {"outcome"},
-    {"cache", "evaluate", "train"},
+    {"cache", "evaluate", "sweep", "train"},
     {"cli"},
     {"__main__"},
 )
@@ -42,6 +42,8 @@ LAZY_LIBRARIES = {
     "kornia",
     "matplotlib",
     "mlflow",
+    "optuna",
+    "scipy",
     "skimage",
     "sklearn",
     "tensorboard",

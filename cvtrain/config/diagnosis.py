@@ -110,7 +110,9 @@ def _choice_problem(composer: Composer, override: Override) -> Problem | None:
             return Problem(group, value, "is a group that has a choice already", f"write {group}={value}, without +")
         return None
     if group not in composer.compose([]).hydra.runtime.choices:
-        return Problem(group, value, f"cvtrain {composer.verb} has no such group", "leave it out")
+        is_search = (group, composer.verb) == ("sweep", "train")
+        remedy = f"a search has a verb of its own: cvtrain sweep sweep={value} ..." if is_search else "leave it out"
+        return Problem(group, value, f"cvtrain {composer.verb} has no such group", remedy)
     if value is None:
         return Problem(group, None, "has to be one option of the group", _option_list(options))
     for name in value if isinstance(value, list) else [value]:

@@ -11,6 +11,7 @@ from cvtrain.config.errors import format_value
 from cvtrain.config.resuming import resumed_folder
 from cvtrain.config.root import VERBS
 from cvtrain.config.schema import is_missing, settings_of
+from cvtrain.config.sweep_files import FOLDER, sweep_files
 
 HELP_WIDTH = 100
 
@@ -22,6 +23,7 @@ def register_resolvers(composer: Composer) -> None:
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("list_groups", lambda: list_groups(composer), replace=True)
     OmegaConf.register_new_resolver("list_settings", list_settings, replace=True)
+    OmegaConf.register_new_resolver("list_sweeps", lambda: list_sweeps(composer), replace=True)
 
 
 def new_run_dir(root: str, name: Any) -> str:
@@ -54,9 +56,14 @@ def list_groups(composer: Composer) -> str:
     """Every config group with its options, one paragraph each, those of the user's own --config-dir included."""
     lines = []
     for group in composer.groups:
-        if group != "hydra" and not group.startswith("hydra/"):
+        if group not in ("hydra", FOLDER) and not group.startswith("hydra/"):
             lines += _paragraph(f"  {group:<11} ", composer.options(group))
     return "\n".join(lines)
+
+
+def list_sweeps(composer: Composer) -> str:
+    """The names that `sweep=` takes, those of the user's own --config-dir included."""
+    return "\n".join(_paragraph("  ", sorted(sweep_files(composer.config_dir))))
 
 
 def list_settings(verb: str) -> str:

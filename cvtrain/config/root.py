@@ -19,6 +19,7 @@ from cvtrain.config.optim import (
     OptimizerConfig,
     SchedulerConfig,
 )
+from cvtrain.config.sweep import SweepConfig
 from cvtrain.config.trainer import CheckpointConfig, Precision, TrainerConfig
 
 # Plain strings, since logging takes no enum.
@@ -110,7 +111,7 @@ class CacheConfig:
     )
 
 
-VERBS: Dict[str, type] = {"train": Config, "evaluate": EvaluateConfig, "cache": CacheConfig}
+VERBS: Dict[str, type] = {"train": Config, "evaluate": EvaluateConfig, "cache": CacheConfig, "sweep": SweepConfig}
 
 
 # Option schemas of every group; conf/<group>/<option>.yaml names one of them as /schema/<group>/<name>.

@@ -9,7 +9,7 @@ import pytest
 
 from cvtrain.config.architectures import TORCHVISION_ARCHS
 from cvtrain.config.location import conf_dir
-from cvtrain.config.root import GROUP_SCHEMAS
+from cvtrain.config.root import GROUP_SCHEMAS, VERBS
 from cvtrain.config.schema import settings_by_key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def test_every_schema_has_an_option():
 
 
 def test_every_setting_says_what_it_means():
-    for verb in ("train", "evaluate"):
+    for verb in VERBS:
         for key, owners in settings_by_key(verb).items():
             for item in owners.values():
                 assert item.rule is not None and item.rule.help, key

@@ -12,9 +12,11 @@ from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
 from cvtrain.config.checks.model import MODEL_CHECKS
 from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
 from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
+from cvtrain.config.checks.sweep import SWEEP_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
 from cvtrain.config.root import CacheConfig, Config, EvaluateConfig
+from cvtrain.config.sweep import SweepConfig
 
 Check = Callable[..., Iterable[Problem]]
 
@@ -30,10 +32,13 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     ),
     EvaluateConfig: EVALUATE_CHECKS,
     CacheConfig: (),
+    SweepConfig: SWEEP_CHECKS,
 }
 
 
-def find_conflicts(config: Config | EvaluateConfig | CacheConfig, is_set: Callable[[str], bool]) -> list[Problem]:
+def find_conflicts(
+    config: Config | EvaluateConfig | CacheConfig | SweepConfig, is_set: Callable[[str], bool]
+) -> list[Problem]:
     """Every problem between the settings of a typed config.
 
     Args:
