@@ -8,6 +8,7 @@ from cvtrain.config.root import Config
 from cvtrain.continuation import find_state
 from cvtrain.interruption import StopSignal
 from cvtrain.outcome import record_start, write_outcome, write_preview
+from cvtrain.run_lock import PATIENCE_SECONDS, run_lock
 from cvtrain.runtime import determinism
 from cvtrain.tracking import now
 from cvtrain.trainer_settings import EndReason
@@ -31,15 +32,21 @@ class TrainResult:
 
 
 def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) -> TrainResult:
-    """Train, evaluate and report into `run_dir`.
+    """Train, evaluate and report into `run_dir`, which no other process may train in meanwhile.
 
     Raises:
-        ConfigError: a setting that only the data, the device or a library could prove wrong.
+        ConfigError: a setting that only the data, the device or a library could prove wrong; or the folder is in use.
         NonFiniteLossError: the loss became NaN or infinite and `trainer.on_nonfinite=stop`.
     """
+    # Who goes on with a run may come while the one before is still saving.
+    with run_lock(run_dir, wait_seconds=0.0 if config.resume is None else PATIENCE_SECONDS):
+        return _train(config, run_dir, overrides or [])
+
+
+def _train(config: Config, run_dir: Path, overrides: list[str]) -> TrainResult:
     started = now()
     state = find_state(config, run_dir)
-    record_start(config, run_dir, overrides or [], step=state["position"]["step"] if state else 0)
+    record_start(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
     with StopSignal() as stop_signal, determinism(config.trainer.deterministic):
         run = assemble(config, run_dir, stop_signal, state)
         trainer = run.trainer

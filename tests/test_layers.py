@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cvtrain"
 # From the bottom up. A part imports from layers below its own, never from its own or a higher one.
 LAYERS = (
     {"__init__", "config"},
-    {"atomic", "completion", "console", "interruption", "runtime", "tracking", "trainer_settings"},
+    {"atomic", "completion", "console", "interruption", "run_lock", "runtime", "tracking", "trainer_settings"},
     {
         "averaging",
         "checkpoint",
