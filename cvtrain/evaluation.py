@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cvtrain.data.loading import Batch
+from cvtrain.data.transfer import on_device
 from cvtrain.losses import Criterion
 from cvtrain.metrics import ClassificationMetrics
 from cvtrain.normalization import Normalizer
@@ -89,11 +90,10 @@ def evaluate_split(
     kept: list[tuple[torch.Tensor, ...]] = []
     num_skipped = 0
     interrupted = False
-    for batch in batches:
+    for batch in on_device(batches, device):
         num_skipped += len(batch.bad)
         if len(batch.labels):
-            images = normalizer(batch.images.to(device, non_blocking=True))
-            labels = batch.labels.to(device, non_blocking=True)
+            images, labels = normalizer(batch.images), batch.labels
             with autocast(device, dtype):
                 logits = model(images)
             logits = logits.float()

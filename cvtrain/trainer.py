@@ -18,6 +18,7 @@ from cvtrain.checkpoint import CheckpointStore, newest_valid
 from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
+from cvtrain.data.transfer import on_device
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batches
 from cvtrain.interruption import StopSignal
@@ -168,7 +169,7 @@ class Trainer:
         seen = self.batch * self.train_loader.batch_size
         self.progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", self.train_loader.num_images, seen)
         waiting_since = now()
-        for batch in self.train_loader.epoch(self.epoch, start_batch=self.batch):
+        for batch in on_device(self.train_loader.epoch(self.epoch, start_batch=self.batch), self.device):
             working_since = now()
             if self._is_trainable(batch):
                 self._step_within_memory(batch)
@@ -192,7 +193,7 @@ class Trainer:
             self.epoch_end_due = True
 
     def train_step(self, batch: Batch) -> None:
-        """One optimizer update on one batch of uint8 images."""
+        """One optimizer update on one batch of uint8 images, which may be on the device already."""
         seed_step(self.settings.seed, self.step)
         apply_schedule(self.optimizer, self.schedule, self.step)
         images = self.normalizer.to_unit(batch.images.to(self.device, non_blocking=True))

@@ -25,7 +25,9 @@ class AugmentConfig:
         AugmentLibrary.torchvision, "library of the per-image transforms: torchvision (its v2) or albumentations"
     )
     transforms: List[Any] = setting([], "per-image transforms, in order, on uint8 images in the workers")
-    batch_transforms: List[Any] = setting([], "kornia transforms, in order, on float batches on the device")
+    batch_transforms: List[Any] = setting(
+        [], "transforms of kornia or our own, in order, on float batches on the device"
+    )
     mixup_alpha: float = setting(0.0, "mixup: Beta(alpha, alpha) of the mix; 0: off", at_least=0)
     cutmix_alpha: float = setting(0.0, "cutmix: Beta(alpha, alpha) of the cut area; 0: off", at_least=0)
     mix_prob: float = setting(1.0, "share of batches that are mixed", at_least=0, at_most=1)

@@ -46,6 +46,14 @@ class DataCache(str, Enum):
     disk = "disk"
 
 
+class DeviceCache(str, Enum):
+    """Whether whole splits are kept on the device."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 class OnBadImage(str, Enum):
     error = "error"
     skip = "skip"
@@ -77,6 +85,11 @@ class DataConfig:
         "auto", "processes that read and augment images; 0: none, auto: chosen from cores and source"
     )
     prefetch_batches: int = setting(2, "batches that each worker prepares ahead", at_least=1)
+    device_cache: DeviceCache = setting(
+        DeviceCache.auto,
+        "train and val whole on the device as uint8, where nothing augments them one by one: auto (on a GPU, if they "
+        "take at most a quarter of its free memory), always, never",
+    )
     resize: Resize = setting(
         Resize.resize_crop,
         "evaluation resize: resize_crop (short side, then centre crop), squash (aspect lost), pad (letterbox)",

@@ -5,7 +5,7 @@ each name in them is one that a test has built and run on uint8 images.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Our own item: the evaluation resize (`data.resize`), as the first step of a per-image list.
 EVAL_RESIZE = "EvalResize"
@@ -169,3 +169,8 @@ KORNIA = TransformTable(
         **_refuse(_BOXES, "VideoSequential ManyToManyAugmentationDispather ManyToOneAugmentationDispather"),
     },
 )
+
+# Transforms of our own, for batches of small images: data/augment/batch_ops.py.
+BATCH_OP_NAMES = ("Cutout", "Flip", "ShiftCrop")
+# What a batch list may name.
+BATCH_TRANSFORMS = replace(KORNIA, names=(*BATCH_OP_NAMES, *KORNIA.names))

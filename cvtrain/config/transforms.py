@@ -16,7 +16,14 @@ from typing import Any
 from cvtrain.config.augment import AugmentConfig
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.suggestions import closest
-from cvtrain.config.transform_names import ALBUMENTATIONS, EVAL_RESIZE, KORNIA, TORCHVISION, TransformTable
+from cvtrain.config.transform_names import (
+    ALBUMENTATIONS,
+    BATCH_TRANSFORMS,
+    EVAL_RESIZE,
+    KORNIA,
+    TORCHVISION,
+    TransformTable,
+)
 
 TRANSFORMS_KEY = "augment.transforms"
 BATCH_TRANSFORMS_KEY = "augment.batch_transforms"
@@ -75,7 +82,7 @@ def transform_problems(augment: AugmentConfig) -> list[Problem]:
     """What is wrong with the two lists of `augment`, by form and by name; empty if nothing."""
     problems: list[Problem] = []
     _parse_list(augment.transforms, TRANSFORMS_KEY, PER_IMAGE_TABLES[augment.library.value], problems)
-    _parse_list(augment.batch_transforms, BATCH_TRANSFORMS_KEY, KORNIA, problems)
+    _parse_list(augment.batch_transforms, BATCH_TRANSFORMS_KEY, BATCH_TRANSFORMS, problems)
     return problems
 
 
@@ -126,7 +133,7 @@ def _parse_item(item: Any, key: str, table: TransformTable, problems: list[Probl
 def _name_problem(name: str, key: str, arguments: dict[str, Any], table: TransformTable) -> Problem | None:
     if name in table.names or name in table.compositions:
         return None
-    if name == EVAL_RESIZE and table is not KORNIA:
+    if name == EVAL_RESIZE and table.library != KORNIA.library:
         rule = f"{EVAL_RESIZE} takes no arguments: data.resize and data.crop_fraction decide what it does"
         return Problem(key, arguments, rule, "write its name alone") if arguments else None
     if name in table.refused:
@@ -137,8 +144,8 @@ def _name_problem(name: str, key: str, arguments: dict[str, Any], table: Transfo
         remedies.append(f"closest: {', '.join(close)}")
     remedies += [
         f"{other.library} has it: {other.setting}"
-        for other in (TORCHVISION, ALBUMENTATIONS, KORNIA)
-        if other is not table and name in other.names
+        for other in (TORCHVISION, ALBUMENTATIONS, BATCH_TRANSFORMS)
+        if other.library != table.library and name in other.names
     ]
     remedy = "; ".join(remedies) or f"docs/augmentation.md lists what {table.library} offers"
     return Problem(key, rule=f"{name} is no transform of {table.library} that cvtrain offers", remedy=remedy)

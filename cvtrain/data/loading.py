@@ -1,7 +1,8 @@
 """From the config to the loaders of a run."""
 
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from cvtrain.config.data import (
     Balance,
     DataConfig,
     DatasetConfig,
+    DeviceCache,
     FileDataConfig,
     HuggingFaceConfig,
     OnBadImage,
@@ -23,16 +25,22 @@ from cvtrain.data.batch_loader import BatchLoader
 from cvtrain.data.batches import Batch, BatchDataset, TrainTransform
 from cvtrain.data.cache.build import build_loader, cache_splits
 from cvtrain.data.plan import EpochPlan
+from cvtrain.data.resident import ResidentLoader, can_be_resident, fits_on_device, resident_bytes
 from cvtrain.data.resize import EvalTransform, build_eval_transform
 from cvtrain.data.source import ImageSource, Splits
 
 __all__ = ["Batch", "BatchDataset", "BatchLoader", "EpochPlan", "Loaders", "build_eval_loader", "build_loaders"]
+
+log = logging.getLogger(__name__)
 
 # More workers than this seldom help one device, and each holds batches in shared memory.
 MAX_AUTO_WORKERS = 8
 
 # For data.resize=squash and pad, which have none of their own: 256 for a crop of 224, as resize_crop has by default.
 _CACHED_CROP_FRACTION = 0.875
+
+# Images at once while a split is brought to the device.
+_FILL_BATCH = 256
 
 # Sources whose images are decoded as they are needed.
 _MAY_SKIP = (FileDataConfig, HuggingFaceConfig, DatasetConfig)
@@ -83,13 +91,39 @@ def build_loaders(config: Config, splits: Splits, *, device: torch.device) -> Lo
     crops_itself = transform is not None and transform.resize is None
     train_form = _build_cached_form(data) if crops_itself else eval_form
     splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form)
-    return Loaders(
+    loaders = Loaders(
         train=_build_loader(data, splits.train, plan, transform, seed=seed, device=device),
         val=build_eval_loader(data, splits.val, seed=seed, device=device, limit_batches=limit),
         test=None
         if splits.test is None
         else build_eval_loader(data, splits.test, seed=seed, device=device, limit_batches=limit),
     )
+    return _keep_on_device(data, loaders, seed=seed, device=device)
+
+
+def _keep_on_device(config: DataConfig, loaders: Loaders, *, seed: int, device: torch.device) -> Loaders:
+    """The same loaders; train and val from memory of the device where `data.device_cache` says so.
+
+    The test split is read once, so that keeping it would not pay.
+    """
+    parts = {"train": loaders.train, "val": loaders.val}
+    kept = {split: loader for split, loader in parts.items() if can_be_resident(loader, loader.plan)}
+    if not fits_on_device(config.device_cache, sum(map(resident_bytes, kept.values())), device):
+        return loaders
+    for split, loader in kept.items():
+        source = loader.dataset.source
+        in_order = EpochPlan(len(source), _FILL_BATCH, seed, False)
+        filler = _build_loader(config, source, in_order, None, seed=seed, device=device)
+        kept[split] = ResidentLoader(filler=filler, plan=loader.plan, device=device, split=split)
+    if "train" not in kept and config.device_cache is DeviceCache.always:
+        log.warning("data.device_cache=always: train cannot be kept on the device: %s", _why_not(loaders.train))
+    return replace(loaders, **kept)
+
+
+def _why_not(loader: BatchLoader) -> str:
+    if loader.dataset.train_transform is not None:
+        return "augment.transforms change its images one by one (augment=small_batch changes whole batches)"
+    return "an epoch does not take all of its images"
 
 
 def _train_plan(config: Config, splits: Splits) -> EpochPlan:

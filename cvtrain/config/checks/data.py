@@ -8,6 +8,7 @@ from cvtrain.config.data import (
     CustomConfig,
     DataCache,
     DatasetConfig,
+    DeviceCache,
     FileDataConfig,
     HuggingFaceConfig,
     Normalize,
@@ -145,6 +146,16 @@ def cache_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Pro
             yield Problem(key, keys[key], reason, "leave it out")
 
 
+def device_cache_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if config.trainer.overfit_one_batch and config.data.device_cache is DeviceCache.always:
+        yield Problem(
+            "data.device_cache",
+            config.data.device_cache,
+            "has no effect with trainer.overfit_one_batch=true, which takes one batch only",
+            "leave it out",
+        )
+
+
 DATA_CHECKS = (
     statistics_fit_channels,
     statistics_are_used,
@@ -156,4 +167,5 @@ DATA_CHECKS = (
     delimiter_is_one_character,
     val_fraction_is_used,
     cache_is_used,
+    device_cache_is_used,
 )

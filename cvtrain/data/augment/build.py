@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cvtrain.config.augment import AugmentConfig, AugmentLibrary
-from cvtrain.config.transform_names import EVAL_RESIZE, KORNIA
+from cvtrain.config.transform_names import BATCH_TRANSFORMS, EVAL_RESIZE
 from cvtrain.config.transforms import (
     BATCH_TRANSFORMS_KEY,
     PER_IMAGE_TABLES,
@@ -77,7 +77,7 @@ def build_train_transform(
 def build_batch_transform(
     augment: AugmentConfig, *, num_classes: int, image_size: int | None = None, channels: int = 3
 ) -> BatchTransform:
-    """What the device does to each training batch: kornia's transforms, then mixup or cutmix.
+    """What the device does to each training batch: kornia's transforms and our own, then mixup or cutmix.
 
     Args:
         augment: typed config.
@@ -88,7 +88,7 @@ def build_batch_transform(
     Raises:
         ConfigError: a name, an argument or a value is wrong, or the list does not keep (B, C, S, S).
     """
-    specs = parse_transforms(augment.batch_transforms, key=BATCH_TRANSFORMS_KEY, table=KORNIA)
+    specs = parse_transforms(augment.batch_transforms, key=BATCH_TRANSFORMS_KEY, table=BATCH_TRANSFORMS)
     return BatchTransform(
         augment=_build_augment(specs, image_size, channels) if specs else keep_images,
         mix=_build_mix(augment, num_classes) if augment.mixup_alpha > 0 or augment.cutmix_alpha > 0 else keep_batch,

@@ -1,4 +1,4 @@
-"""Per-batch transforms of kornia.augmentation, on float images in 0..1 on their device."""
+"""Per-batch transforms, of kornia.augmentation and our own, on float images in 0..1 on their device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.transform_names import KORNIA
+from cvtrain.config.transform_names import BATCH_OP_NAMES, KORNIA
 from cvtrain.config.transforms import TransformSpec
 from cvtrain.data.augment.arguments import Arguments, construct, library_class
+from cvtrain.data.augment.batch_ops import BATCH_OPS
 from cvtrain.data.augment.pipeline import Step, step_error
 from cvtrain.data.augment.randomness import seeded_torch
 
@@ -17,7 +18,7 @@ _TENSORS = ("center_x", "center_y", "gamma")
 
 
 class KorniaChain:
-    """kornia transforms one after the other, as a function of (images, seed)."""
+    """Batch transforms one after the other, as a function of (images, seed)."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = tuple(steps)
@@ -55,8 +56,9 @@ def build_kornia_chain(specs: Sequence[TransformSpec], *, image_size: int | None
     """The chain of a list of specs; `certain` gives every transform probability 1.
 
     Raises:
-        ConfigError: an argument is unknown or missing, or kornia refuses its value.
+        ConfigError: an argument is unknown or missing, or its value is refused.
     """
+    own = Arguments(library="cvtrain", image_size=image_size, filled={}, sizing=(), convert=_convert, certain=certain)
     reader = Arguments(
         library="kornia",
         image_size=image_size,
@@ -66,7 +68,14 @@ def build_kornia_chain(specs: Sequence[TransformSpec], *, image_size: int | None
         convert=_convert,
         certain=certain,
     )
-    return KorniaChain([Step(spec.key, _build(spec, reader)) for spec in specs])
+    return KorniaChain([Step(spec.key, _build_any(spec, own, reader)) for spec in specs])
+
+
+def _build_any(spec: TransformSpec, own: Arguments, reader: Arguments) -> Any:
+    if spec.name not in BATCH_OP_NAMES:
+        return _build(spec, reader)
+    cls = BATCH_OPS[spec.name]
+    return construct(spec, cls, own.read(spec, cls), library="cvtrain")
 
 
 def _build(spec: TransformSpec, reader: Arguments) -> Any:
@@ -80,6 +89,9 @@ def _build(spec: TransformSpec, reader: Arguments) -> Any:
         if values.get("rgb_weights") is not None:
             values["rgb_weights"] = torch.tensor(values["rgb_weights"], dtype=torch.float32)
         return construct(spec, cls, values, library="kornia")
+    for child in spec.children:
+        if child.name in BATCH_OP_NAMES:
+            raise ConfigError(child.key, rule=f"{child.name} is none of kornia's", remedy="put it into the list itself")
     children = [_build(child, reader) for child in spec.children]
     return construct(spec, lambda **options: cls(*children, **options), values, library="kornia")
 

@@ -1,0 +1,71 @@
+"""Batches on their way to the device: the copy of the next one runs beside the computation on this one."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from cvtrain.data.batches import Batch
+
+T = TypeVar("T")
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with images and labels on `device`; `indices` stay on the host, where names are looked up."""
+    images = batch.images.to(device, non_blocking=True)
+    return replace(batch, images=images, labels=batch.labels.to(device, non_blocking=True))
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches in the same order, with images and labels on `device`.
+
+    On CUDA one batch more than was asked for has been sent already, on a stream of its own. Who counts batches counts
+    those that it was given: the one ahead belongs to nobody yet, and is dropped if the iteration ends early. What goes
+    wrong while it is made is raised in its turn, after the batch before it was given. Elsewhere nothing is made ahead.
+    """
+    if device.type == "cuda":
+        stream = torch.cuda.Stream(device)
+        sent = (_send(batch, device, stream) for batch in batches)
+        yield from (_receive(*pair, device) for pair in one_ahead(sent))
+    else:
+        yield from (to_device(batch, device) for batch in batches)
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items; when one is given, the next has been taken from `items` already, or failed to come.
+
+    Why it failed is raised when its turn comes.
+    """
+    source = iter(items)
+    waiting = list(itertools.islice(source, 1))
+    while waiting:
+        failure: Exception | None = None
+        try:
+            waiting += itertools.islice(source, 1)
+        except Exception as error:
+            failure = error
+        yield waiting.pop(0)
+        if failure is not None:
+            raise failure
+
+
+def _send(batch: Batch, device: torch.device, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event | None]:
+    """Start the copy of a batch. It overlaps with computing only if the batch is in pinned memory."""
+    if batch.images.device == device:  # from a `ResidentLoader`, made on the stream that computes
+        return batch, None
+    with torch.cuda.stream(stream):
+        return to_device(batch, device), stream.record_event()
+
+
+def _receive(batch: Batch, copied: torch.cuda.Event | None, device: torch.device) -> Batch:
+    """The batch for the stream that computes, which waits for the copy; the host does not."""
+    if copied is None:
+        return batch
+    compute = torch.cuda.current_stream(device)
+    compute.wait_event(copied)
+    # The memory belongs to the copying stream: without this it could be given to the next copy while still in use.
+    batch.images.record_stream(compute)
+    batch.labels.record_stream(compute)
+    return batch
