@@ -20,7 +20,8 @@ from cvtrain.data.loading import BatchLoader
 from cvtrain.data.plan import BatchKey
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.loggers.build import RunLogger
-from cvtrain.loggers.files import METRICS_JSONL, read_metrics
+from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
+from cvtrain.report.background import BackgroundDrawing
 from cvtrain.report.environment import write_environment
 from cvtrain.report.plots import plot_confusion, plot_curves, plot_images
 from cvtrain.report.summary import write_json
@@ -59,20 +60,27 @@ def record_start(config: Any, run_dir: Path, overrides: list[str], *, step: int 
     write_environment(run_dir / "environment.json")
 
 
-def write_preview(run: Run) -> None:
-    """Write plots/train_samples.png: the first training images as the model will see them, augmented and mixed."""
+def draw_preview(run: Run) -> BackgroundDrawing | None:
+    """Draw plots/train_samples.png: the first training images as the model will see them, augmented and mixed.
+
+    It is drawn beside the first steps, unless a logger wants it: these are not made for calls from two threads.
+    """
     loader, trainer, classes = run.loaders.train, run.trainer, run.splits.classes
     key = next(loader.plan.batches(0))
     batch = loader.dataset[BatchKey(key.epoch, key.number, key.indices[:SAMPLE_IMAGES])]
     if len(batch) == 0:
-        return
+        return None
     images = trainer.normalizer.to_unit(batch.images.to(trainer.device))
     seed = derive_seed(run.config.seed, BATCH_TRANSFORM_STREAM, 0)
     images, _ = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     path = run.run_dir / "plots" / "train_samples.png"
-    plot_images(pixels, [classes[label] for label in batch.labels.tolist()], path)
+    names = [classes[label] for label in batch.labels.tolist()]
+    if set(run.logger.names) <= {FileLogger.name}:
+        return BackgroundDrawing(lambda: plot_images(pixels, names, path), may_begin=lambda: trainer.step > 0)
+    plot_images(pixels, names, path)
     run.logger.log_image("train/samples", path, step=0)
+    return None
 
 
 def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ from cvtrain.assembly import assemble
 from cvtrain.config.root import Config
 from cvtrain.continuation import find_state
 from cvtrain.interruption import StopSignal
-from cvtrain.outcome import record_start, write_outcome, write_preview
+from cvtrain.outcome import draw_preview, record_start, write_outcome
 from cvtrain.run_lock import PATIENCE_SECONDS, run_lock
 from cvtrain.runtime import determinism
 from cvtrain.tracking import now
@@ -51,9 +51,10 @@ def _train(config: Config, run_dir: Path, overrides: list[str]) -> TrainResult:
         run = assemble(config, run_dir, stop_signal, state)
         trainer = run.trainer
         exit_code = 1
+        preview = None
         try:
             if config.augment.preview and state is None:
-                write_preview(run)
+                preview = draw_preview(run)
             end_reason = trainer.fit()
             exit_code = stop_signal.exit_code
             metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
@@ -62,6 +63,8 @@ def _train(config: Config, run_dir: Path, overrides: list[str]) -> TrainResult:
             raise
         finally:
             run.loaders.close()
+            if preview is not None:
+                preview.finish()
             trainer.store.close()
             with stop_signal.hurried():
                 run.logger.finish(exit_code)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from cvtrain.models.tracing import evaluation_mode, first_tensor, run_on_shapes, run_on_zeros
+from cvtrain.models.macs import MacCounter
+from cvtrain.models.tracing import first_tensor, run_on_zeros
 
 # With fewer parts than this, the parts of the parts say more.
 _FEW_PARTS = 4
@@ -66,10 +66,10 @@ def _giga(count: int) -> str:
 def summarize_model(module: nn.Module, input_shape: tuple[int, int, int], *, depth: int | None = None) -> ModelSummary:
     """Layers, parameters and multiply-accumulates of `module` for one image, in evaluation mode.
 
-    The network runs on shapes alone where it can, else once on a black image. Its parameters, buffers, modes and
-    torch's generator stay as they are. Layers without parameters are listed only if they change the shape.
-    Operations are counted by torch.utils.flop_counter (two operations per multiply-accumulate), which counts what
-    torchvision's `_ops` counts.
+    The network runs once on a black image: on shapes alone would need torch's compiler, which takes 2 s to import. Its
+    parameters, buffers, modes and torch's generator stay as they are. Layers without parameters are listed only if they
+    change the shape.
+    Operations are those that torchvision's `_ops` counts.
 
     Args:
         input_shape: (C, H, W) of an image.
@@ -98,14 +98,11 @@ def count_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels are not counted
     try:
-        with FlopCounterMode(display=False) as counter, evaluation_mode(module):
-            run_on_shapes(module, shape)
-    except Exception:  # the network cannot run on shapes alone; what was counted until then is dropped
-        with FlopCounterMode(display=False) as counter:
+        with MacCounter() as counter:
             run_on_zeros(module, shape)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return counter.get_total_flops() // 2
+    return counter.macs
 
 
 def _listed_modules(module: nn.Module, depth: int | None) -> list[tuple[str, nn.Module]]:

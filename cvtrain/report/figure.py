@@ -122,7 +122,8 @@ def place_square(figure: "Figure", axes: "Axes", image: "AxesImage", *, side: fl
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Write a PNG atomically; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    # Level 1 takes a third of the time of the default, for files that are a tenth larger.
+    figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 1})
     with atomic_file(path, text=False) as file:
         file.write(buffer.getvalue())
 

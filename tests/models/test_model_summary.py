@@ -81,3 +81,17 @@ def test_shared_parameters_count_once():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
     net[2].weight = net[1].weight
     assert summarize_model(net, (1, 2, 2)).params == 16 + 4 + 4
+
+
+def test_macs_of_attention_and_transposed_convolution():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(4, 6, kernel_size=2, stride=2, groups=2)
+
+        def forward(self, images):
+            features = self.up(images).flatten(2).transpose(1, 2)[:, None]  # (B, 1, 4 * H * W, 6)
+            return nn.functional.scaled_dot_product_attention(features, features, features)
+
+    # Each of 4 x 3 x 3 inputs meets 3 outputs of its group times a kernel of 4; then 36 x 36 pairs, twice 6 products.
+    assert count_macs(Both(), (1, 4, 3, 3)) == 4 * 9 * 3 * 4 + 36 * 36 * (6 + 6)
