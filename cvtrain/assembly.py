@@ -24,20 +24,21 @@ from cvtrain.data.build import build_splits
 from cvtrain.data.loading import Loaders, build_loaders
 from cvtrain.data.source import Splits
 from cvtrain.data.splits import describe_splits
+from cvtrain.features.build import Backbone, build_features
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import RunLogger, build_loggers
 from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model, without_weights
 from cvtrain.models.freeze import set_backbone_trainable
 from cvtrain.models.summary import summarize_model
-from cvtrain.normalization import Normalizer, choose_statistics
+from cvtrain.normalization import Normalizer, PassOn, choose_statistics
 from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.groups import format_groups
 from cvtrain.optim.schedule import build_schedule
 from cvtrain.progress import build_progress
 from cvtrain.runtime import choose_memory_format, precision_name, seed_generators, select_device, select_precision
 from cvtrain.tracking import Monitor, monitor_mode
-from cvtrain.trainer import Trainer
+from cvtrain.trainer import Trainer, whole_network
 from cvtrain.trainer_settings import TrainerSettings
 from cvtrain.training_state import restore_training_state
 
@@ -46,12 +47,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """A run that is assembled: what training and its report need."""
+    """A run that is assembled: what training and its report need.
+
+    `loaders` and `normalizer` are of images, also where the trainer's are of features.
+    """
 
     config: Config
     run_dir: Path
     splits: Splits
     loaders: Loaders
+    normalizer: Normalizer
     trainer: Trainer
     logger: RunLogger
 
@@ -81,6 +86,15 @@ def assemble(
     )
 
     built, model, normalizer = build_network(config, num_classes, device, state)
+    signal = stop_signal or StopSignal()
+    features = build_features(
+        config,
+        built,
+        Backbone(model, built.head, normalizer, device, dtype),
+        loaders,
+        batch_transform,
+        should_stop=lambda: signal.received is not None,
+    )
     criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=balance_weights(config, splits))
     optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
     log.info("parameter groups\n%s", format_groups(optimizer.param_groups))
@@ -102,10 +116,10 @@ def assemble(
         optimizer=optimizer,
         schedule=schedule,
         average=build_average(model, config.trainer.ema_decay),
-        normalizer=normalizer,
+        normalizer=PassOn() if features else normalizer,
         batch_transform=batch_transform,
-        train_loader=loaders.train,
-        val_loader=loaders.val,
+        train_loader=features.train if features else loaders.train,
+        val_loader=features.val if features else loaders.val,
         num_classes=num_classes,
         monitor=monitor,
         logger=logger,
@@ -114,16 +128,17 @@ def assemble(
         dtype=dtype,
         run_dir=run_dir,
         store=CheckpointStore(run_dir / "checkpoints", keep_last=config.checkpoint.keep_last),
-        stop_signal=stop_signal or StopSignal(),
+        stop_signal=signal,
         describe=describe_run(config, splits.classes, normalizer, dtype, total_steps),
         image_name=splits.train.name,
         settings=trainer_settings(config, built),
         compiled=config.trainer.compile,
+        enter=features.enter if features else whole_network,
     )
     if state is not None:
         go_on_from(trainer, state)
         describe_schedule_change(trainer, state, total_steps)
-    return Run(config=config, run_dir=run_dir, splits=splits, loaders=loaders, trainer=trainer, logger=logger)
+    return Run(config, run_dir, splits, loaders, normalizer, trainer, logger)
 
 
 def go_on_from(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -26,8 +26,10 @@ class WeightAverage:
         """Follow `model`, once after each optimizer step."""
         self.num_updates += 1
         weight = 1.0 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages: list[torch.Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], weight)
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        # What is frozen is its own average.
+        moving = [(average, parameter.detach()) for average, parameter in pairs if parameter.requires_grad]
+        torch._foreach_lerp_([average for average, _ in moving], [parameter for _, parameter in moving], weight)
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 

@@ -12,7 +12,7 @@ from cvtrain.data.loading import Batch
 from cvtrain.data.transfer import on_device
 from cvtrain.losses import Criterion
 from cvtrain.metrics import ClassificationMetrics
-from cvtrain.normalization import Normalizer
+from cvtrain.normalization import Normalizer, PassOn
 from cvtrain.runtime import autocast
 
 # Up to this many classes predictions keep the probability of each, beyond it of the best five.
@@ -68,7 +68,7 @@ def evaluate_split(
     batches: Iterable[Batch],
     *,
     criterion: Criterion,
-    normalizer: Normalizer,
+    normalizer: Normalizer | PassOn,
     device: torch.device,
     dtype: torch.dtype,
     num_classes: int,

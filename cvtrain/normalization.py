@@ -30,6 +30,19 @@ class Normalizer(nn.Module):
         return self.normalize(self.to_unit(images))
 
 
+class PassOn(nn.Module):
+    """Stands in for a `Normalizer` where batches are no images: gives them on as they are."""
+
+    def to_unit(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+    def normalize(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
 def choose_statistics(
     data: DataConfig, weights_mean: tuple[float, ...] | None, weights_std: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -70,7 +70,7 @@ def draw_preview(run: Run) -> BackgroundDrawing | None:
     batch = loader.dataset[BatchKey(key.epoch, key.number, key.indices[:SAMPLE_IMAGES])]
     if len(batch) == 0:
         return None
-    images = trainer.normalizer.to_unit(batch.images.to(trainer.device))
+    images = run.normalizer.to_unit(batch.images.to(trainer.device))
     seed = derive_seed(run.config.seed, BATCH_TRANSFORM_STREAM, 0)
     images, _ = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
@@ -166,7 +166,7 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
             trainer.average.model,
             loader.epoch(0),
             criterion=trainer.criterion,
-            normalizer=trainer.normalizer,
+            normalizer=run.normalizer,
             device=trainer.device,
             dtype=trainer.dtype,
             num_classes=trainer.num_classes,

@@ -21,11 +21,12 @@ from cvtrain.data.loading import Batch, BatchLoader
 from cvtrain.data.transfer import on_device
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batches
+from cvtrain.features.loader import FeatureLoader
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import RunLogger
 from cvtrain.losses import Criterion, model_loss
 from cvtrain.models.freeze import set_backbone_trainable, train_mode
-from cvtrain.normalization import Normalizer
+from cvtrain.normalization import Normalizer, PassOn
 from cvtrain.optim.schedule import Schedule, apply_schedule
 from cvtrain.progress import ProgressBar
 from cvtrain.runtime import autocast, derive_seed, seed_step
@@ -41,10 +42,16 @@ BATCH_TRANSFORM_STREAM = 0xBA7C
 MAX_ROLLBACKS = 5
 
 
+def whole_network(network: nn.Module) -> nn.Module:
+    """Where batches of images enter a network: at its input."""
+    return network
+
+
 class Trainer:
     """Trains `model` and leaves checkpoints and metrics behind.
 
     One clock: `step` counts optimizer updates. `epoch` and `batch` say where in the data the next step is.
+    `enter` gives the part of a network that takes the loaders' batches: all of it, or its head where they are features.
     """
 
     def __init__(
@@ -57,10 +64,10 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         average: WeightAverage | NoAverage,
-        normalizer: Normalizer,
+        normalizer: Normalizer | PassOn,
         batch_transform: BatchTransform,
-        train_loader: BatchLoader,
-        val_loader: BatchLoader,
+        train_loader: BatchLoader | FeatureLoader,
+        val_loader: BatchLoader | FeatureLoader,
         num_classes: int,
         monitor: Monitor,
         logger: RunLogger,
@@ -74,12 +81,14 @@ class Trainer:
         image_name: Callable[[int], str],
         settings: TrainerSettings,
         compiled: bool = False,
+        enter: Callable[[nn.Module], nn.Module] = whole_network,
     ) -> None:
         self.model = model
         self.head = head
         self.fixed = fixed
         # Evaluation and checkpoints use the plain module, so that figures do not depend on compilation.
-        self.forward: Callable[[torch.Tensor], Any] = torch.compile(model) if compiled else model
+        self.forward: Callable[[torch.Tensor], Any] = torch.compile(enter(model)) if compiled else enter(model)
+        self.enter = enter
         self.criterion = criterion
         self.optimizer = optimizer
         self.schedule = schedule
@@ -351,7 +360,7 @@ class Trainer:
         self.guard.check()  # weights that a loss of NaN has reached are not worth it
         self.progress.start("evaluating", self.val_loader.num_images)
         evaluation = evaluate_split(
-            self.average.model,
+            self.enter(self.average.model),
             self.val_loader.epoch(0),
             criterion=self.criterion,
             normalizer=self.normalizer,

@@ -25,7 +25,7 @@ LAYERS = (
         "optim",
         "progress",
     },
-    {"evaluation", "faults", "report", "training_state"},
+    {"evaluation", "faults", "features", "report", "training_state"},
     {"trainer"},
     {"continuation"},
     {"assembly"},

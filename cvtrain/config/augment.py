@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, List
+from typing import Any, List, Optional
 
 from cvtrain.config.fields import required, setting
 
@@ -33,5 +33,11 @@ class AugmentConfig:
     mix_prob: float = setting(1.0, "share of batches that are mixed", at_least=0, at_most=1)
     cutmix_share: float = setting(
         0.5, "with both on, share of mixed batches that get cutmix, not mixup", at_least=0, at_most=1
+    )
+    views: Optional[int] = setting(
+        None,
+        "with model.freeze=backbone, augmented versions of each image, computed once: epoch e shows version e mod "
+        "views; null: a new one in each epoch",
+        at_least=1,
     )
     preview: bool = setting(True, "write plots/train_samples.png, a grid of augmented training images")

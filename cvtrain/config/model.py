@@ -42,6 +42,11 @@ class ModelConfig:
     unfreeze_epoch: Optional[int] = setting(
         None, "with freeze=backbone, epoch (1 is the first) from which everything trains; null: never", at_least=2
     )
+    cache_features: Optional[bool] = setting(
+        None,
+        "with freeze=backbone, compute what the head receives once and train the head on that; null: where it is the "
+        "same as going through the backbone in every step",
+    )
 
 
 @dataclass

@@ -66,6 +66,7 @@ HARMLESS = (
     "data.num_workers",
     "data.prefetch_batches",
     "data.root",
+    "model.cache_features",
     "model.pretrained",
     "model.weights",
 )

@@ -61,6 +61,8 @@ class BatchDataset(Dataset[Batch]):
         image_size: S, in pixels.
         channels: C.
         seed: of the augmentation, with epoch and index.
+        num_views: augmentations of each image that there are: epoch e makes those of epoch e mod num_views. None: each
+            epoch makes its own.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class BatchDataset(Dataset[Batch]):
         image_size: int,
         channels: int,
         seed: int,
+        num_views: int | None = None,
     ) -> None:
         self.source = source
         self.eval_transform = eval_transform
@@ -79,6 +82,7 @@ class BatchDataset(Dataset[Batch]):
         self.image_size = image_size
         self.channels = channels
         self.seed = seed
+        self.num_views = num_views
 
     @property
     def is_ready_made(self) -> bool:
@@ -105,11 +109,12 @@ class BatchDataset(Dataset[Batch]):
         images = torch.empty((len(key.indices), self.channels, size, size), dtype=torch.uint8)
         good: list[int] = []
         bad: list[BadImage] = []
+        view = key.epoch if self.num_views is None else key.epoch % self.num_views
         with preserved_generators():
             for index in map(int, key.indices):
                 on_image(index)
                 try:
-                    images[len(good)] = self._image(index, derive_seed(self.seed, key.epoch, index))
+                    images[len(good)] = self._image(index, derive_seed(self.seed, view, index))
                     good.append(index)
                 except BadImageError as error:
                     bad.append(BadImage(index, self.source.name(index), error.cause))

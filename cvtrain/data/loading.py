@@ -92,7 +92,9 @@ def build_loaders(config: Config, splits: Splits, *, device: torch.device) -> Lo
     train_form = _build_cached_form(data) if crops_itself else eval_form
     splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form)
     loaders = Loaders(
-        train=_build_loader(data, splits.train, plan, transform, seed=seed, device=device),
+        train=_build_loader(
+            data, splits.train, plan, transform, seed=seed, device=device, num_views=config.augment.views
+        ),
         val=build_eval_loader(data, splits.val, seed=seed, device=device, limit_batches=limit),
         test=None
         if splits.test is None
@@ -166,6 +168,7 @@ def _build_loader(
     *,
     seed: int,
     device: torch.device,
+    num_views: int | None = None,
 ) -> BatchLoader:
     dataset = BatchDataset(
         source=source,
@@ -174,6 +177,7 @@ def _build_loader(
         image_size=config.image_size,
         channels=config.channels,
         seed=seed,
+        num_views=num_views,
     )
     return build_loader(
         dataset=dataset,

@@ -8,6 +8,48 @@ RULES = [
     # broken by, key that is named, words of the rule, kept by
     (["name=a/b"], "name", "is no folder name", ["name=a-b_c.d"]),
     (["name=.."], "name", "is no folder name", ["name=a..b"]),
+    (
+        ["model.cache_features=true"],
+        "model.cache_features",
+        "cannot be: the backbone trains (model.freeze=none)",
+        ["model.cache_features=true", "model.freeze=backbone"],
+    ),
+    (
+        ["model.cache_features=true", "model.freeze=backbone", "augment=light"],
+        "model.cache_features",
+        "cannot be: augment=light makes new images in each epoch",
+        ["model.cache_features=true", "model.freeze=backbone", "augment=light", "augment.views=4"],
+    ),
+    (
+        ["model.cache_features=false"],
+        "model.cache_features",
+        "has no effect with model.freeze=none",
+        ["model.cache_features=false", "model.freeze=backbone"],
+    ),
+    (
+        ["augment=light", "augment.views=4"],
+        "augment.views",
+        "has no effect on a backbone that trains",
+        ["augment=light", "augment.views=4", "model.freeze=backbone"],
+    ),
+    (
+        ["model.freeze=backbone", "augment.views=4"],
+        "augment.views",
+        "has no effect without transforms",
+        ["model.freeze=backbone"],
+    ),
+    (
+        ["model.freeze=backbone", "augment=light", "augment.views=4", "augment.mixup_alpha=0.2"],
+        "augment.views",
+        "cannot be with augment.mixup_alpha",
+        ["model.freeze=backbone", "augment=light", "augment.views=4"],
+    ),
+    (
+        ["model.freeze=backbone", "augment=light", "augment.views=40"],
+        "augment.views",
+        "has no effect beyond trainer.epochs=20",
+        ["model.freeze=backbone", "augment=light", "augment.views=20"],
+    ),
     (["name='...'"], "name", "is no folder name", ["name=x"]),
     (["trainer.device=gpu"], "trainer.device", "must be auto, cpu", ["trainer.device=cuda:1"]),
     (["trainer.device=cuda:x"], "trainer.device", "must be auto, cpu", ["trainer.device=mps"]),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from cvtrain.config.checks.augment import AUGMENT_CHECKS
 from cvtrain.config.checks.data import DATA_CHECKS
 from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
+from cvtrain.config.checks.features import FEATURE_CHECKS
 from cvtrain.config.checks.model import MODEL_CHECKS
 from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
 from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
@@ -27,6 +28,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
         *DATA_FILE_CHECKS,
         *AUGMENT_CHECKS,
         *MODEL_CHECKS,
+        *FEATURE_CHECKS,
         *TRAINING_CHECKS,
         *SCHEDULE_CHECKS,
     ),

@@ -1,0 +1,1 @@
+"""Features of a frozen backbone, computed once: batches of them stand in for batches of images."""
