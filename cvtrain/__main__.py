@@ -16,7 +16,10 @@ def main() -> None:
         if not is_interruption(status):
             raise
     if is_interruption(status):
-        prompt_exit.begin(status)
+        from cvtrain.config.trial import is_trial
+
+        # An agent of W&B shuts down after three failures, and a trial that it stopped itself is none.
+        prompt_exit.begin(status, by_signal=is_trial())
     sys.exit(status)
 
 

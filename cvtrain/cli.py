@@ -111,16 +111,32 @@ def run(arguments: list[str]) -> int:
         if wants_traceback:
             traceback.print_exc()
         _print_problems(error)
+        _report_trial(EXIT_WRONG_COMMAND, error)
         return EXIT_WRONG_COMMAND
     except RunError as error:
         if wants_traceback:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
+        _report_trial(EXIT_FAILED, error)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        _report_trial(EXIT_FAILED, error)
+        raise
     return EXIT_OK
+
+
+def _report_trial(exit_code: int, error: Exception) -> None:
+    """Mark a trial of a W&B sweep as failed where it failed before it could say so itself."""
+    from cvtrain.config.redact import redact
+    from cvtrain.config.trial import is_trial
+
+    if is_trial():
+        from cvtrain.loggers.wandb_trial import report_failure
+
+        report_failure(exit_code, redact(f"{error}" or type(error).__name__))
 
 
 def _run(arguments: list[str]) -> None:
@@ -134,7 +150,7 @@ def _run(arguments: list[str]) -> None:
 
         complete(arguments)
         return
-    command = parse_command(arguments)
+    command = parse_command(_with_sweeps_parameters(arguments))
     options = command.options
     composer = build_composer(command.verb, options, command.overrides)
     register_resolvers(composer)
@@ -167,13 +183,22 @@ def _search(command: Command, composer: "Composer") -> None:
     VERBS["sweep"](search, search.folder, list(search.fixed))
 
 
+def _with_sweeps_parameters(arguments: list[str]) -> list[str]:
+    """The command of a W&B sweep's trial with the sweep's parameters as overrides; any other command as it is."""
+    from cvtrain.config.trial import current_trial, with_parameters
+
+    verb = next((word for word in arguments if word in VERBS), "train")
+    trial = current_trial() if verb == "train" else None
+    return arguments if trial is None else with_parameters(arguments, trial)
+
+
 def parse_command(arguments: list[str]) -> Command:
     """Take a command line apart; raises ConfigError for an unknown verb or flag."""
     from hydra._internal.utils import get_args_parser
 
     from cvtrain.config.diagnosis import bare_word
     from cvtrain.config.overrides import open_up
-    from cvtrain.config.resuming import resuming_tokens
+    from cvtrain.config.resuming import going_on_as_trial, resuming_tokens
     from cvtrain.config.sweep_files import split_search
 
     parser = get_args_parser()
@@ -195,6 +220,7 @@ def parse_command(arguments: list[str]) -> Command:
         return Command(verb, flags, options, own, tuple(open_up(token, "train") for token in trials))
     tokens = [open_up(word, verb) for word in words]
     if verb == "train":
+        tokens = going_on_as_trial(tokens, options.multirun)
         tokens = resuming_tokens(tokens, lambda: _newest_run(build_composer(verb, options, tokens), tokens))
     return Command(verb, flags, options, tokens)
 
@@ -202,14 +228,14 @@ def parse_command(arguments: list[str]) -> Command:
 def _newest_run(composer: "Composer", tokens: list[str]) -> Path | None:
     """The folder that `resume=auto` goes on in: that of hydra.run.dir, or the newest unfinished run of the name."""
     from cvtrain.config.diagnosis import COMPOSITION_ERRORS
-    from cvtrain.config.resuming import newest_unfinished
+    from cvtrain.config.resuming import unfinished_run
 
     chosen = next((token.partition("=")[2] for token in tokens if token.startswith("hydra.run.dir=")), None)
     if chosen is not None:
         return Path(chosen)
     try:
         cfg = composer.compose(tokens)
-        return newest_unfinished(Path(cfg.output_root).expanduser() / cfg.name)
+        return unfinished_run(cfg.output_root, cfg.name)
     except COMPOSITION_ERRORS:  # told later, with what is wrong
         return None
 

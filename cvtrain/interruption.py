@@ -106,11 +106,20 @@ class PromptExit:
     def __init__(self, seconds: float = SECONDS_TO_EXIT) -> None:
         self.seconds = seconds
         self._exit_code: int | None = None
+        self._by_signal = False
         atexit.register(self._leave)
 
-    def begin(self, exit_code: int) -> None:
-        """To be called right before `sys.exit(exit_code)`."""
+    def begin(self, exit_code: int, *, by_signal: bool = False) -> None:
+        """To be called right before `sys.exit(exit_code)`.
+
+        Args:
+            by_signal: end by the signal that the code stands for. To a shell it is the same; a parent that waits for
+                the process sees that it was stopped, and did not fail.
+        """
         self._exit_code = exit_code
+        self._by_signal = by_signal
+        if by_signal:
+            signal.signal(exit_code - 128, signal.SIG_DFL)
         others = [thread for thread in threading.enumerate() if not thread.daemon]
         others.remove(threading.main_thread())
         threading.Thread(target=self._leave_in_time, args=(others,), name="prompt exit", daemon=True).start()
@@ -130,6 +139,8 @@ class PromptExit:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        if self._by_signal:
+            os.kill(os.getpid(), self._exit_code - 128)
         os._exit(self._exit_code)
 
 

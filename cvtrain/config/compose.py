@@ -98,8 +98,8 @@ class Composer:
 
     @cached_property
     def groups(self) -> list[str]:
-        """Every config group that a user may choose from, Hydra's own too."""
-        return [group for group in self._groups_below("") if not group.startswith("schema")]
+        """Every config group that a user may choose from, Hydra's own too. conf/sweep/ holds searches, not a group."""
+        return [group for group in self._groups_below("") if not group.startswith("schema") and group != "sweep"]
 
     def _groups_below(self, parent: str) -> list[str]:
         found = []

@@ -8,10 +8,11 @@ from omegaconf import OmegaConf
 
 from cvtrain.config.compose import Composer
 from cvtrain.config.errors import format_value
-from cvtrain.config.resuming import resumed_folder
+from cvtrain.config.resuming import AUTO, MUST, resumed_folder
 from cvtrain.config.root import VERBS
 from cvtrain.config.schema import is_missing, settings_of
 from cvtrain.config.sweep_files import FOLDER, sweep_files
+from cvtrain.config.trial import trial_folder
 
 HELP_WIDTH = 100
 
@@ -44,7 +45,14 @@ def new_run_dir(root: str, name: Any) -> str:
 
 
 def run_dir(root: str, name: Any, resume: str | None) -> str:
-    """The folder of the run that `resume` goes on with, else a new one as `new_run_dir` makes it."""
+    """The folder of the run that `resume` goes on with, else a new one as `new_run_dir` makes it.
+
+    A trial of a W&B sweep has one folder, however often it is started: `<root>/<name>/sweep_<id>/<run id>`.
+    """
+    own = trial_folder(root, format_value(name))
+    if own is not None and resume in (None, AUTO, MUST):
+        own.mkdir(parents=True, exist_ok=True)
+        return str(own)
     if resume is not None:
         folder = resumed_folder(root, format_value(name), resume)
         if folder is not None:

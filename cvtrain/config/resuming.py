@@ -11,6 +11,7 @@ import yaml
 
 from cvtrain.config.compose import flatten
 from cvtrain.config.errors import ConfigError, format_value
+from cvtrain.config.trial import is_trial, trial_folder
 
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
@@ -156,7 +157,22 @@ def run_folder_of(resume: str) -> Path | None:
 def resumed_folder(root: str, name: str, resume: str) -> Path | None:
     """The folder of the run to go on with: that of a path, or the newest unfinished one in `root/name`; None: none."""
     folder = run_folder_of(resume)
-    return folder if folder is not None else newest_unfinished(Path(root).expanduser() / name)
+    return folder if folder is not None else unfinished_run(root, name)
+
+
+def unfinished_run(root: str, name: str) -> Path | None:
+    """The newest unfinished run in `root/name`; in a trial of a sweep, the trial's own folder. None: there is none."""
+    folder = trial_folder(root, name)
+    if folder is not None:
+        return folder if (folder / CHECKPOINTS).is_dir() else None
+    return newest_unfinished(Path(root).expanduser() / name)
+
+
+def going_on_as_trial(tokens: Sequence[str], multirun: bool) -> list[str]:
+    """The overrides of a training command; a sweep's trial goes on by itself where it was preempted."""
+    if multirun or not is_trial() or any(token.startswith(("resume=", "hydra.run.dir=")) for token in tokens):
+        return list(tokens)
+    return [*tokens, f"resume={AUTO}"]
 
 
 def newest_unfinished(parent: Path) -> Path | None:

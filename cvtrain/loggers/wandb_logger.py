@@ -9,6 +9,14 @@ from typing import Any, cast
 
 from cvtrain.loggers.flatten import flatten
 from cvtrain.loggers.wandb_session import DEFAULT_PROJECT, open_session, why_unreachable
+from cvtrain.loggers.wandb_trial import (
+    StopRequest,
+    check_sweeps_metric,
+    chosen_parameters,
+    exit_code_to_send,
+    note_opened,
+    require_key,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +40,8 @@ class WandbLogger:
         run_id: id of the run to go on with, from `state()`.
 
     Raises:
-        ConfigError: WANDB_MODE holds no mode.
+        ConfigError: WANDB_MODE holds no mode; under a sweep, there is no key, or the sweep follows a metric that no run
+            logs.
     """
 
     name = "wandb"
@@ -61,9 +70,13 @@ class WandbLogger:
         self._log_checkpoint = log_checkpoint
         self._finish_timeout_seconds = finish_timeout_seconds
         session = open_session(mode=mode, probe_seconds=min(init_timeout_seconds, 5))
+        self._in_sweep = session.in_sweep
+        self._stop_request = StopRequest()
+        if session.in_sweep:
+            require_key(session.offline_reason, has_key=session.has_key)
         arguments: dict[str, Any] = {
             "dir": str(run_dir.resolve()),
-            "config": flatten(config),
+            "config": flatten(config) | chosen_parameters(),
             "group": group,
             "job_type": job_type,
             "tags": list(tags) or None,
@@ -77,6 +90,9 @@ class WandbLogger:
             }
             if run_id is not None:
                 arguments["id"] = run_id
+        if session.in_sweep or run_id is not None:
+            # A trial that was preempted has the same id when the agent starts it again.
+            arguments["resume"] = "allow"
         settings = {
             "init_timeout": init_timeout_seconds,
             "finish_timeout": finish_timeout_seconds,
@@ -89,10 +105,14 @@ class WandbLogger:
             "x_disable_meta": session.has_secret_arguments,
             # A run that the user's own process has open is not ours to log into or to close.
             "reinit": "create_new",
+            "stop_fn": self._stop_request,
         }
         run_dir.mkdir(parents=True, exist_ok=True)
         self._run = _start_run(arguments, settings, mode=mode, offline_reason=session.offline_reason)
         self._folder = Path(self._run.dir).parent
+        note_opened(self._run)
+        if self._in_sweep and not self._run.offline:
+            check_sweeps_metric(self._run)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -137,6 +157,8 @@ class WandbLogger:
 
     def finish(self, exit_code: int) -> None:
         started = time.monotonic()
+        if self._in_sweep:
+            exit_code = exit_code_to_send(self._run, exit_code, self._stop_request)
         try:
             self._run.finish(exit_code=exit_code)
         except TimeoutError:
@@ -162,7 +184,6 @@ def _start_run(
             run = wandb.init(
                 **arguments,
                 mode=cast(Any, mode),
-                resume="allow" if "id" in arguments else None,
                 settings=wandb.Settings(**settings),
             )
             _say_where(run)
@@ -171,6 +192,7 @@ def _start_run(
             if mode in ("offline", "disabled"):
                 raise
             offline_reason = f"no run could be opened on the server ({_one_line(error)})"
+    arguments = {name: value for name, value in arguments.items() if name != "resume"}
     run = wandb.init(**arguments, mode="offline", settings=wandb.Settings(**settings))
     log.warning(
         "W&B: %s, so this run is kept offline. To send runs as they go: `wandb login`, or set WANDB_API_KEY, where the "

@@ -19,9 +19,14 @@ _ONLINE_MODES = ("online", "shared", "run")
 
 @dataclass(frozen=True)
 class WandbSession:
-    """`offline_reason`: why an online run cannot be, None if it may; the rest: what the environment has set."""
+    """What is known before a run is opened.
+
+    `offline_reason`: why an online run cannot be, None if it may; `has_key`: False if one is wanted and not there; the
+    rest: what the environment has set.
+    """
 
     offline_reason: str | None
+    has_key: bool
     in_sweep: bool
     project: str | None
     run_name: str | None
@@ -52,14 +57,17 @@ def open_session(*, mode: str | None, probe_seconds: float) -> WandbSession:
     import wandb
 
     settings: Any = wandb.setup(settings=wandb.Settings(silent=True)).settings
-    reason = None
+    reason, has_key = None, True
     if (mode or settings.mode) in _ONLINE_MODES:
         if mode is not None and settings.mode not in _ONLINE_MODES:
             # The config's mode beats WANDB_MODE, but the search for a key looks at the session's mode only.
             wandb.setup(settings=wandb.Settings(mode=cast(Any, mode)))
-        reason = _why_offline(settings, probe_seconds=probe_seconds)
+        reason = _why_no_key(settings)
+        has_key = reason is None
+        reason = reason or why_unreachable(settings, seconds=probe_seconds)
     return WandbSession(
         offline_reason=reason,
+        has_key=has_key,
         in_sweep=settings.sweep_id is not None,
         project=settings.project,
         run_name=settings.run_name,
@@ -67,7 +75,7 @@ def open_session(*, mode: str | None, probe_seconds: float) -> WandbSession:
     )
 
 
-def _why_offline(settings: Any, *, probe_seconds: float) -> str | None:
+def _why_no_key(settings: Any) -> str | None:
     import wandb
 
     try:
@@ -75,7 +83,7 @@ def _why_offline(settings: Any, *, probe_seconds: float) -> str | None:
             return f"no API key for {settings.base_url}"
     except wandb.errors.Error as error:
         return f"the API key cannot be used ({error})"
-    return why_unreachable(settings, seconds=probe_seconds)
+    return None
 
 
 def why_unreachable(settings: Any, *, seconds: float) -> str | None:
