@@ -107,7 +107,7 @@ def test_a_file_of_parameters_that_cannot_be_read_is_named(start, tmp_path, cont
     start({"seed": 3})
     path = tmp_path / "wandb" / "sweep-s1" / "config-r1.yaml"
     path.unlink() if content is None else path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ConfigError, match="WANDB_SWEEP_PARAM_PATH=.*cannot be read"):
+    with pytest.raises(ConfigError, match=r"WANDB_SWEEP_PARAM_PATH=.*cannot be read"):
         current_trial()
 
 
