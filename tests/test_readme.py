@@ -115,7 +115,7 @@ def test_groups_and_options_are_those_of_conf():
     assert listed == {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in conf_dir().iterdir()
-        if folder.is_dir() and folder.name not in ("hydra", "sweep")
+        if folder.is_dir() and folder.name != "hydra"
     }
 
 
