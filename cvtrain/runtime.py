@@ -23,13 +23,27 @@ def derive_seed(*parts: int) -> int:
     Every part goes through the finalizer of SplitMix64 (Steele, Lea and Flood 2014), so that neighbouring
     inputs give unrelated seeds. The same on every platform; order counts.
     """
+    return _absorb(parts) >> 1
+
+
+def _absorb(parts: tuple[int, ...]) -> int:
     state = 0
     for part in parts:
         state = (state + (part & _MASK) + _GOLDEN) & _MASK
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         state ^= state >> 31
-    return state >> 1
+    return state
+
+
+def derive_seeds(*parts: int, last: np.ndarray) -> list[int]:
+    """`derive_seed(*parts, index)` for each index of `last` (N,) int64: 30 us for a whole batch, not 2 for each."""
+    first, second, third = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(_GOLDEN)
+    state = last.astype(np.uint64) + np.uint64(_absorb(parts)) + third  # arrays wrap around at 64 bits
+    state = (state ^ (state >> np.uint64(30))) * first
+    state = (state ^ (state >> np.uint64(27))) * second
+    state ^= state >> np.uint64(31)
+    return (state >> np.uint64(1)).tolist()
 
 
 def seed_generators(seed: int) -> None:

@@ -17,6 +17,14 @@ def test_derive_seed_known_answers():
     assert runtime.derive_seed(0, 1, 3) == 6830919859777061816
 
 
+def test_derive_seeds_are_those_of_each_index():
+    indices = np.array([0, 1, 7, 2**40, 2**62], dtype=np.int64)
+    for parts in ((), (3,), (2**63 - 1, 5), (-1, 0)):
+        expected = [runtime.derive_seed(*parts, int(index)) for index in indices]
+        assert runtime.derive_seeds(*parts, last=indices) == expected
+    assert runtime.derive_seeds(1, last=np.array([], dtype=np.int64)) == []
+
+
 def test_derive_seed_separates_neighbours_and_order():
     seeds = {runtime.derive_seed(a, b, c) for a in range(10) for b in range(10) for c in range(100)}
     assert len(seeds) == 10 * 10 * 100

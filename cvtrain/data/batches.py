@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import Dataset
 
 from cvtrain.data.bad_images import BadImage, BadImageError
+from cvtrain.data.pixels import place_image
 from cvtrain.data.plan import BatchKey
-from cvtrain.data.source import ArraySource, ImageSource
+from cvtrain.data.source import ArraySource, ImageSource, may_draw
 from cvtrain.data.stage_times import stage, take_seconds
-from cvtrain.runtime import derive_seed
+from cvtrain.runtime import derive_seeds
 
-# (H, W, C) uint8 and the sample's seed -> (C, S, S) uint8
+# (H, W, C) uint8 and the sample's seed -> (C, S, S) uint8, in any memory layout
 TrainTransform = Callable[[np.ndarray, int], torch.Tensor]
 # (H, W, C) uint8 -> (C, S, S) uint8
 EvalTransformFn = Callable[[np.ndarray], torch.Tensor]
@@ -26,7 +27,7 @@ class Batch:
     """Images on the host, ready for the device. B is smaller than planned, or 0, where images were bad.
 
     Attributes:
-        images: (B, C, S, S) uint8.
+        images: (B, C, S, S) uint8, whose channels are last in memory, as they are in images.
         labels: (B,) int64 class ids.
         indices: (B,) int64 places in the source.
         bad: images of this batch that could not be read.
@@ -83,6 +84,7 @@ class BatchDataset(Dataset[Batch]):
         self.channels = channels
         self.seed = seed
         self.num_views = num_views
+        self._seeds_globally = may_draw(source)
 
     @property
     def is_ready_made(self) -> bool:
@@ -96,33 +98,50 @@ class BatchDataset(Dataset[Batch]):
     def __getitem__(self, key: BatchKey) -> Batch:
         return self.make(key)
 
-    def make(self, key: BatchKey, on_image: Callable[[int], None] = lambda index: None) -> Batch:
-        """The batch of `key`; `on_image` is told the index of each image before it is read."""
+    def num_bytes(self, key: BatchKey) -> int:
+        """Of the images of a batch."""
+        return len(key.indices) * self.image_size * self.image_size * self.channels
+
+    def make(
+        self,
+        key: BatchKey,
+        on_image: Callable[[int], None] = lambda index: None,
+        memory: torch.Tensor | None = None,
+    ) -> Batch:
+        """The batch of `key`.
+
+        Args:
+            on_image: told the index of each image before it is read.
+            memory: `num_bytes(key)` uint8, which become the images of the batch; None: of its own.
+        """
         take_seconds()  # of a batch that failed
         with stage("collate"):
-            batch = self._take(key) if self.is_ready_made else self._gather(key, on_image)
+            memory = torch.empty(self.num_bytes(key), dtype=torch.uint8) if memory is None else memory
+            places = memory.view(len(key.indices), self.image_size, self.image_size, self.channels)
+            batch = self._take(key, places) if self.is_ready_made else self._gather(key, places, on_image)
         batch.seconds = take_seconds()
         return batch
 
-    def _gather(self, key: BatchKey, on_image: Callable[[int], None]) -> Batch:
-        size = self.image_size
-        images = torch.empty((len(key.indices), self.channels, size, size), dtype=torch.uint8)
+    def _gather(self, key: BatchKey, places: torch.Tensor, on_image: Callable[[int], None]) -> Batch:
+        """The batch of `key`, its images one after the other in `places` (B, S, S, C)."""
         good: list[int] = []
         bad: list[BadImage] = []
         view = key.epoch if self.num_views is None else key.epoch % self.num_views
-        with preserved_generators():
-            for index in map(int, key.indices):
+        # A source that draws random numbers, such as a user's own Dataset, is reproducible by these seeds too.
+        with preserved_generators() if self._seeds_globally else contextlib.nullcontext():
+            seeds = derive_seeds(self.seed, view, last=key.indices)
+            for index, seed in zip(key.indices.tolist(), seeds, strict=True):
                 on_image(index)
+                if self._seeds_globally:
+                    seed_cpu_generators(seed)
                 try:
-                    images[len(good)] = self._image(index, derive_seed(self.seed, view, index))
+                    place_image(self._image(index, seed), places[len(good)])
                     good.append(index)
                 except BadImageError as error:
                     bad.append(BadImage(index, self.source.name(index), error.cause))
-        return self._batch(key, images[: len(good)], np.asarray(good, dtype=np.int64), bad)
+        return self._batch(key, places[: len(good)], np.asarray(good, dtype=np.int64), bad)
 
     def _image(self, index: int, seed: int) -> torch.Tensor:
-        # A source that draws random numbers, such as a user's own Dataset, is thereby reproducible too.
-        seed_cpu_generators(seed)
         with stage("decode"):
             pixels = self.source.read(index)
         try:
@@ -135,13 +154,16 @@ class BatchDataset(Dataset[Batch]):
                 error.add_note(f"while transforming {self.source.name(index)}, {pixels.shape} {pixels.dtype}")
             raise
 
-    def _take(self, key: BatchKey) -> Batch:
+    def _take(self, key: BatchKey, places: torch.Tensor) -> Batch:
+        """The batch of `key` by one indexing."""
         assert isinstance(self.source, ArraySource)
-        images = torch.from_numpy(self.source.images[key.indices])  # (B, S, S, C), a copy
-        return self._batch(key, images.permute(0, 3, 1, 2).contiguous(), key.indices, [])
+        # Wrapping would change nothing, as all indices are in range; to raise, NumPy would write to a buffer first.
+        np.take(self.source.images, key.indices, axis=0, out=places.numpy(), mode="wrap")
+        return self._batch(key, places, key.indices, [])
 
-    def _batch(self, key: BatchKey, images: torch.Tensor, indices: np.ndarray, bad: list[BadImage]) -> Batch:
+    def _batch(self, key: BatchKey, places: torch.Tensor, indices: np.ndarray, bad: list[BadImage]) -> Batch:
         labels = torch.from_numpy(np.asarray(self.source.labels[indices], dtype=np.int64))
+        images = places.permute(0, 3, 1, 2)  # (B, C, S, S)
         # The copy keeps the batch apart from the order of the whole epoch, of which the key is a view.
         return Batch(images, labels, torch.from_numpy(indices.copy()), bad, key.epoch, key.number)
 

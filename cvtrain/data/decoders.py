@@ -21,11 +21,13 @@ STDERR = 2
 def decode_opencv(data: bytes, image_format: str, mode: str) -> np.ndarray:
     import cv2
 
-    flags = cv2.IMREAD_GRAYSCALE if mode == "L" else cv2.IMREAD_COLOR
+    in_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from 4.11 on
+    colour = cv2.IMREAD_COLOR if in_rgb is None else in_rgb
+    flags = cv2.IMREAD_GRAYSCALE if mode == "L" else colour
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError("OpenCV cannot decode the file")
-    return pixels if mode == "L" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return pixels if mode == "L" or in_rgb is not None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def decode_skimage(data: bytes, image_format: str, mode: str) -> np.ndarray:

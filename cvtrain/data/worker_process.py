@@ -138,7 +138,12 @@ class WorkerDataset(Dataset[Parcel | WorkerFailure]):
         assert info is not None, "made for workers"
         self.whereabouts.at_batch(info.id, key.number)
         try:
-            batch = self.dataset.make(key, on_image=functools.partial(self.whereabouts.at_image, info.id))
+            memory = shared_memory(self.dataset.num_bytes(key))
+        except (RuntimeError, OSError) as error:
+            return WorkerFailure(explain_transport(error, self.settings) or error)
+        try:
+            on_image = functools.partial(self.whereabouts.at_image, info.id)
+            batch = self.dataset.make(key, on_image=on_image, memory=memory)
         except Exception as error:
             return WorkerFailure(error)
         self.whereabouts.at_batch(info.id, key.number)
@@ -148,6 +153,16 @@ class WorkerDataset(Dataset[Parcel | WorkerFailure]):
             return WorkerFailure(explain_transport(error, self.settings) or error)
         finally:
             self.whereabouts.at_nothing(info.id)
+
+
+def shared_memory(num_bytes: int) -> torch.Tensor:
+    """(num_bytes,) uint8 that other processes can be given, so that a batch is not copied to be sent.
+
+    Raises:
+        RuntimeError, OSError: there is too little, or of open files.
+    """
+    storage = torch.UntypedStorage._new_shared(num_bytes, device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def init_worker(worker: int) -> None:

@@ -72,7 +72,7 @@ def test_a_batch_is_what_a_plain_loop_makes() -> None:
     batch = make_dataset(source, transform)[BatchKey(2, 5, np.array([16, 3, 3, 0]))]
     expected = [transform(source.read(index), derive_seed(11, 2, index)) for index in (16, 3, 3, 0)]
     assert torch.equal(batch.images, torch.stack(expected)) and batch.images.dtype == torch.uint8
-    assert batch.images.is_contiguous()
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.labels.tolist() == [1, 0, 0, 0] and batch.labels.dtype == torch.int64
     assert batch.indices.tolist() == [16, 3, 3, 0]
     assert (batch.epoch, batch.number, batch.bad, len(batch)) == (2, 5, [], 4)
@@ -89,7 +89,7 @@ def test_images_in_memory_are_indexed_whole(channels: int) -> None:
     assert fast.is_ready_made and not slow.is_ready_made
     key = BatchKey(0, 0, np.array([8, 1, 1, 4]))
     assert_equal_batches([fast[key]], [slow[key]])
-    assert fast[key].images.is_contiguous()
+    assert fast[key].images.is_contiguous(memory_format=torch.channels_last)
     fast[key].images.zero_()
     assert source.images.any()  # a batch is a copy
     other_size = BatchDataset(source=source, eval_transform=resize, **{**options, "image_size": SIZE + 1})

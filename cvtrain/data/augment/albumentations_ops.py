@@ -64,7 +64,7 @@ class AlbumentationsChain:
                 array = array[:, :, None]
         if not array.flags.writeable:
             array = array.copy()  # torch has no read-only tensors and warns
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def import_albumentations() -> Any:

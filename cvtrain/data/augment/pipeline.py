@@ -66,7 +66,7 @@ class TrainTransform:
             seed: of this sample in this epoch: derive_seed(seed, epoch, index), any number of 64 bits.
 
         Returns:
-            (C, S, S) uint8, contiguous. It may share memory with `image` where no transform changed a pixel.
+            (C, S, S) uint8, in any memory layout. It may share memory with `image` where no transform changed a pixel.
 
         Raises:
             ConfigError: a transform cannot deal with this image, or the result is not (C, S, S).

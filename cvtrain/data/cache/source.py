@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from cvtrain.data.resize import EvalTransform
-from cvtrain.data.source import ImageSource
+from cvtrain.data.source import ImageSource, may_draw
 from cvtrain.data.stage_times import stage
 
 
@@ -45,6 +45,7 @@ class CachedSource:
     ) -> None:
         self.source = source
         self.labels = source.labels
+        self.may_draw = may_draw(source)
         self.form = form
         self.store = store
         self.split = split
