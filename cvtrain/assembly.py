@@ -21,7 +21,8 @@ from cvtrain.continuation import check_classes, describe_schedule_change
 from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import class_counts, class_weights
 from cvtrain.data.build import build_splits
-from cvtrain.data.loading import Loaders, build_loaders
+from cvtrain.data.loading import BatchLoader, Loaders, build_loaders
+from cvtrain.data.plan import BatchKey
 from cvtrain.data.source import Splits
 from cvtrain.data.splits import describe_splits
 from cvtrain.features.build import Backbone, build_features
@@ -43,6 +44,9 @@ from cvtrain.trainer_settings import TrainerSettings
 from cvtrain.training_state import restore_training_state
 
 log = logging.getLogger(__name__)
+
+# What a network sees of the training images that sets weights by them (`BuiltModel.calibrate`).
+CALIBRATION_IMAGES = 2048
 
 
 @dataclass
@@ -86,6 +90,8 @@ def assemble(
     )
 
     built, model, normalizer = build_network(config, num_classes, device, state)
+    if state is None and built.calibrate is not None:
+        built.calibrate(normalizer(first_images(loaders.train).to(device)))
     signal = stop_signal or StopSignal()
     features = build_features(
         config,
@@ -181,6 +187,11 @@ def build_network(
     return built, model, Normalizer(mean, std, memory_format).to(device)
 
 
+def first_images(loader: BatchLoader) -> torch.Tensor:
+    """(B, C, S, S) uint8: up to 2,048 training images, those that an epoch begins with, without batch transforms."""
+    return loader.dataset[BatchKey(0, 0, loader.plan.order(0)[:CALIBRATION_IMAGES])].images
+
+
 def build_monitor(config: Config) -> Monitor:
     """What follows `trainer.monitor`."""
     name = config.trainer.monitor
@@ -251,6 +262,7 @@ def trainer_settings(config: Config, built: BuiltModel) -> TrainerSettings:
         early_stop_patience=settings.early_stop_patience,
         eval_every_epochs=settings.eval_every_epochs,
         eval_every_steps=settings.eval_every_steps,
+        eval_flip=settings.eval_flip,
         log_every_steps=settings.log_every_steps,
         save_every_steps=config.checkpoint.every_steps,
         save_every_minutes=config.checkpoint.every_minutes,

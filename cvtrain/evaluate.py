@@ -88,6 +88,7 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
             device=device,
             dtype=dtype,
             num_classes=len(classes),
+            flip=trained.trainer.eval_flip if config.eval_flip is None else config.eval_flip,
             on_batch=progress.advance,
         )
     finally:

@@ -72,6 +72,7 @@ def evaluate_split(
     device: torch.device,
     dtype: torch.dtype,
     num_classes: int,
+    flip: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
     should_stop: Callable[[], bool] = _no_stop,
 ) -> Evaluation:
@@ -95,8 +96,9 @@ def evaluate_split(
         if len(batch.labels):
             images, labels = normalizer(batch.images), batch.labels
             with autocast(device, dtype):
-                logits = model(images)
-            logits = logits.float()
+                logits = model(images).float()
+                if flip:
+                    logits = (logits + model(images.flip(3)).float()) / 2
             metrics.update(logits, labels, criterion.per_sample(logits, labels))
             # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
             classes = logits.topk(num_kept, dim=1).indices

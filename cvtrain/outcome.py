@@ -170,6 +170,7 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
             device=trainer.device,
             dtype=trainer.dtype,
             num_classes=trainer.num_classes,
+            flip=trainer.settings.eval_flip,
             on_batch=trainer.progress.advance,
         )
     finally:

@@ -367,6 +367,7 @@ class Trainer:
             device=self.device,
             dtype=self.dtype,
             num_classes=self.num_classes,
+            flip=self.settings.eval_flip,
             on_batch=self.progress.advance,
             should_stop=lambda: self.stop_signal.received is not None,
         )

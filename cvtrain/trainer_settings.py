@@ -29,6 +29,7 @@ class TrainerSettings:
     early_stop_patience: int | None = None
     eval_every_epochs: int = 1
     eval_every_steps: int | None = None
+    eval_flip: bool = False
     log_every_steps: int = 20
     save_every_steps: int | None = None
     save_every_minutes: float | None = 10.0

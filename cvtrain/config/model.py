@@ -61,6 +61,20 @@ class MLPConfig(ModelConfig):
 
 
 @dataclass
+class SmallConvNetConfig(ModelConfig):
+    """A narrow convolutional network for images of about 32 pixels, which learns in few epochs."""
+
+    name: str = "small_convnet"
+    widths: List[int] = setting(
+        [64, 256, 256], "channels of each block of two convolutions; each block halves the image", at_least=1
+    )
+    whiten: bool = setting(
+        True, "first layer fixed to whiten 2x2 patches of the first 2,048 training images; false: it trains"
+    )
+    logit_scale: float = setting(1 / 9, "factor on the logits", above=0)
+
+
+@dataclass
 class PretrainedConfig(ModelConfig):
     """Networks that have published weights."""
 
@@ -105,6 +119,7 @@ class CustomModelConfig(ModelConfig):
 
 MODEL_CONFIGS: Dict[str, type] = {
     "mlp": MLPConfig,
+    "small_convnet": SmallConvNetConfig,
     "torchvision": TorchvisionModelConfig,
     "timm": TimmModelConfig,
     "custom": CustomModelConfig,

@@ -22,6 +22,9 @@ class OptimizerConfig:
     lr: float = setting(1e-3, "learning rate that the schedule's factor 1 stands for", above=0)
     weight_decay: float = setting(0.0, "weight decay (decoupled where the optimizer has it so)", at_least=0)
     decay_norm_and_bias: bool = setting(False, "apply weight decay to norms and biases too")
+    norm_and_bias_lr_scale: float = setting(
+        1.0, "learning rate of norms, biases and other vectors, as a multiple of what it would be", above=0
+    )
     backbone_lr_scale: float = setting(1.0, "learning rate of all but the head, as a multiple of lr", at_least=0)
     layer_decay: Optional[float] = setting(
         None, "factor on the learning rate per layer below the head; null: off", above=0, at_most=1

@@ -89,6 +89,9 @@ class EvaluateConfig:
     batch_size: Optional[int] = setting(None, "images per batch; null: as the run had it", at_least=1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     precision: Optional[Precision] = setting(None, "fp32, bf16, fp16 or auto; null: as the run had it")
+    eval_flip: Optional[bool] = setting(
+        None, "the mean of the logits of each image and of its mirror image; null: as the run had it"
+    )
     log_level: str = setting("INFO", "level of console and log file", choices=LOG_LEVELS)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     model: EvaluateModelConfig = field(default_factory=EvaluateModelConfig)

@@ -47,6 +47,9 @@ class TrainerConfig:
     ema_decay: Optional[float] = setting(
         None, "decay of the average of weights that is evaluated and saved; null: off", above=0, below=1
     )
+    eval_flip: bool = setting(
+        False, "evaluate the mean of the logits of each image and of its mirror image; it takes twice as long"
+    )
     early_stop_patience: Optional[int] = setting(
         None, "evaluations without a better monitor before the run ends; null: off", at_least=1
     )

@@ -11,6 +11,7 @@ from cvtrain.config.model import (
     MLPConfig,
     ModelConfig,
     PretrainedConfig,
+    SmallConvNetConfig,
     Stem,
     TimmModelConfig,
     TorchvisionModelConfig,
@@ -19,12 +20,14 @@ from cvtrain.models.built import BuiltModel
 from cvtrain.models.custom import build_custom
 from cvtrain.models.input_layers import has_small_stem
 from cvtrain.models.mlp import build_mlp
+from cvtrain.models.small_convnet import build_small_convnet
 from cvtrain.models.timm_models import build_timm
 from cvtrain.models.torchvision_models import build_torchvision
 from cvtrain.models.weights import is_file_name
 
 _BUILDERS: dict[type[ModelConfig], Callable[..., BuiltModel]] = {
     MLPConfig: build_mlp,
+    SmallConvNetConfig: build_small_convnet,
     TorchvisionModelConfig: build_torchvision,
     TimmModelConfig: build_timm,
     CustomModelConfig: build_custom,

@@ -1,7 +1,9 @@
 """`BuiltModel`: a network and what the rest of a run has to know about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 
@@ -19,6 +21,8 @@ class BuiltModel:
         convolutional: True if convolutions do the bulk of the work, so that the channels_last layout pays.
         aux_loss_weight: weight of each auxiliary head's loss; 0 where there is none.
         fixed: names of parameters that the model's author made untrainable; unfreezing leaves them so.
+        calibrate: sets weights of `module` by a look at (B, C, S, S) normalised training images; to be called once,
+            before a new run trains. None: there is nothing to set.
     """
 
     module: nn.Module
@@ -29,6 +33,7 @@ class BuiltModel:
     convolutional: bool = False
     aux_loss_weight: float = 0.0
     fixed: frozenset[str] = frozenset()
+    calibrate: Callable[[torch.Tensor], None] | None = None
 
 
 def is_convolutional(module: nn.Module) -> bool:

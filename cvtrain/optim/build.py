@@ -92,6 +92,7 @@ def build_optimizer(
         layers=layers,
         weight_decay=config.weight_decay,
         decay_norm_and_bias=config.decay_norm_and_bias,
+        norm_and_bias_lr_scale=config.norm_and_bias_lr_scale,
         backbone_lr_scale=config.backbone_lr_scale,
         layer_decay=config.layer_decay,
     )

@@ -35,6 +35,7 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     decay_norm_and_bias: bool = False,
+    norm_and_bias_lr_scale: float = 1.0,
     backbone_lr_scale: float = 1.0,
     layer_decay: float | None = None,
     names: Collection[str] | None = None,
@@ -56,6 +57,7 @@ def parameter_groups(
         lr: peak learning rate, above 0.
         weight_decay: for weights that multiply their input, see `is_weight`.
         decay_norm_and_bias: decay all parameters, norms, biases and embeddings too.
+        norm_and_bias_lr_scale: factor on the rate of what is no such weight; above 0.
         backbone_lr_scale: rate of all but the head as a multiple of `lr`; at least 0.
         layer_decay: factor on the rate per layer below the last, in (0, 1]; None: off.
         names: only these parameters; None: all.
@@ -80,23 +82,26 @@ def parameter_groups(
         depths, last_depth = _depths(module, layers, layer_decay), len(layers) - 1
     weights = weight_names(module)
 
-    members: dict[tuple[bool, int, float], list[str]] = {}
+    members: dict[tuple[bool, int, float, float], list[str]] = {}
     for name in parameters:
         if names is None or name in names:
             depth = last_depth if name in in_head else depths[name]
             decay = weight_decay if decay_norm_and_bias or name in weights else 0.0
-            members.setdefault((name in in_head, depth, -decay), []).append(name)
+            vector_scale = 1.0 if name in weights else norm_and_bias_lr_scale
+            members.setdefault((name in in_head, depth, -decay, vector_scale), []).append(name)
 
     groups = []
-    for (is_head, depth, negative_decay), group_names in sorted(members.items()):
+    for (is_head, depth, negative_decay, vector_scale), group_names in sorted(members.items()):
         part = "head" if is_head else "backbone" if head else "model"
         layer = f" layer {depth}" if last_depth and not is_head else ""
         scale = 1.0 if is_head else backbone_lr_scale * (layer_decay or 1.0) ** (last_depth - depth)
+        scale *= vector_scale
+        decays = "decay" if negative_decay else "no_decay"
         groups.append(
             {
                 "params": [parameters[name] for name in group_names],
                 "param_names": group_names,
-                "name": f"{part}{layer} {'decay' if negative_decay else 'no_decay'}",
+                "name": f"{part}{layer} {decays}{'' if vector_scale == 1 else ' scaled'}",
                 "lr": lr * scale,
                 "initial_lr": lr * scale,
                 "weight_decay": -negative_decay,
