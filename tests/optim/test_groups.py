@@ -58,6 +58,21 @@ def test_decay_norm_and_bias_decays_all():
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
 
 
+def test_norms_and_biases_may_learn_faster():
+    groups = groups_of(Net(), norm_and_bias_lr_scale=8.0, backbone_lr_scale=0.5)
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("backbone decay", 0.2),
+        ("backbone no_decay scaled", 1.6),
+        ("head decay", 0.4),
+        ("head no_decay scaled", 3.2),
+    ]
+    together = groups_of(Net(), norm_and_bias_lr_scale=8.0, decay_norm_and_bias=True)
+    assert [(group["name"], group["lr"]) for group in together][:2] == [
+        ("backbone decay", 0.4),
+        ("backbone decay scaled", 3.2),
+    ]
+
+
 def test_no_decay_makes_one_group_per_part():
     assert [group["name"] for group in groups_of(Net(), weight_decay=0.0)] == ["backbone no_decay", "head no_decay"]
 
