@@ -33,6 +33,8 @@ def feature_obstacle(config: Config) -> Obstacle | None:
         )
     if config.trainer.limit_train_batches is not None:
         return Obstacle("trainer.limit_train_batches takes other images in each epoch", "leave it out")
+    if config.trainer.eval_flip:
+        return Obstacle("trainer.eval_flip=true evaluates mirror images too", "leave it out")
     if config.data.balance is Balance.oversample:
         return Obstacle("data.balance=oversample draws other images in each epoch", "set data.balance=class_weights")
     if isinstance(config.data, DatasetConfig) and augment.views is None and model.cache_features is None:
