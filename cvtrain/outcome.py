@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import yaml
 
+from cvtrain.advice import describe_facts
 from cvtrain.assembly import Run
 from cvtrain.atomic import atomic_file, remove_stale_files
 from cvtrain.checkpoint import inference_weights, load_checkpoint
@@ -22,10 +23,12 @@ from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.loggers.build import RunLogger
 from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
 from cvtrain.report.background import BackgroundDrawing
+from cvtrain.report.bottleneck import Finding, find_bottleneck
 from cvtrain.report.environment import write_environment
 from cvtrain.report.plots import plot_confusion, plot_curves, plot_images
 from cvtrain.report.summary import write_json
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
+from cvtrain.report.times import describe_times
 from cvtrain.runtime import derive_seed, peak_memory_gib, precision_name
 from cvtrain.trainer import BATCH_TRANSFORM_STREAM
 from cvtrain.trainer_settings import EndReason
@@ -101,7 +104,8 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     if num_skipped:
         log.warning("%d images could not be read and were skipped: %s", num_skipped, run_dir / "skipped_images.csv")
 
-    summary = summarize(run, end_reason, metrics, wall_seconds=wall_seconds, num_skipped=num_skipped)
+    finding = find_bottleneck(trainer.times.steady(), describe_facts(run))
+    summary = summarize(run, end_reason, metrics, finding, wall_seconds=wall_seconds, num_skipped=num_skipped)
     write_json(run_dir / "summary.json", summary)
     run.logger.log_summary(summary)
     best_path = run_dir / "checkpoints" / "best.pt"
@@ -112,6 +116,7 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
         if best_path.exists():
             run.logger.log_artifact(best_path)
     log_closing_lines(run, end_reason, best, metrics, wall_seconds=wall_seconds)
+    log.info("time: %s", finding.sentence)
     return metrics
 
 
@@ -224,7 +229,13 @@ def log_evaluation_plots(logger: RunLogger, run_dir: Path, split: str, step: int
 
 
 def summarize(
-    run: Run, end_reason: EndReason, metrics: dict[str, float], *, wall_seconds: float, num_skipped: int
+    run: Run,
+    end_reason: EndReason,
+    metrics: dict[str, float],
+    finding: Finding,
+    *,
+    wall_seconds: float,
+    num_skipped: int,
 ) -> dict[str, Any]:
     """The content of summary.json."""
     trainer = run.trainer
@@ -244,6 +255,7 @@ def summarize(
         "precision": precision_name(trainer.dtype),
         "wall_seconds": wall_seconds,
         **trainer.stopwatch.totals(),
+        "time": describe_times(trainer.times.read(), finding, num_workers=run.loaders.train.num_workers),
         "peak_memory_gib": peak_memory_gib(trainer.device),
     }
 

@@ -24,6 +24,7 @@ from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batche
 from cvtrain.features.loader import FeatureLoader
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import RunLogger
+from cvtrain.loop_times import LoopTimes
 from cvtrain.losses import Criterion, model_loss
 from cvtrain.models.freeze import set_backbone_trainable, train_mode
 from cvtrain.normalization import Normalizer, PassOn
@@ -126,6 +127,8 @@ class Trainer:
 
         self.window = TrainWindow(device)
         self.stopwatch = Stopwatch()
+        self.times = LoopTimes(device)
+        self.clock = self.times.clock
         self.best_evaluation: Evaluation | None = None
         self.last_evaluation: Evaluation | None = None
         self._updating = False
@@ -145,6 +148,7 @@ class Trainer:
             stack.callback(self.progress.close)
             stack.callback(self.store.wait)
             self._clock = self._last_save = now()
+            self.times.start()
             if self.settings.on_nonfinite == "rollback" and self.step == 0:
                 self.save()
             while self.epoch_end_due or self._end_reason() is None:
@@ -170,6 +174,8 @@ class Trainer:
             self.train_epoch()
         if self.epoch_end_due and self.stop_signal.received is None:
             self.finish_epoch()
+            if not self.epoch_end_due:
+                self.times.end_epoch()
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; ends early at a limit or at the user's wish to stop."""
@@ -178,7 +184,9 @@ class Trainer:
         seen = self.batch * self.train_loader.batch_size
         self.progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", self.train_loader.num_images, seen)
         waiting_since = now()
-        for batch in on_device(self.train_loader.epoch(self.epoch, start_batch=self.batch), self.device):
+        batches = self.times.counted(self.train_loader.epoch(self.epoch, start_batch=self.batch))
+        for batch in on_device(batches, self.device):
+            self.clock.lap("wait")
             working_since = now()
             if self._is_trainable(batch):
                 self._step_within_memory(batch)
@@ -194,6 +202,7 @@ class Trainer:
                 self._after_step()
             if self.stop_signal.received is not None or self._end_reason() is not None:
                 break
+            self.clock.lap("other")
             waiting_since = now()
         self.guard.check()
         if self.batch >= self.train_loader.num_batches:
@@ -211,6 +220,7 @@ class Trainer:
             images, labels, derive_seed(self.settings.seed, BATCH_TRANSFORM_STREAM, self.step)
         )
         images = self.normalizer.normalize(images)
+        self.clock.lap("prepare")
 
         self.optimizer.zero_grad(set_to_none=True)
         counted = []
@@ -220,6 +230,7 @@ class Trainer:
             loss, logits = model_loss(self.criterion, outputs, micro_targets, self.settings.aux_loss_weight)
             self.scaler.scale(loss * (len(micro_images) / len(images))).backward()
             counted.append((loss.detach(), logits.detach(), micro_targets))
+        self.clock.lap("forward_backward")
 
         self._updating = True
         if self._may_update(torch.stack([loss.isfinite() for loss, _, _ in counted]).all(), batch):
@@ -229,6 +240,7 @@ class Trainer:
                 self.window.add(loss, logits, micro_targets)
         self.scaler.update()
         self._updating = False
+        self.clock.lap("optimizer")
         self.step += 1
 
     def _micro_batches(self, images: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -326,6 +338,8 @@ class Trainer:
         values["train/lr"] = self.learning_rate(self.step - 1)
         values |= self.stopwatch.read_window()
         self.logger.log_metrics(self.step, self._finished_epoch(), values)
+        self.clock.settle()
+        self.clock.lap("logging")
         self.progress.show(
             f"loss {values['train/loss']:.4f}  accuracy {values['train/accuracy']:.4f}  "
             f"lr {values['train/lr']:.2e}  {values.get('perf/images_per_second', 0):,.0f} images/s"
@@ -358,6 +372,7 @@ class Trainer:
     def evaluate(self) -> bool:
         """Evaluate on the val split, log, follow the monitor, save. False if the user stopped it."""
         self.guard.check()  # weights that a loss of NaN has reached are not worth it
+        self.clock.lap("other")
         self.progress.start("evaluating", self.val_loader.num_images)
         evaluation = evaluate_split(
             self.enter(self.average.model),
@@ -371,6 +386,7 @@ class Trainer:
             on_batch=self.progress.advance,
             should_stop=lambda: self.stop_signal.received is not None,
         )
+        self.clock.lap("evaluation")
         if evaluation.interrupted:
             return False
         epoch = self._finished_epoch()
@@ -393,6 +409,7 @@ class Trainer:
             evaluation.metrics["accuracy"],
             " (best so far)" if is_best else "",
         )
+        self.clock.lap("logging")
         # Saved as it will be when the run goes on from here: the epoch's end is done.
         self.epoch_end_due = False
         self.num_rollbacks = 0
@@ -423,6 +440,7 @@ class Trainer:
         self._last_save = now()
         names = ("last.pt", "best.pt") if best else ("last.pt",)
         self.store.save(training_state(self) | self.describe, names=names)
+        self.clock.lap("checkpoint")
 
     def _roll_back(self, error: NonFiniteLossError) -> None:
         """Go back to the last checkpoint with a smaller learning rate, if that is wanted and may still help."""

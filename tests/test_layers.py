@@ -12,7 +12,17 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cvtrain"
 # From the bottom up. A part imports from layers below its own, never from its own or a higher one.
 LAYERS = (
     {"__init__", "config"},
-    {"atomic", "completion", "console", "interruption", "run_lock", "runtime", "tracking", "trainer_settings"},
+    {
+        "atomic",
+        "completion",
+        "console",
+        "interruption",
+        "run_lock",
+        "runtime",
+        "stage_clock",
+        "tracking",
+        "trainer_settings",
+    },
     {
         "averaging",
         "checkpoint",
@@ -25,10 +35,11 @@ LAYERS = (
         "optim",
         "progress",
     },
-    {"evaluation", "faults", "features", "report", "training_state"},
+    {"evaluation", "faults", "features", "loop_times", "report", "training_state"},
     {"trainer"},
     {"continuation"},
     {"assembly"},
+    {"advice"},
     {"outcome"},
     {"cache", "evaluate", "sweep", "train"},
     {"cli"},

@@ -2,8 +2,9 @@
 
 import contextlib
 import random
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class Batch:
         bad: images of this batch that could not be read.
         epoch, number: which batch of which epoch, 0-based.
         seconds: what making it took, by stage of `stage_times`.
+        cpu_seconds: in which a core was at work on it.
     """
 
     images: torch.Tensor
@@ -42,6 +44,7 @@ class Batch:
     epoch: int = 0
     number: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,7 +52,7 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from which copies to a GPU can overlap with computing."""
         pinned = (self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
-        return Batch(*pinned, bad=self.bad, epoch=self.epoch, number=self.number, seconds=self.seconds)
+        return replace(self, images=pinned[0], labels=pinned[1], indices=pinned[2])
 
 
 class BatchDataset(Dataset[Batch]):
@@ -115,11 +118,12 @@ class BatchDataset(Dataset[Batch]):
             memory: `num_bytes(key)` uint8, which become the images of the batch; None: of its own.
         """
         take_seconds()  # of a batch that failed
+        cpu_before = time.thread_time()
         with stage("collate"):
             memory = torch.empty(self.num_bytes(key), dtype=torch.uint8) if memory is None else memory
             places = memory.view(len(key.indices), self.image_size, self.image_size, self.channels)
             batch = self._take(key, places) if self.is_ready_made else self._gather(key, places, on_image)
-        batch.seconds = take_seconds()
+        batch.seconds, batch.cpu_seconds = take_seconds(), time.thread_time() - cpu_before
         return batch
 
     def _gather(self, key: BatchKey, places: torch.Tensor, on_image: Callable[[int], None]) -> Batch:

@@ -36,15 +36,16 @@ class Parcel:
         self._content: bytes | None = None
         self._has_arrived = False
         arrays = (batch.labels.numpy(), batch.indices.numpy())
-        content = ForkingPickler.dumps((batch.images, *arrays, batch.bad, batch.epoch, batch.number, batch.seconds))
+        rest = (batch.bad, batch.epoch, batch.number, batch.seconds, batch.cpu_seconds)
+        content = ForkingPickler.dumps((batch.images, *arrays, *rest))
         self._content = bytes(content)
 
     def open(self) -> Batch:
         """The batch, once. Raises what the transport raises if the worker is gone or too many files are open."""
         content, self._content = self._content, None
         assert content is not None, "a parcel is opened once"
-        images, labels, indices, bad, epoch, number, seconds = pickle.loads(content)
-        return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), bad, epoch, number, seconds)
+        images, labels, indices, *rest = pickle.loads(content)
+        return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), *rest)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory: what DataLoader's own thread calls in the main process."""

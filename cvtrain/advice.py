@@ -1,0 +1,39 @@
+"""What a run is, as far as advice on its speed depends on it."""
+
+import torch
+
+from cvtrain.assembly import Run
+from cvtrain.config.data import FileDataConfig
+from cvtrain.data.cache.room import free_memory
+from cvtrain.data.cache.source import CachedSource, NoStore
+from cvtrain.data.loading import available_cores
+from cvtrain.data.source import FileSource
+from cvtrain.report.bottleneck import Facts
+from cvtrain.runtime import has_native_bf16
+
+# Pixels of a stored image for each of a square crop: 256 x 342 for 224, of a photo of 3 by 4.
+_STORED_PIXELS = 1.75
+
+
+def describe_facts(run: Run) -> Facts:
+    """What the advice on speed depends on."""
+    trainer, train = run.trainer, run.loaders.train
+    source = train.dataset.source
+    decodes = isinstance(source, FileSource) or (isinstance(source, CachedSource) and isinstance(source.store, NoStore))
+    on_cpu = trainer.device.type == "cpu"
+    return Facts(
+        num_workers=train.num_workers,
+        num_cores=available_cores(),
+        on_cpu=on_cpu,
+        can_cache=decodes and isinstance(run.config.data, FileDataConfig),
+        cache_remedy=cache_remedy(run),
+        faster_precision=trainer.dtype == torch.float32 and has_native_bf16(trainer.device),
+        can_compile=trainer.device.type == "cuda" and not run.config.trainer.compile,
+    )
+
+
+def cache_remedy(run: Run) -> str:
+    """`data.cache=ram` if the training images, shrunk to a short side above the crop, take half the free memory."""
+    data = run.config.data
+    num_bytes = len(run.splits.train) * data.image_size**2 * data.channels * _STORED_PIXELS
+    return "data.cache=ram" if num_bytes <= free_memory() / 2 else "data.cache=disk"

@@ -1,0 +1,157 @@
+"""What limits a run, in one sentence, and what would make it faster, by arithmetic on what was measured."""
+
+from dataclasses import dataclass
+
+from cvtrain.stage_clock import Times
+
+# A change that promises less than this is not worth a word.
+WORTHWHILE = 1.1
+# Cores that are busy for this share of the time leave nothing for workers to hide behind.
+_SATURATED = 0.85
+# Up to here an evaluation in each epoch is not remarkable.
+_LARGE_EVALUATION = 0.3
+_LARGE_REST = 0.15
+_WORDS = {
+    "read": "reading",
+    "decode": "decoding",
+    "cache": "filling the cache",
+    "augment": "augmenting",
+    "collate": "putting batches together",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run is, as far as advice depends on it.
+
+    Attributes:
+        num_workers: processes that made the training batches; 0: the main one.
+        num_cores: cores that the run may use.
+        on_cpu: the network computes on these cores too.
+        can_cache: images are decoded in every epoch, and need not be: `cache_remedy` is the setting.
+        faster_precision: the device has native bf16, and the run is in fp32.
+        can_compile: trainer.compile is off, on a device where it pays.
+    """
+
+    num_workers: int
+    num_cores: int
+    on_cpu: bool
+    can_cache: bool = False
+    cache_remedy: str = "data.cache=auto"
+    faster_precision: bool = False
+    can_compile: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The sentence; the setting that it proposes, if any; how many times faster an epoch would then be, if known."""
+
+    sentence: str
+    remedy: str | None = None
+    speedup: float | None = None
+
+
+def find_bottleneck(times: Times, facts: Facts) -> Finding:
+    """The remedy that would save most of the measured time, or what the time is spent on if none would."""
+    if times.total <= 0:
+        return Finding("nothing was measured")
+    proposals = [
+        *_data_proposals(times, facts),
+        *_evaluation_proposals(times),
+    ]
+    best = max(proposals, key=lambda finding: finding.speedup or 0.0, default=None)
+    if best is not None and (best.speedup or 0.0) >= WORTHWHILE:
+        return best
+    return _without_estimate(times, facts)
+
+
+def seconds_with_cache(times: Times, facts: Facts) -> float:
+    """Seconds of `times.loop` if images came decoded: reading a stored image is taken to cost nothing."""
+    saved = sum(times.data.get(name, 0.0) for name in ("read", "decode", "cache"))
+    return _seconds_without(saved, times, facts)
+
+
+def seconds_with_workers(times: Times, facts: Facts, num_workers: int) -> float:
+    """Seconds of `times.loop` if `num_workers` made the batches, each on a core.
+
+    They work beside the device; where the network computes on these cores, its time comes on top.
+    """
+    wait = times.loop.get("wait", 0.0)
+    making = sum(times.data.values()) / num_workers
+    if facts.on_cpu:
+        return times.total - wait + making
+    return times.total - wait + max(0.0, making - (times.training - wait))
+
+
+def _seconds_without(saved: float, times: Times, facts: Facts) -> float:
+    """Seconds of `times.loop` if making the batches took `saved` seconds less.
+
+    Without workers that is what is saved. With them, the loop waits for what they do not manage while it computes; and
+    if it computes on the same cores, and these are busy, the work that falls away is shared by all of them.
+    """
+    data = sum(times.data.values())
+    if facts.num_workers == 0:
+        return times.total - min(saved, times.loop.get("wait", 0.0))
+    wait = times.loop.get("wait", 0.0)
+    core_share = times.data_cpu / data if data else 0.0
+    busy = (times.main_cpu + times.data_cpu) / (facts.num_cores * times.total)
+    if facts.on_cpu and busy >= _SATURATED:
+        return times.total - saved * core_share / facts.num_cores
+    making = (data - saved) / facts.num_workers
+    return times.total - wait + min(wait, max(0.0, making - (times.training - wait)))
+
+
+def _data_proposals(times: Times, facts: Facts) -> list[Finding]:
+    data = sum(times.data.values())
+    if data <= 0:
+        return []
+    share = times.loop.get("wait", 0.0) / times.total
+    mostly = max(times.data, key=lambda name: times.data[name])
+    opening = f"waiting for data {share:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}"
+    if share < 0.05:
+        opening = f"{_WORDS.get(mostly, mostly)} takes cores from computing"
+    found = []
+    if facts.can_cache:
+        speedup = times.total / seconds_with_cache(times, facts)
+        found.append(_proposal(opening, facts.cache_remedy, speedup))
+    spare = facts.num_cores if not facts.on_cpu or facts.num_workers == 0 else 0
+    if spare > facts.num_workers:
+        speedup = times.total / seconds_with_workers(times, facts, spare)
+        found.append(_proposal(opening, f"data.num_workers={spare}", speedup))
+    return found
+
+
+def _evaluation_proposals(times: Times) -> list[Finding]:
+    evaluation = times.loop.get("evaluation", 0.0)
+    share = evaluation / times.total
+    if share < _LARGE_EVALUATION or times.num_epochs < 1:
+        return []
+    every = 5
+    speedup = times.total / (times.total - evaluation * (1 - 1 / every))
+    return [_proposal(f"evaluating {share:.0%} of the time", f"trainer.eval_every_epochs={every}", speedup)]
+
+
+def _proposal(opening: str, remedy: str, speedup: float) -> Finding:
+    return Finding(f"{opening}: {remedy} would make an epoch about {speedup:.1f}x faster", remedy, round(speedup, 2))
+
+
+def _without_estimate(times: Times, facts: Facts) -> Finding:
+    """What the time goes into where no setting has a measured gain."""
+    wait = times.loop.get("wait", 0.0) / times.total
+    computing = sum(times.loop.get(name, 0.0) for name in ("prepare", "forward_backward", "optimizer")) / times.total
+    writing = {name: times.loop.get(name, 0.0) / times.total for name in ("logging", "checkpoint")}
+    largest = max(writing, key=lambda name: writing[name])
+    if writing[largest] >= _LARGE_REST:
+        remedy = "trainer.log_every_steps" if largest == "logging" else "checkpoint.every_minutes"
+        words = "logging" if largest == "logging" else "copying checkpoints"
+        return Finding(f"{words} {writing[largest]:.0%} of the time: a larger {remedy} would save some of it", remedy)
+    if wait >= _LARGE_REST:
+        mostly = max(times.data, key=lambda name: times.data[name], default="collate")
+        advice = "a lighter augment or more cores would help" if mostly == "augment" else "more cores would help"
+        return Finding(f"waiting for data {wait:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}: {advice}")
+    opening = f"computing {computing:.0%} of the time, waiting for data {wait:.0%}"
+    if facts.faster_precision:
+        return Finding(f"{opening}: trainer.precision=bf16 is what may help", "trainer.precision=bf16")
+    if facts.can_compile and computing >= 0.6:
+        return Finding(f"{opening}: trainer.compile=true may help, beyond it a faster device", "trainer.compile=true")
+    return Finding(f"{opening}: no setting stands out" if computing < 0.6 else f"{opening}: the device is the limit")

@@ -1,0 +1,29 @@
+"""The times of a run as summary.json shows them."""
+
+from typing import Any
+
+from cvtrain.data.stage_times import STAGES
+from cvtrain.report.bottleneck import Finding
+from cvtrain.stage_clock import LOOP_STAGES, Times
+
+
+def describe_times(times: Times, finding: Finding, *, num_workers: int) -> dict[str, Any]:
+    """Seconds and shares by stage, and the finding. Shares of the loop add up to 1, and so do those of the data."""
+    return {
+        "loop_seconds": times.total,
+        "loop": _shares(times.loop, LOOP_STAGES),
+        "data": _shares(times.data, STAGES),
+        "data_workers": num_workers,
+        "bottleneck": finding.sentence,
+        "remedy": finding.remedy,
+        "estimated_speedup": finding.speedup,
+    }
+
+
+def _shares(seconds: dict[str, float], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    total = sum(seconds.values())
+    return {
+        name: {"seconds": seconds[name], "share": seconds[name] / total if total else 0.0}
+        for name in names
+        if name in seconds
+    }

@@ -1,0 +1,108 @@
+"""Advice on speed: sentences and estimates for times that were made up, by the arithmetic of docs/performance.md."""
+
+import dataclasses
+
+import pytest
+
+from cvtrain.report.bottleneck import Facts, find_bottleneck
+from cvtrain.report.times import describe_times
+from cvtrain.stage_clock import Times
+
+GPU = Facts(num_workers=2, num_cores=2, on_cpu=False, can_cache=True, cache_remedy="data.cache=ram")
+# An epoch of 100 s, 71 of them waiting; two workers are busy all of it, 160 of their 200 s with files.
+STARVED = Times(
+    loop={"wait": 71.0, "forward_backward": 25.0, "optimizer": 4.0},
+    data={"read": 20.0, "decode": 140.0, "augment": 30.0, "collate": 10.0},
+    data_cpu=190.0,
+    main_cpu=20.0,
+    num_epochs=1,
+)
+
+
+def test_waiting_for_decoding():
+    finding = find_bottleneck(STARVED, GPU)
+    # Without files the workers need (200 - 160) / 2 = 20 s, less than the 29 s of computing: 100 / 29.
+    assert finding.speedup == 3.45
+    assert finding.remedy == "data.cache=ram"
+    assert finding.sentence == (
+        "waiting for data 71% of the time, mostly decoding: data.cache=ram would make an epoch about 3.4x faster"
+    )
+
+
+def test_without_workers_the_time_with_files_is_what_is_saved():
+    times = dataclasses.replace(STARVED, data={"decode": 50.0, "augment": 21.0})
+    finding = find_bottleneck(times, dataclasses.replace(GPU, num_workers=0, num_cores=1))
+    assert finding.speedup == 2.0
+
+
+def test_workers_where_there_are_none_and_the_network_computes_on_the_cores_too():
+    facts = dataclasses.replace(GPU, num_workers=0, num_cores=4, on_cpu=True, can_cache=False)
+    finding = find_bottleneck(dataclasses.replace(STARVED, data={"augment": 60.0, "collate": 8.0}), facts)
+    assert finding.remedy == "data.num_workers=4"
+    assert finding.speedup == pytest.approx(100 / (29 + 68 / 4), abs=0.01)
+
+
+def test_where_the_network_computes_on_the_same_busy_cores_work_that_falls_away_is_shared():
+    times = dataclasses.replace(STARVED, data_cpu=100.0, main_cpu=95.0)  # of 200 core seconds
+    finding = find_bottleneck(times, dataclasses.replace(GPU, on_cpu=True))
+    # 160 s of the workers are 80 core seconds: 100 - 80 / 2 = 60 s.
+    assert finding.speedup == pytest.approx(100 / 60, abs=0.01)
+
+
+def test_more_workers_where_cores_are_free():
+    facts = dataclasses.replace(GPU, can_cache=False, num_cores=8)
+    finding = find_bottleneck(STARVED, facts)
+    assert finding.remedy == "data.num_workers=8"
+    assert finding.speedup == 3.45  # 200 / 8 = 25 s hide behind 29 s of computing
+
+
+def test_evaluation_that_takes_half():
+    times = Times(loop={"wait": 1.0, "forward_backward": 49.0, "evaluation": 50.0}, num_epochs=3)
+    finding = find_bottleneck(times, GPU)
+    assert finding.remedy == "trainer.eval_every_epochs=5"
+    assert finding.speedup == pytest.approx(100 / 60, abs=0.01)
+    assert finding.sentence.startswith("evaluating 50% of the time: ")
+
+
+COMPUTING = Times(loop={"wait": 2.0, "forward_backward": 90.0, "optimizer": 5.0, "other": 3.0}, data={"read": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("facts", "remedy", "words"),
+    [
+        ({"faster_precision": True}, "trainer.precision=bf16", "computing 95% of the time, waiting for data 2%"),
+        ({"can_compile": True}, "trainer.compile=true", "may help, beyond it a faster device"),
+        ({}, None, "the device is the limit"),
+    ],
+)
+def test_computing_has_no_estimate(facts, remedy, words):
+    finding = find_bottleneck(COMPUTING, dataclasses.replace(GPU, **facts))
+    assert finding.remedy == remedy
+    assert finding.speedup is None
+    assert words in finding.sentence
+
+
+@pytest.mark.parametrize(("stage", "setting"), [("logging", "log_every_steps"), ("checkpoint", "every_minutes")])
+def test_writing(stage, setting):
+    finding = find_bottleneck(Times(loop={"forward_backward": 70.0, stage: 30.0}), GPU)
+    assert setting in finding.sentence
+    assert "30%" in finding.sentence
+
+
+def test_augmentation_that_no_cache_can_help():
+    times = dataclasses.replace(STARVED, data={"augment": 190.0, "read": 10.0})
+    finding = find_bottleneck(times, dataclasses.replace(GPU, can_cache=False))
+    assert finding.sentence == (
+        "waiting for data 71% of the time, mostly augmenting: a lighter augment or more cores would help"
+    )
+
+
+def test_nothing_was_measured():
+    assert find_bottleneck(Times(), GPU).sentence == "nothing was measured"
+
+
+def test_shares_add_up():
+    described = describe_times(STARVED, find_bottleneck(STARVED, GPU), num_workers=2)
+    assert sum(stage["share"] for stage in described["loop"].values()) == pytest.approx(1)
+    assert described["data"]["decode"] == {"seconds": 140.0, "share": 0.7}
+    assert described["loop_seconds"] == 100.0
