@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cvtrain.config.data import CustomConfig
+from cvtrain.config.data import CustomConfig, DataCache, FileDataConfig
 from cvtrain.config.errors import ConfigError
+from cvtrain.data.cache.folder import default_folder
 from cvtrain.data.classes import check_known, class_name, order_classes
 from cvtrain.data.layout import Layout, find_layout
 from cvtrain.data.paths import PathTable
 from cvtrain.data.scan import ImageScanner
+from cvtrain.data.scan_cache import ScanCache
 from cvtrain.data.source import FileSource, Splits
 from cvtrain.data.splits import complete_splits, listed
 
@@ -25,7 +27,15 @@ def build_custom(config: CustomConfig, reader: Reader) -> Splits:
         reader=reader,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
+        cache_folder=scan_cache_folder(config),
     )
+
+
+def scan_cache_folder(config: FileDataConfig) -> Path | None:
+    """Where listings of large folders are kept; None with `data.cache=none`, which keeps nothing."""
+    if config.cache is DataCache.none:
+        return None
+    return Path(config.cache_dir).expanduser() if config.cache_dir else default_folder()
 
 
 def splits_of_folder(
@@ -36,12 +46,14 @@ def splits_of_folder(
     val_fraction: float,
     split_seed: int,
     key: str = "data.root",
+    cache_folder: Path | None = None,
 ) -> Splits:
     """Scan `root` and label every image by its class folder.
 
     Args:
         extensions: endings of image files, whatever their case.
         key: config key that errors name.
+        cache_folder: where the listing of a large folder is kept for the next scan; None: nowhere.
 
     Raises:
         ConfigError: the folder cannot be read, its layout is unclear, val or test has a class that train lacks, or
@@ -49,14 +61,18 @@ def splits_of_folder(
     """
     check_folder(root, key)
     endings = tuple(ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in extensions)
-    scanner = ImageScanner(root, endings)
+    cache = None if cache_folder is None else ScanCache(cache_folder, root, endings)
+    scanner = ImageScanner(root, endings, cache)
     try:
         layout = find_layout(scanner, key=key)
         tables, warnings = _scan_splits(scanner, layout, key)
     except OSError as error:
         raise ConfigError(key=key, value=root, rule=f"cannot be read: {error}") from error
+    if cache is not None:
+        cache.keep(scanner)
     classes = order_classes(name for name, table in tables["train"].items() if len(table))
     sources = {}
+    ids = {name: number for number, name in enumerate(classes)}
     for split, by_class in tables.items():
         filled = {name: table for name, table in by_class.items() if len(table)}
         check_known(filled, classes, split=split, key=key, value=root)
@@ -65,7 +81,7 @@ def splits_of_folder(
             root=root,
             paths=PathTable.concatenate([filled[name] for name in names]),
             labels=np.repeat(
-                np.array([classes.index(name) for name in names], dtype=np.int64),
+                np.array([ids[name] for name in names], dtype=np.int64),
                 [len(filled[name]) for name in names],
             ),
             reader=reader,
@@ -114,8 +130,8 @@ def _scan_splits(scanner: ImageScanner, layout: Layout, key: str) -> tuple[dict[
                 )
             # Competitions give out a test folder without labels; that is no reason not to train.
             warnings.append(f"{folder}/ has images but no class folders, so no labels: there is nothing to score")
-        for name in listing.images:
-            scanner.left_out.add("image outside the class folders", f"{folder}/{name}")
+        for path in listing.images:
+            scanner.left_out.add("image outside the class folders", path)
         if listing.folders or split != "test":
             tables[split] = _scan_classes(scanner, [f"{folder}/{name}" for name in listing.folders])
     return tables, warnings
@@ -124,6 +140,6 @@ def _scan_splits(scanner: ImageScanner, layout: Layout, key: str) -> tuple[dict[
 def _scan_classes(scanner: ImageScanner, folders: list[str]) -> dict[str, PathTable]:
     """The images below each class folder. Folders whose names differ only in Unicode form are one class."""
     found: dict[str, list[PathTable]] = {}
-    for folder in folders:
-        found.setdefault(class_name(folder.rpartition("/")[2]), []).append(scanner.images_below(folder))
+    for folder, table in zip(folders, scanner.images_below(folders), strict=True):
+        found.setdefault(class_name(folder.rpartition("/")[2]), []).append(table)
     return {name: tables[0] if len(tables) == 1 else PathTable.concatenate(tables) for name, tables in found.items()}

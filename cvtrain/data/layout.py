@@ -68,7 +68,7 @@ def _layout_with_train(
 ) -> Layout:
     """Whether the folder train is a split (rule 2) or a class (rule 3)."""
     root, train = scanner.root, splits["train"]
-    inside = ImageScanner(root, scanner.extensions).list_folder(train)
+    inside = scanner.look_into(train)
     has_held_out = len(splits) > 1
     beside = [] if has_held_out else [name for name in others if scanner.has_images(name)]
     if inside.folders and beside:
@@ -154,7 +154,7 @@ def _check_depth(listing: FolderListing, scanner: ImageScanner, key: str) -> Non
                 remedy=f"did you mean {key}={inside}?",
             )
     if len(listing.folders) == 1:
-        inner = ImageScanner(root, scanner.extensions).list_folder(listing.folders[0])
+        inner = scanner.look_into(listing.folders[0])
         if len(inner.folders) > 1 and not inner.images:
             raise ConfigError(
                 key=key,

@@ -6,6 +6,7 @@ element, so forked workers share them.
 """
 
 import hashlib
+import itertools
 import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,6 +50,15 @@ class PathTable:
         return cls(np.frombuffer(bytes(buffer), dtype=np.uint8), np.array(offsets, dtype=np.int64))
 
     @classmethod
+    def from_strings(cls, paths: Sequence[str]) -> "PathTable":
+        """The strings of a list, which are encoded all at once where they are ASCII."""
+        text = "".join(paths)
+        if not text.isascii():
+            return cls.from_iterable(paths)
+        ends = np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)))
+        return cls(np.frombuffer(text.encode(), dtype=np.uint8), np.concatenate([np.zeros(1, np.int64), ends]))
+
+    @classmethod
     def concatenate(cls, tables: Sequence["PathTable"]) -> "PathTable":
         """The rows of all `tables`, in order."""
         ends = np.cumsum([0, *(len(table.buffer) for table in tables)], dtype=np.int64)
@@ -73,6 +83,11 @@ class PathTable:
         """Size in memory, in bytes."""
         return self.buffer.nbytes + self.offsets.nbytes
 
+    def rows(self, first: int, last: int) -> "PathTable":
+        """The rows from `first` up to `last`; the strings are not copied."""
+        start, stop = self.offsets[first], self.offsets[last]
+        return PathTable(self.buffer[start:stop], self.offsets[first : last + 1] - start)
+
     def take(self, indices: np.ndarray) -> "PathTable":
         """The rows at `indices` (M,) int64, in that order."""
         starts, stops = self.offsets[indices], self.offsets[indices + 1]
@@ -90,7 +105,16 @@ class PathTable:
         """(N,) uint64: BLAKE2b of (seed, row in NFC), equal on every platform and in every version of Python."""
         key = (seed % 2**64).to_bytes(8, "little")
         digests = bytearray()
-        for path in self:
-            text = canonical(path).encode("utf-8", "surrogateescape")
-            digests += hashlib.blake2b(text, digest_size=8, key=key).digest()
+        for first in range(0, len(self), _TAKE_ROWS):
+            for text in self.rows(first, min(first + _TAKE_ROWS, len(self)))._canonical_bytes():
+                digests += hashlib.blake2b(text, digest_size=8, key=key).digest()
         return np.frombuffer(bytes(digests), dtype="<u8").astype(np.uint64)
+
+    def _canonical_bytes(self) -> Iterator[bytes]:
+        """Each row in NFC, as UTF-8."""
+        content = self.buffer.tobytes()
+        if content.isascii():  # then NFC changes nothing
+            ends = self.offsets.tolist()
+            yield from (content[start:stop] for start, stop in itertools.pairwise(ends))
+        else:
+            yield from (canonical(path).encode("utf-8", "surrogateescape") for path in self)

@@ -5,14 +5,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from cvtrain.data.paths import PathTable, canonical, printable
 
 # Folders that operating systems and file servers make on their own, some of them full of thumbnails.
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 _EXAMPLES = 3
+# Folders read at once. On a network disk each waits for an answer; on a local one this neither helps nor hurts.
+_THREADS = 8
 
 
 @dataclass
@@ -30,6 +34,12 @@ class LeftOut:
         examples.sort()
         del examples[_EXAMPLES:]
 
+    def update(self, other: "LeftOut") -> None:
+        """Add what `other` has."""
+        self.counts.update(other.counts)
+        for reason, names in other.examples.items():
+            self.examples[reason] = sorted([*self.examples.get(reason, []), *names])[:_EXAMPLES]
+
     def lines(self) -> tuple[str, ...]:
         """One line per reason: `left out 1 (not an image by its extension): train/ants/imageNotFound.gif`."""
         lines = []
@@ -40,16 +50,48 @@ class LeftOut:
         return tuple(lines)
 
 
-@dataclass
+# Of most folders: one object for all of them.
+NOTHING_LEFT_OUT = LeftOut()
+
+
+@dataclass(frozen=True)
 class FolderListing:
-    """What stands directly in a folder: names of visible folders and of image files, sorted."""
+    """What stands directly in a folder.
+
+    Attributes:
+        folders: names of visible folders, sorted.
+        images: paths of image files relative to the root of the scan, sorted by name.
+        left_out: the rest.
+    """
 
     folders: list[str]
-    images: list[str]
+    images: PathTable
+    left_out: LeftOut
+
+
+class FolderStamp(NamedTuple):
+    """What changes when a name is added to a folder or taken from it: times in ns, and which folder it is."""
+
+    inode: int
+    modified: int
+    changed: int
+
+
+class ListingStore(Protocol):
+    """Listings that are known from before, by folder and stamp. See `ScanCache`."""
+
+    def get(self, folder: str, stamp: FolderStamp) -> FolderListing | None: ...
+
+
+class NoListings:
+    """Knows nothing from before: every folder is read."""
+
+    def get(self, folder: str, stamp: FolderStamp) -> FolderListing | None:
+        return None
 
 
 class ImageScanner:
-    """Lists folders of images.
+    """Lists folders of images, each read once.
 
     A name that starts with a dot and the folders of `SYSTEM_FOLDERS` count as hidden. Links to files and folders are
     followed, except a link to a folder that it is itself in.
@@ -57,57 +99,119 @@ class ImageScanner:
     Args:
         root: folder that all paths are relative to.
         extensions: lower-case endings such as `.jpg`.
+        known: listings from before, which stand in for reading a folder that has not changed.
+
+    Attributes:
+        left_out: of all folders that were listed so far.
+        listings: every folder that was looked into, with its stamp.
+        read: those that had to be read.
     """
 
-    def __init__(self, root: str, extensions: tuple[str, ...]) -> None:
+    def __init__(self, root: str, extensions: tuple[str, ...], known: ListingStore | None = None) -> None:
         self.root = root
         self.extensions = extensions
+        self.known = known or NoListings()
         self.left_out = LeftOut()
+        self.listings: dict[str, tuple[FolderStamp, FolderListing]] = {}
+        self.read: list[str] = []
 
     def list_folder(self, folder: str) -> FolderListing:
         """The visible folders and images directly in `folder` (relative to root, "" for root itself).
 
         The order is by name in NFC, so it is the same on every file system. What is neither goes to `left_out`.
         """
-        listing = FolderListing([], [])
-        prefix = f"{folder}/" if folder else ""
-        with os.scandir(os.path.join(self.root, folder)) as entries:
-            for entry in entries:
-                kind = _kind(entry)
-                if entry.name.startswith(".") or (kind == "folder" and entry.name in SYSTEM_FOLDERS):
-                    self.left_out.add("hidden", prefix + entry.name)
-                elif kind == "folder":
-                    listing.folders.append(entry.name)
-                elif kind == "other":
-                    self.left_out.add("broken link or no regular file", prefix + entry.name)
-                elif entry.name.lower().endswith(self.extensions):
-                    listing.images.append(entry.name)
-                else:
-                    self.left_out.add("not an image by its extension", prefix + entry.name)
-        for names in (listing.folders, listing.images):
-            names.sort(key=_by_name)
+        listing = self.look_into(folder)
+        self.left_out.update(listing.left_out)
         return listing
+
+    def look_into(self, folder: str) -> FolderListing:
+        """As `list_folder`, but adds nothing to `left_out`."""
+        visit = self._visit(folder, frozenset())
+        assert visit.listing is not None
+        return visit.listing
 
     def has_images(self, folder: str) -> bool:
         """True if there is an image in `folder` or below it. Adds nothing to `left_out`."""
-        probe = ImageScanner(self.root, self.extensions)
-        return next(probe._walk(folder, frozenset()), None) is not None
+        waiting = [(folder, frozenset[tuple[int, int]]())]
+        while waiting:
+            visit = self._visit(*waiting.pop())
+            if visit.listing is not None:
+                if visit.listing.images:
+                    return True
+                waiting += visit.below()
+        return False
 
-    def images_below(self, folder: str) -> PathTable:
-        """Paths, relative to root, of the images in `folder` and in all folders below it."""
-        return PathTable.from_iterable(self._walk(folder, frozenset()))
+    def images_below(self, folders: Iterable[str]) -> list[PathTable]:
+        """Of each folder the paths, relative to root, of the images in it and in all folders below it."""
+        folders = list(folders)
+        tree: dict[str, FolderListing | None] = {}
+        level = [(folder, frozenset[tuple[int, int]]()) for folder in folders]
+        with ThreadPoolExecutor(_THREADS) as threads:
+            while level:
+                visits = list(threads.map(lambda item: self._visit(*item), level))
+                tree.update({visit.folder: visit.listing for visit in visits})
+                level = [item for visit in visits for item in visit.below()]
+        return [PathTable.concatenate(self._collect(folder, tree)) for folder in folders]
 
-    def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    def _collect(self, folder: str, tree: dict[str, FolderListing | None]) -> list[PathTable]:
+        listing = tree[folder]
+        if listing is None:
+            self.left_out.add("link to a folder that it is in", folder)
+            return []
+        self.left_out.update(listing.left_out)
+        below = [table for name in listing.folders for table in self._collect(f"{folder}/{name}", tree)]
+        return [listing.images, *below]
+
+    def _visit(self, folder: str, above: frozenset[tuple[int, int]]) -> "_Visit":
         status = os.stat(os.path.join(self.root, folder))
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            self.left_out.add("link to a folder that it is in", folder)
-            return
-        listing = self.list_folder(folder)
-        for name in listing.images:
-            yield f"{folder}/{name}"
-        for name in listing.folders:
-            yield from self._walk(f"{folder}/{name}", above | {identity})
+            return _Visit(folder, above, None)
+        found = self.listings.get(folder)
+        if found is None:
+            stamp = FolderStamp(status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+            listing = self.known.get(folder, stamp)
+            if listing is None:
+                self.read.append(folder)
+                listing = self._read(folder)
+            found = self.listings[folder] = stamp, listing
+        return _Visit(folder, above | {identity}, found[1])
+
+    def _read(self, folder: str) -> FolderListing:
+        folders, images, left_out = [], [], LeftOut()
+        prefix = f"{folder}/" if folder else ""
+        with os.scandir(os.path.join(self.root, folder)) as entries:
+            for entry in entries:
+                name = entry.name
+                kind = _kind(entry)
+                if name.startswith(".") or (kind == "folder" and name in SYSTEM_FOLDERS):
+                    left_out.add("hidden", prefix + name)
+                elif kind == "folder":
+                    folders.append(name)
+                elif kind == "other":
+                    left_out.add("broken link or no regular file", prefix + name)
+                elif name.lower().endswith(self.extensions):
+                    images.append(name)
+                else:
+                    left_out.add("not an image by its extension", prefix + name)
+        for names in (folders, images):
+            # Where all names are ASCII, NFC changes none of them.
+            names.sort(key=None if "".join(names).isascii() else _by_name)
+        table = PathTable.from_strings([prefix + name for name in images])
+        return FolderListing(folders, table, left_out if left_out.counts else NOTHING_LEFT_OUT)
+
+
+class _Visit(NamedTuple):
+    """A folder that was looked into; no listing: it is a link to a folder that it is in."""
+
+    folder: str
+    above: frozenset[tuple[int, int]]
+    listing: FolderListing | None
+
+    def below(self) -> list[tuple[str, frozenset[tuple[int, int]]]]:
+        """The folders in it, to be visited."""
+        names = [] if self.listing is None else self.listing.folders
+        return [(f"{self.folder}/{name}" if self.folder else name, self.above) for name in names]
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from cvtrain.config.data import IMAGE_EXTENSIONS, TorchvisionDataConfig, TorchvisionSet
 from cvtrain.config.errors import ConfigError
 from cvtrain.data.classes import class_name
-from cvtrain.data.folder import splits_of_folder
+from cvtrain.data.folder import scan_cache_folder, splits_of_folder
 from cvtrain.data.paths import PathTable
 from cvtrain.data.pixels import to_channels
 from cvtrain.data.source import ArraySource, FileSource, ImageSource, Splits
@@ -186,4 +186,5 @@ def _build_imagenet(config: TorchvisionDataConfig, root: Path, reader: Reader) -
         reader=reader,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
+        cache_folder=scan_cache_folder(config),
     )
