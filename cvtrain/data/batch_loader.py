@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 
+from cvtrain.data.auto_workers import AutoWorkers
 from cvtrain.data.bad_images import BadImage, BadImageError
 from cvtrain.data.batches import Batch, BatchDataset
 from cvtrain.data.plan import EpochPlan
@@ -21,6 +22,8 @@ class BatchLoader:
         prefetch_batches: batches that each worker makes ahead.
         pin_memory: batches come in page-locked memory; needs a CUDA device.
         skip_bad_images: leave out images that cannot be read; otherwise the first one raises.
+        measure_workers: `num_workers` is the most; how many there are, if any, is decided by what the first batches
+            take.
 
     Attributes:
         bad_images: what was left out so far, by index.
@@ -35,22 +38,24 @@ class BatchLoader:
         prefetch_batches: int = 2,
         pin_memory: bool = False,
         skip_bad_images: bool = False,
+        measure_workers: bool = False,
     ) -> None:
         self.dataset = dataset
         self.plan = plan
-        self.num_workers = min(num_workers, plan.num_batches)
+        self.prefetch_batches = prefetch_batches
         self.pin_memory = pin_memory
         self.skip_bad_images = skip_bad_images
         self.bad_images: dict[int, BadImage] = {}
+        self._num_workers = min(num_workers, plan.num_batches)
+        self._auto: AutoWorkers | None = None
+        if measure_workers and self._num_workers > 0:
+            self._auto = AutoWorkers(self._num_workers, purpose="training" if plan.shuffle else "evaluation")
         self._pool: WorkerPool | None = None
-        if self.num_workers > 0:
-            self._pool = WorkerPool(
-                dataset=dataset,
-                plan=plan,
-                num_workers=self.num_workers,
-                prefetch_batches=prefetch_batches,
-                pin_memory=pin_memory,
-            )
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that make the next batch; 0: this one."""
+        return self._num_workers if self._auto is None else self._auto.current
 
     @property
     def batch_size(self) -> int:
@@ -104,9 +109,36 @@ class BatchLoader:
         self.bad_images[bad.index] = bad
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
-        if self._pool is not None:
-            yield from self._pool.epoch(epoch, start_batch)
+        auto = self._auto
+        if auto is None:
+            yield from self._made_by(self._num_workers, epoch, start_batch)
+            return
+        auto.begin_epoch()
+        number = start_batch
+        while number < self.plan.num_batches:
+            for batch in auto.timed(self._made_by(auto.current, epoch, number)):
+                number += 1
+                yield batch
+
+    def _made_by(self, num_workers: int, epoch: int, start_batch: int) -> Iterator[Batch]:
+        if self._pool is not None and self._pool.num_workers != num_workers:
+            self.close()
+            self._pool = None
+        if num_workers > 0:
+            yield from self._workers(num_workers).epoch(epoch, start_batch)
             return
         for key in self.plan.batches(epoch, start_batch):
             batch = self.dataset[key]
             yield batch.pin_memory() if self.pin_memory else batch
+
+    def _workers(self, num_workers: int) -> WorkerPool:
+        """The workers, which start when the first batch is asked for."""
+        if self._pool is None:
+            self._pool = WorkerPool(
+                dataset=self.dataset,
+                plan=self.plan,
+                num_workers=num_workers,
+                prefetch_batches=self.prefetch_batches,
+                pin_memory=self.pin_memory,
+            )
+        return self._pool

@@ -183,6 +183,7 @@ def _build_loader(
         dataset=dataset,
         plan=plan,
         num_workers=resolve_num_workers(config.num_workers, is_ready_made=dataset.is_ready_made),
+        measure_workers=config.num_workers == "auto",
         prefetch_batches=config.prefetch_batches,
         pin_memory=device.type == "cuda",
         skip_bad_images=isinstance(config, _MAY_SKIP) and config.on_bad_image is OnBadImage.skip,
@@ -202,7 +203,10 @@ def _build_cached_form(config: DataConfig) -> EvalTransform:
 
 
 def resolve_num_workers(num_workers: int | str, *, is_ready_made: bool) -> int:
-    """Worker processes for `data.num_workers`: auto is none for images that lie ready in memory, else one per core."""
+    """Worker processes for `data.num_workers`; for auto the most that there may be.
+
+    That is none for images that lie ready in memory, else one per core.
+    """
     if isinstance(num_workers, str):
         if num_workers != "auto":
             raise ConfigError("data.num_workers", num_workers, "must be auto or a whole number from 0 on")
