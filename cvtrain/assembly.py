@@ -138,7 +138,6 @@ def assemble(
         describe=describe_run(config, splits.classes, normalizer, dtype, total_steps),
         image_name=splits.train.name,
         settings=trainer_settings(config, built),
-        compiled=config.trainer.compile,
         enter=features.enter if features else whole_network,
     )
     if state is not None:
@@ -270,6 +269,7 @@ def trainer_settings(config: Config, built: BuiltModel) -> TrainerSettings:
         aux_loss_weight=built.aux_loss_weight,
         unfreeze_epoch=config.model.unfreeze_epoch,
         freeze_backbone=config.model.freeze is Freeze.backbone,
+        compile_mode=settings.compile_mode.value if settings.compile else None,
     )
 
 

@@ -28,7 +28,7 @@ from cvtrain.normalization import Normalizer
 from cvtrain.outcome import record_start, write_evaluation
 from cvtrain.progress import build_progress
 from cvtrain.report.summary import write_json
-from cvtrain.runtime import choose_memory_format, precision_name, select_device, select_precision
+from cvtrain.runtime import choose_memory_format, fast_kernels, precision_name, select_device, select_precision
 
 log = logging.getLogger(__name__)
 
@@ -80,17 +80,18 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
     progress = build_progress(True)
     progress.start("evaluating", loader.num_images)
     try:
-        evaluation = evaluate_split(
-            built.module.to(device).to(memory_format=memory_format),
-            loader.epoch(0),
-            criterion=build_criterion(trained.loss, num_classes=len(classes)).to(device),
-            normalizer=normalizer.to(device),
-            device=device,
-            dtype=dtype,
-            num_classes=len(classes),
-            flip=trained.trainer.eval_flip if config.eval_flip is None else config.eval_flip,
-            on_batch=progress.advance,
-        )
+        with fast_kernels(device, dtype, deterministic=trained.trainer.deterministic):
+            evaluation = evaluate_split(
+                built.module.to(device).to(memory_format=memory_format),
+                loader.epoch(0),
+                criterion=build_criterion(trained.loss, num_classes=len(classes)).to(device),
+                normalizer=normalizer.to(device),
+                device=device,
+                dtype=dtype,
+                num_classes=len(classes),
+                flip=trained.trainer.eval_flip if config.eval_flip is None else config.eval_flip,
+                on_batch=progress.advance,
+            )
     finally:
         progress.close()
         loader.close()

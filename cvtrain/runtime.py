@@ -174,6 +174,41 @@ def determinism(enabled: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
+@contextlib.contextmanager
+def fast_kernels(device: torch.device, dtype: torch.dtype, *, deterministic: bool) -> Iterator[None]:
+    """Inside, a GPU takes its fastest kernels for what `dtype` asks for; settings return to what they were.
+
+    cuDNN tries its convolutions out on each new shape, of which a run has few; not with `deterministic`, since the
+    fastest may differ from run to run. In bf16 and fp16 what is left in float32 may use TF32; fp32 means fp32: no
+    TF32, which torch by itself allows in convolutions.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    mixed = dtype != torch.float32
+    before = (torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(), _allow_conv_tf32(mixed))
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.set_float32_matmul_precision("high" if mixed else "highest")
+    _allow_conv_tf32(mixed)  # again: the line before may have set it
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.set_float32_matmul_precision(before[1])
+        _allow_conv_tf32(before[2])
+
+
+def _allow_conv_tf32(allow: bool) -> bool:
+    """Let convolutions use TF32 or not; gives what was before."""
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    if conv is None:  # torch < 2.9
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, allow
+        return before
+    was = conv.fp32_precision
+    conv.fp32_precision = "tf32" if allow else "ieee"
+    return was == "tf32"
+
+
 def peak_memory_gib(device: torch.device) -> dict[str, float]:
     """Peak memory so far in GiB: `host` (largest resident size of this process) and, on a GPU, `device`.
 

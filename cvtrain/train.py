@@ -9,7 +9,7 @@ from cvtrain.continuation import find_state
 from cvtrain.interruption import StopSignal
 from cvtrain.outcome import draw_preview, record_start, write_outcome
 from cvtrain.run_lock import PATIENCE_SECONDS, run_lock
-from cvtrain.runtime import determinism
+from cvtrain.runtime import determinism, fast_kernels
 from cvtrain.tracking import now
 from cvtrain.trainer_settings import EndReason
 
@@ -55,9 +55,10 @@ def _train(config: Config, run_dir: Path, overrides: list[str]) -> TrainResult:
         try:
             if config.augment.preview and state is None:
                 preview = draw_preview(run)
-            end_reason = trainer.fit()
-            exit_code = stop_signal.exit_code
-            metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
+            with fast_kernels(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
+                end_reason = trainer.fit()
+                exit_code = stop_signal.exit_code
+                metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
         except (KeyboardInterrupt, SystemExit):
             exit_code = stop_signal.exit_code or 1
             raise

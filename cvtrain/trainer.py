@@ -15,6 +15,7 @@ from torch import nn
 
 from cvtrain.averaging import NoAverage, WeightAverage
 from cvtrain.checkpoint import CheckpointStore, newest_valid
+from cvtrain.compilation import CompiledModel
 from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
@@ -81,14 +82,17 @@ class Trainer:
         stop_signal: StopSignal,
         image_name: Callable[[int], str],
         settings: TrainerSettings,
-        compiled: bool = False,
         enter: Callable[[nn.Module], nn.Module] = whole_network,
     ) -> None:
         self.model = model
         self.head = head
         self.fixed = fixed
         # Evaluation and checkpoints use the plain module, so that figures do not depend on compilation.
-        self.forward: Callable[[torch.Tensor], Any] = torch.compile(enter(model)) if compiled else enter(model)
+        self.forward: Callable[[torch.Tensor], Any] = enter(model)
+        if settings.compile_mode is not None:
+            self.forward = CompiledModel(
+                enter(model), mode=settings.compile_mode, micro_batches=self._usual_micro_batches
+            )
         self.enter = enter
         self.criterion = criterion
         self.optimizer = optimizer
@@ -246,6 +250,11 @@ class Trainer:
     def _micro_batches(self, images: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         parts = min(self.num_micro_batches, len(images))
         return list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
+
+    def _usual_micro_batches(self) -> tuple[int, int]:
+        """Images of a micro-batch of a full batch, and how many micro-batches that has."""
+        parts = min(self.num_micro_batches, self.train_loader.batch_size)
+        return -(-self.train_loader.batch_size // parts), parts
 
     def _may_update(self, finite: torch.Tensor, batch: Batch) -> bool:
         """Clip the gradient, and say whether the update may happen.

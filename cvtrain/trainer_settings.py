@@ -37,3 +37,4 @@ class TrainerSettings:
     aux_loss_weight: float = 0.0
     unfreeze_epoch: int | None = None
     freeze_backbone: bool = False
+    compile_mode: str | None = None  # null: not compiled

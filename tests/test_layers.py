@@ -14,6 +14,7 @@ LAYERS = (
     {"__init__", "config"},
     {
         "atomic",
+        "compilation",
         "completion",
         "console",
         "interruption",

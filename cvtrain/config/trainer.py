@@ -26,6 +26,12 @@ class MonitorMode(str, Enum):
     min = "min"
 
 
+class CompileMode(str, Enum):
+    default = "default"
+    reduce_overhead = "reduce_overhead"
+    max_autotune = "max_autotune"
+
+
 @dataclass
 class TrainerConfig:
     epochs: int = setting(
@@ -40,7 +46,13 @@ class TrainerConfig:
         Precision.auto, "auto: bf16 where the hardware has it natively, else fp32; or fp32, bf16, fp16"
     )
     channels_last: Optional[bool] = setting(None, "memory layout NHWC; null: for convolutional nets")
-    compile: bool = setting(False, "compile the model with torch.compile")
+    compile: bool = setting(
+        False, "compile the training step's model with torch.compile, which takes a minute and more in the first step"
+    )
+    compile_mode: CompileMode = setting(
+        CompileMode.default,
+        "default; reduce_overhead: each step as one CUDA graph, for small networks; max_autotune: tries kernels out",
+    )
     deterministic: bool = setting(False, "only deterministic kernels, at some cost in speed")
     grad_accum_steps: int = setting(1, "micro-batches that batch_size is split into", at_least=1)
     clip_grad_norm: Optional[float] = setting(None, "largest L2 norm of the gradient; null: off", above=0)

@@ -6,7 +6,7 @@ from cvtrain.config.errors import Problem
 from cvtrain.config.optim import MuonConfig, SGDConfig
 from cvtrain.config.root import Config
 from cvtrain.config.suggestions import closest, did_you_mean
-from cvtrain.config.trainer import MonitorMode
+from cvtrain.config.trainer import CompileMode, MonitorMode
 
 # Metrics that evaluation makes, and which way is better. val/top5_accuracy exists above five classes.
 MONITORS = {
@@ -76,4 +76,29 @@ def decay_is_on(config: Config, is_set: Callable[[str], bool]) -> Iterator[Probl
         )
 
 
-TRAINING_CHECKS = (monitor_is_measured, early_stop_is_on, nesterov_has_momentum, betas_are_two, decay_is_on)
+def compile_mode_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    trainer = config.trainer
+    if not trainer.compile and is_set("trainer.compile_mode"):
+        yield Problem(
+            "trainer.compile_mode",
+            trainer.compile_mode,
+            "has no effect without trainer.compile",
+            "set trainer.compile=true, or leave it out",
+        )
+    elif trainer.compile_mode is CompileMode.reduce_overhead and trainer.compile and trainer.grad_accum_steps > 1:
+        yield Problem(
+            "trainer.compile_mode",
+            trainer.compile_mode,
+            "takes whole batches: a second pass would write over the gradients of the first",
+            "set trainer.grad_accum_steps=1, or trainer.compile_mode=default",
+        )
+
+
+TRAINING_CHECKS = (
+    monitor_is_measured,
+    early_stop_is_on,
+    nesterov_has_momentum,
+    betas_are_two,
+    decay_is_on,
+    compile_mode_is_used,
+)
