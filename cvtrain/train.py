@@ -9,7 +9,7 @@ from cvtrain.continuation import find_state
 from cvtrain.interruption import StopSignal
 from cvtrain.outcome import draw_preview, record_start, write_outcome
 from cvtrain.run_lock import PATIENCE_SECONDS, run_lock
-from cvtrain.runtime import determinism, fast_kernels
+from cvtrain.runtime import determinism, fast_kernels, keep_freed_memory
 from cvtrain.tracking import now
 from cvtrain.trainer_settings import EndReason
 
@@ -50,6 +50,7 @@ def _train(config: Config, run_dir: Path, overrides: list[str]) -> TrainResult:
     with StopSignal() as stop_signal, determinism(config.trainer.deterministic):
         run = assemble(config, run_dir, stop_signal, state)
         trainer = run.trainer
+        keep_freed_memory(trainer.device)
         exit_code = 1
         preview = None
         try:

@@ -62,6 +62,10 @@ class Composer:
     search_path: str | None = None
 
     @cached_property
+    def _known_files(self) -> dict[tuple[str, ...], list[ConfigFile]]:
+        return {}
+
+    @cached_property
     def loader(self) -> ConfigLoaderImpl:
         setup_globals()
         search_path = create_automatic_config_search_path(None, "cvtrain.cli", self.config_path or str(conf_dir()))
@@ -111,9 +115,13 @@ class Composer:
 
     def files(self, overrides: list[str]) -> list[ConfigFile]:
         """The YAML files of a composition, later ones winning. Schemas and Hydra's own files are left out."""
-        defaults = self.loader.compute_defaults_list(self.primary, list(overrides), RunMode.RUN).defaults
-        loaded = (self._load(default) for default in defaults)
-        return [file for file in loaded if file is not None]
+        # Composing takes 0.1 s, and a run asks twice: when its command is checked, and as a job with Hydra's tokens.
+        tokens = tuple(token for token in overrides if not token.startswith("hydra."))
+        if tokens not in self._known_files:
+            defaults = self.loader.compute_defaults_list(self.primary, list(overrides), RunMode.RUN).defaults
+            loaded = (self._load(default) for default in defaults)
+            self._known_files[tokens] = [file for file in loaded if file is not None]
+        return self._known_files[tokens]
 
     def _load(self, default: ResultDefault) -> ConfigFile | None:
         config_path = default.config_path or ""
