@@ -1,7 +1,6 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
 import argparse
-import logging
 import os
 import sys
 import traceback
@@ -221,7 +220,11 @@ def parse_command(arguments: list[str]) -> Command:
     tokens = [open_up(word, verb) for word in words]
     if verb == "train":
         tokens = going_on_as_trial(tokens, options.multirun)
-        tokens = resuming_tokens(tokens, lambda: _newest_run(build_composer(verb, options, tokens), tokens))
+        # Each trial of a --multirun finds its own, in its folder below hydra.sweep.dir.
+        tokens = resuming_tokens(
+            tokens,
+            lambda: None if options.multirun else _newest_run(build_composer(verb, options, tokens), tokens),
+        )
     return Command(verb, flags, options, tokens)
 
 
@@ -267,71 +270,24 @@ def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> Problem:
     return Problem(flag, rule="no such flag", remedy=remedy)
 
 
-def _hand_over(command: Command, composer: Any) -> None:
+def _hand_over(command: Command, composer: "Composer") -> None:
     """Let Hydra run the checked command: it makes the run folder, sets up logging and calls the verb."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from cvtrain.config.loading import typed_config, with_origins
     from cvtrain.config.location import conf_dir
+    from cvtrain.job import Job, Refused
 
-    def task(cfg: DictConfig) -> float | None:
-        hydra_config = HydraConfig.get()
-        overrides = list(hydra_config.overrides.task)
-        is_sweep = hydra_config.mode == RunMode.MULTIRUN
-        if is_sweep:
-            _redact_sweep_record(Path(hydra_config.sweep.dir))
-        try:
-            config = typed_config(cfg, composer, [*hydra_config.overrides.hydra, *overrides])
-            return VERBS[command.verb](config, Path(hydra_config.runtime.output_dir), overrides)
-        except ConfigError as error:
-            _log_to_file(error)
-            told = with_origins(error, composer, overrides)
-            if is_sweep:
-                raise told from error
-            raise _Refused(told) from error
-        except RunError as error:
-            _log_to_file(error)
-            if is_sweep:
-                raise
-            raise _Refused(error) from error
-        except Exception as error:
-            _log_to_file(error)
-            raise
+    job = Job(VERBS[command.verb], composer)
+
+    def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
+        return job(cfg)
 
     with _hydra_arguments(command):
         try:
             hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base="1.3")(task)()
-        except _Refused as refused:
+        except Refused as refused:
             raise refused.error from refused.__cause__
-
-
-class _Refused(BaseException):
-    """Carries a user's error out of Hydra's job, which prints a line of its own for every Exception."""
-
-    def __init__(self, error: ConfigError | RunError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _redact_sweep_record(sweep_dir: Path) -> None:
-    """Take secrets out of multirun.yaml, which Hydra itself writes before the first job."""
-    from cvtrain.config.redact import redact
-
-    record = sweep_dir / "multirun.yaml"
-    text = record.read_text(encoding="utf-8") if record.is_file() else ""
-    if redact(text) != text:
-        record.write_text(redact(text), encoding="utf-8")
-
-
-def _log_to_file(error: Exception) -> None:
-    """Leave the error in the run's log file too; the console gets it at the end, once."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            info = None if isinstance(error, (ConfigError, RunError)) else sys.exc_info()
-            handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
 
 
 @contextmanager

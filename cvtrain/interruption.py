@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: a wish that the loop grants at its next safe point, an order everywhere else."""
+"""Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2: a wish that the loop grants at its next safe point, an order everywhere else."""
 
 import atexit
 import contextlib
@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# SIGUSR1 is what clusters send ahead of the end of a job's time; Windows has none.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# What clusters send ahead of the end of a job's time, SIGUSR2 through submitit; Windows has neither.
+USER_SIGNALS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *USER_SIGNALS)
 # What loggers may still take to send their last figures when a signal has ended the run.
 SECONDS_TO_CLOSE = 3.0
 # What the interpreter may take to end after that: libraries wait there for processes of their own.
@@ -23,9 +24,13 @@ SECONDS_TO_EXIT = 1.0
 class StopSignal:
     """Inside `with`, handles the signals that end a run.
 
-    Under `deferred()` the first one only sets `received`, for the loop to see, and a second one is not waited for.
+    Under `deferred()` the first one only sets `received`, for the loop to see, and a second one is not waited for,
+    unless it is SIGUSR1 or SIGUSR2, which batch systems send beside SIGTERM.
     Elsewhere (while the run is assembled, while loggers wait for a network) a signal ends the process at once:
     KeyboardInterrupt for Ctrl-C, SystemExit with 128 + its number for the others.
+
+    A SIGUSR1 or SIGUSR2 for which there was a handler before is handed on to it at the end of the block, when the run
+    is saved: submitit's puts the job back into Slurm's queue.
 
     Outside the main thread, where Python lets nobody handle signals, it does nothing.
     """
@@ -42,9 +47,11 @@ class StopSignal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
+        previous, self._previous = self._previous, {}
+        for number, handler in previous.items():
             signal.signal(number, handler)
-        self._previous.clear()
+        if self.received is not None and self.received in USER_SIGNALS and callable(previous.get(self.received)):
+            signal.raise_signal(self.received)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator["StopSignal"]:
@@ -78,7 +85,7 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_first = self.received is None
         self.received = signal.Signals(number)
-        if self._is_deferred and is_first:
+        if self._is_deferred and (is_first or number in USER_SIGNALS):
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt

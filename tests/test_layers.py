@@ -43,6 +43,7 @@ LAYERS = (
     {"advice"},
     {"outcome"},
     {"cache", "evaluate", "sweep", "train"},
+    {"job"},
     {"cli"},
     {"__main__"},
 )

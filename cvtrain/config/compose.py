@@ -5,7 +5,7 @@ itself; hydra-core is pinned below 1.4 because the loader is no public interface
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class Composer:
     config_path: str | None = None
     config_name: str | None = None
     search_path: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle carries: the folders. Another process reads the files itself."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @cached_property
     def _known_files(self) -> dict[tuple[str, ...], list[ConfigFile]]:

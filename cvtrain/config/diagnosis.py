@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.compose import COMPOSITION_ERRORS, Composer
 from cvtrain.config.errors import Problem
+from cvtrain.config.launchers import GROUP as LAUNCHERS
+from cvtrain.config.launchers import missing_plugin
 from cvtrain.config.origins import COMMAND_LINE, readable
 from cvtrain.config.root import VERBS
 from cvtrain.config.rules import find_rule_problems, unknown_key
@@ -116,6 +118,9 @@ def _choice_problem(composer: Composer, override: Override) -> Problem | None:
     if value is None:
         return Problem(group, None, "has to be one option of the group", _option_list(options))
     for name in value if isinstance(value, list) else [value]:
+        missing = missing_plugin(str(name), options) if group == LAUNCHERS else None
+        if missing is not None:
+            return missing
         if name not in options:
             remedy = did_you_mean(f"{group}={option}" for option in closest(str(name), options))
             return Problem(group, name, "no such option", "\n".join(filter(None, [remedy, _option_list(options)])))

@@ -13,6 +13,7 @@ from cvtrain.config.checks import find_conflicts
 from cvtrain.config.compose import COMPOSITION_ERRORS, Composer
 from cvtrain.config.diagnosis import explain, sweep_problems
 from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.launchers import launcher_problems
 from cvtrain.config.origins import Origins
 from cvtrain.config.rules import find_rule_problems
 
@@ -30,6 +31,9 @@ def check_command(composer: Composer, overrides: list[str], multirun: bool) -> N
     """
     master = compose_or_explain(composer, overrides)
     is_sweep = multirun or str(master.hydra.mode or "").endswith("MULTIRUN")
+    launching = list(launcher_problems(master.hydra, is_sweep=is_sweep))
+    if launching:
+        raise ConfigError(problems=launching)
     if not is_sweep:
         problems = sweep_problems(composer, overrides)
         if problems:

@@ -39,7 +39,7 @@ def run_to_resume_exists(config: Config, is_set: Callable[[str], bool]) -> Itera
     except ConfigError as error:
         yield from error.problems
         return
-    if config.resume == MUST and found is None and not is_set("hydra.run.dir"):
+    if config.resume == MUST and found is None and not (is_set("hydra.run.dir") or is_set("hydra.sweep.dir")):
         yield Problem(
             "resume",
             MUST,

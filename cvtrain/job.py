@@ -1,0 +1,133 @@
+"""One run of a command as Hydra starts it: here, or as a trial of --multirun in a launcher's own process."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cvtrain.config.compose import Composer
+from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.loading import typed_config, with_origins
+from cvtrain.config.redact import redact
+from cvtrain.config.resolvers import register_resolvers
+from cvtrain.config.resuming import AUTO
+from cvtrain.config.root import register_schemas
+from cvtrain.interruption import is_interruption
+
+log = logging.getLogger(__name__)
+
+Task = Callable[[Any, Path, list[str]], float | None]
+
+
+class Refused(BaseException):
+    """Carries a user's error out of Hydra's job, which prints a line of its own for every Exception."""
+
+    def __init__(self, error: ConfigError | RunError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class StoppedTrialError(RunError):
+    """A signal ended a trial in a launcher's process; the others go on."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra calls with the composed config of each run. Launchers send it to other processes by pickle.
+
+    Attributes:
+        task: the verb.
+        composer: asked where a wrong value comes from.
+        home: the process that the command was given to.
+    """
+
+    task: Task
+    composer: Composer
+    home: int = field(default_factory=os.getpid)
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        if os.getpid() != self.home:  # a fresh interpreter knows neither
+            register_schemas()
+            register_resolvers(self.composer)
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode == RunMode.MULTIRUN:
+            return self._run_trial(cfg, hydra_config)
+        overrides = list(hydra_config.overrides.task)
+        try:
+            return self._run(cfg, hydra_config)
+        except ConfigError as error:
+            _log_to_file(error)
+            raise Refused(with_origins(error, self.composer, overrides)) from error
+        except RunError as error:
+            _log_to_file(error)
+            raise Refused(error) from error
+        except Exception as error:
+            _log_to_file(error)
+            raise
+
+    def _run(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
+        overrides = list(hydra_config.overrides.task)
+        config = typed_config(cfg, self.composer, [*hydra_config.overrides.hydra, *overrides])
+        if hydra_config.mode == RunMode.MULTIRUN and was_put_back() and getattr(config, "resume", AUTO) is None:
+            config = replace(config, resume=AUTO)  # in the same folder as before
+        return self.task(config, Path(hydra_config.runtime.output_dir), overrides)
+
+    def _run_trial(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
+        """One trial of several. Its error is told at once: at the end, the launcher tells the first one's only."""
+        _redact_sweep_record(Path(hydra_config.sweep.dir))
+        overrides = list(hydra_config.overrides.task)
+        try:
+            return self._run(cfg, hydra_config)
+        except SystemExit as request:
+            code = request.code if isinstance(request.code, int) else 1
+            # Here a signal is for the whole command; and Slurm starts the same trial again.
+            if os.getpid() == self.home or "SLURM_JOB_ID" in os.environ or not is_interruption(code):
+                raise
+            folder = hydra_config.runtime.output_dir
+            error: Exception = StoppedTrialError(
+                f"trial {hydra_config.job.num} was stopped by a signal (exit code {code}); it is saved in {folder}"
+            )
+            log.warning("%s", error)
+            raise error from None
+        except ConfigError as config_error:
+            error = with_origins(config_error, self.composer, overrides)
+            _tell_failure(hydra_config, error)
+            raise error from config_error
+        except Exception as other_error:
+            _tell_failure(hydra_config, other_error)
+            raise
+
+
+def was_put_back() -> bool:
+    """True in a job that Slurm starts again after a preemption, a time limit or a fault of its node."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+def _tell_failure(hydra_config: HydraConf, error: Exception) -> None:
+    settings = redact(" ".join(hydra_config.overrides.task))
+    info = None if isinstance(error, (ConfigError, RunError)) else sys.exc_info()
+    log.error("trial %d failed (%s): %s", hydra_config.job.num, settings, error, exc_info=info)
+
+
+def _redact_sweep_record(sweep_dir: Path) -> None:
+    """Take secrets out of multirun.yaml, which Hydra itself writes before the first job."""
+    record = sweep_dir / "multirun.yaml"
+    text = record.read_text(encoding="utf-8") if record.is_file() else ""
+    if redact(text) != text:
+        record.write_text(redact(text), encoding="utf-8")
+
+
+def _log_to_file(error: Exception) -> None:
+    """Leave the error in the run's log file too; the console gets it at the end, once."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            info = None if isinstance(error, (ConfigError, RunError)) else sys.exc_info()
+            handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
