@@ -25,7 +25,7 @@ class StopSignal:
     """Inside `with`, handles the signals that end a run.
 
     Under `deferred()` the first one only sets `received`, for the loop to see, and a second one is not waited for,
-    unless it is SIGUSR1 or SIGUSR2, which batch systems send beside SIGTERM.
+    unless it is a SIGUSR1 or SIGUSR2, which batch systems send beside a SIGTERM.
     Elsewhere (while the run is assembled, while loggers wait for a network) a signal ends the process at once:
     KeyboardInterrupt for Ctrl-C, SystemExit with 128 + its number for the others.
 
@@ -83,9 +83,8 @@ class StopSignal:
             signal.raise_signal(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        is_first = self.received is None
-        self.received = signal.Signals(number)
-        if self._is_deferred and (is_first or number in USER_SIGNALS):
+        before, self.received = self.received, signal.Signals(number)
+        if self._is_deferred and (before is None or (number in USER_SIGNALS and number != before)):
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt

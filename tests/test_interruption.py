@@ -12,7 +12,7 @@ import pytest
 
 from cvtrain.interruption import StopSignal
 
-CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)]
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
@@ -39,6 +39,47 @@ def test_where_nobody_looks_for_it_a_signal_ends_the_process(number, code):
                 os.kill(os.getpid(), number)
             assert caught.value.code == code
         assert stop.exit_code == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_what_a_batch_system_sends_beside_sigterm_is_no_order(number):
+    with StopSignal() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
+        assert stop.received is number
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def handed_on():
+    """The signals that come to a handler which was there before, as submitit's is."""
+    seen = []
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: seen.append(signal.Signals(number)))
+    yield seen
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def test_sigusr2_is_handed_on_when_the_run_is_saved(handed_on):
+    with StopSignal() as stop:
+        with stop.deferred():
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert handed_on == []
+    assert handed_on == [signal.SIGUSR2]
+
+
+def test_sigusr2_as_an_order_is_handed_on_too(handed_on):
+    with pytest.raises(SystemExit), StopSignal():
+        os.kill(os.getpid(), signal.SIGUSR2)
+    assert handed_on == [signal.SIGUSR2]
+
+
+def test_sigterm_stays_with_the_run(handed_on):
+    with StopSignal() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert handed_on == []
 
 
 def test_outside_the_main_thread_it_does_nothing():
