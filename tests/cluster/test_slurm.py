@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,14 +114,17 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     if missing:
         pytest.skip(f"Slurm is not installed ({', '.join(missing)} missing): apt-get install slurm-wlm munge")
     folder = tmp_path_factory.mktemp("cluster")
-    environment = os.environ | {"SLURM_ONE_NODE_DIR": str(folder / "slurm"), "SLURM_ONE_NODE_CPUS": "2"}
+    daemons = tempfile.mkdtemp(prefix="slurm-one-node-")  # munge wants a path that everybody may enter
+    environment = os.environ | {"SLURM_ONE_NODE_DIR": daemons, "SLURM_ONE_NODE_CPUS": "2"}
     started = subprocess.run([SLURM, "start"], env=environment, capture_output=True, text=True, timeout=60)
     if started.returncode:
+        shutil.rmtree(daemons)
         pytest.skip(f"Slurm does not start here: {started.stderr.strip()}")
     try:
         yield Cluster(folder, started.stdout.strip().rpartition("=")[2])
     finally:
         subprocess.run([SLURM, "stop"], env=environment, check=True, timeout=120)
+        shutil.rmtree(daemons)
 
 
 @pytest.fixture(scope="module")
