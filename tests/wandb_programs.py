@@ -4,9 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import yaml
 from wandb_server import API_KEY
 from wandb_sweep_server import Sweep, WandbSweepServer
@@ -50,6 +54,8 @@ class Programs:
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             "OMP_NUM_THREADS": "1",
+            # Its list of fonts takes seconds to make, and a home of one's own has none.
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),
             **({} if server is None else {"WANDB_BASE_URL": server.url}),
             **variables,
         }
@@ -78,8 +84,31 @@ class Programs:
         }
         return subprocess.Popen(command, env=self.environment, cwd=self.folder, text=True, **(arguments | options))
 
-    def agent(self, sweep: Sweep, *flags: str) -> "subprocess.Popen[str]":
-        return self.start([str(BIN / "wandb"), "agent", *flags, f"tester/{sweep.project}/{sweep.id}"])
+    def agent(self, sweep: Sweep, *flags: str) -> "Said":
+        return self.said([str(BIN / "wandb"), "agent", *flags, f"tester/{sweep.project}/{sweep.id}"])
+
+    def said(self, command: list[str]) -> "Said":
+        """Starts a program that says more than a pipe holds while nobody reads."""
+        file = self.folder / f"said_{len(list(self.folder.glob('said_*')))}.txt"
+        with file.open("w", encoding="utf-8") as stream:
+            return Said(self.start(command, stdout=stream), file)
+
+
+@dataclass
+class Said:
+    """A program, and the file with what it prints."""
+
+    process: "subprocess.Popen[str]"
+    file: Path
+
+    @property
+    def text(self) -> str:
+        return self.file.read_text(encoding="utf-8")
+
+    def end(self, seconds: float = 300) -> str:
+        """What the program printed until its end."""
+        self.process.wait(timeout=seconds)
+        return self.text
 
 
 def spec_of(
@@ -89,3 +118,10 @@ def spec_of(
     metric = {"name": "val/loss", "goal": "minimize"}
     command = [*COMMAND, *QUICK, *settings, macro]
     return {"project": "sp", "method": "grid", "metric": metric, "parameters": parameters, "command": command, **keys}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -30,7 +30,12 @@ class SweepSettings:
         "trials of the study in all, those of earlier starts included; null: run_cap of the file, or the whole grid",
         at_least=1,
     )
-    workers: int = setting(1, "trials at the same time, each with its share of the cores and GPUs", at_least=1)
+    workers: int = setting(
+        1,
+        "trials at the same time, each with its share of the cores and GPUs; with engine=wandb, agents to start here "
+        "(0: only make the sweep)",
+        at_least=0,
+    )
     storage: Optional[str] = setting(
         None,
         "URL of the study's database, such as postgresql+psycopg://user@host/db, which many machines may share; "

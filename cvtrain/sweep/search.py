@@ -8,11 +8,12 @@ from cvtrain.config.compose import Composer
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.loading import compose_or_explain, typed_config
 from cvtrain.config.origins import readable
-from cvtrain.config.overrides import override
+from cvtrain.config.overrides import open_up, override
 from cvtrain.config.root import Config
 from cvtrain.config.sweep import Engine, SweepConfig
 from cvtrain.config.sweep_files import find_sweep_file
 from cvtrain.sweep.checks import check_spec
+from cvtrain.sweep.command import key_of, settings_of_command
 from cvtrain.sweep.spec import SweepSpec, load_spec
 
 FOLDER = "sweeps"
@@ -71,12 +72,19 @@ def plan_search(
     config: SweepConfig = typed_config(compose_or_explain(composer, own), composer, own)
     refuse_own_tokens(given)
     spec = load_spec(find_sweep_file(config.sweep.file, composer.config_dir))
+    given = [*commands_settings(spec, given), *given]
     base = check_spec(spec, trial_composer, given)
     fixed = [*given, *added_overrides(spec, base, given)]
     if len(fixed) > len(given):
         base = check_spec(replace(spec, parameters=spec.parameters[:1]), trial_composer, fixed)
     trials = number_of_trials(config, spec)
     return Search(config, spec, base, tuple(flags), tuple(fixed), tuple(given), trials)
+
+
+def commands_settings(spec: SweepSpec, given: Sequence[str]) -> list[str]:
+    """What the `command` of a sweep file sets for all trials, the command line winning; loggers are the engine's."""
+    settings = settings_of_command(spec.content, given)
+    return [open_up(token, "train") for token in settings if key_of(token) not in ("logger", "resume")]
 
 
 def refuse_own_tokens(given: Sequence[str]) -> None:

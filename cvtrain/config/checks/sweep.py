@@ -9,7 +9,7 @@ from cvtrain.config.errors import Problem
 from cvtrain.config.redact import redact
 from cvtrain.config.sweep import Engine, SweepConfig
 
-LOCAL_ONLY = ("workers", "storage", "seed", "sampler", "failures_at_start", "warm")
+LOCAL_ONLY = ("storage", "seed", "sampler", "failures_at_start", "warm")
 STORAGE_URL = re.compile(r"(sqlite|postgresql|mysql|mariadb)(\+\w+)?://.+")
 
 
@@ -22,6 +22,8 @@ def usable_cores() -> int:
 
 def workers_have_cores(config: SweepConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     workers, cores = config.sweep.workers, usable_cores()
+    if workers == 0 and config.engine is Engine.local:
+        yield Problem("sweep.workers", 0, "nobody would run the trials", "give at least 1; 0 is for engine=wandb")
     if workers > cores:
         rule = f"is more than this machine's cores: {cores}"
         yield Problem("sweep.workers", workers, rule, f"give each worker a core of its own: at most {cores}")
