@@ -30,8 +30,12 @@ class WeightAverage:
         # What is frozen is its own average.
         moving = [(average, parameter.detach()) for average, parameter in pairs if parameter.requires_grad]
         torch._foreach_lerp_([average for average, _ in moving], [parameter for _, parameter in moving], weight)
-        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+        # One launch per type on a GPU, where a small network's many batch norms would cost one for each buffer.
+        pairs = list(zip(self.model.buffers(), model.buffers(), strict=True))
+        for real in (True, False):
+            chosen = [pair for pair in pairs if pair[0].is_floating_point() == real]
+            if chosen:
+                torch._foreach_copy_([average for average, _ in chosen], [buffer for _, buffer in chosen])
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_updates": self.num_updates, "model": self.model.state_dict()}
