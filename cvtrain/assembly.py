@@ -10,7 +10,8 @@ from torch import nn
 
 from cvtrain import __version__
 from cvtrain.averaging import build_average
-from cvtrain.checkpoint import CheckpointStore
+from cvtrain.batch_norm import share_batch_norm
+from cvtrain.checkpoint import CheckpointStore, RemoteStore
 from cvtrain.config.data import Balance
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.model import Freeze
@@ -25,6 +26,7 @@ from cvtrain.data.loading import BatchLoader, Loaders, build_loaders
 from cvtrain.data.plan import BatchKey
 from cvtrain.data.source import Splits
 from cvtrain.data.splits import describe_splits
+from cvtrain.distributed.world import ALONE, World
 from cvtrain.features.build import Backbone, build_features
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import RunLogger, build_loggers
@@ -37,7 +39,14 @@ from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.groups import format_groups
 from cvtrain.optim.schedule import build_schedule
 from cvtrain.progress import build_progress
-from cvtrain.runtime import choose_memory_format, precision_name, seed_generators, select_device, select_precision
+from cvtrain.runtime import (
+    choose_memory_format,
+    derive_rank_seed,
+    precision_name,
+    seed_generators,
+    select_device,
+    select_precision,
+)
 from cvtrain.tracking import Monitor, monitor_mode
 from cvtrain.trainer import Trainer, whole_network
 from cvtrain.trainer_settings import TrainerSettings
@@ -66,32 +75,40 @@ class Run:
 
 
 def assemble(
-    config: Config, run_dir: Path, stop_signal: StopSignal | None = None, state: dict[str, Any] | None = None
+    config: Config,
+    run_dir: Path,
+    stop_signal: StopSignal | None = None,
+    state: dict[str, Any] | None = None,
+    world: World = ALONE,
 ) -> Run:
     """Build every part of the run from its config; nothing is trained yet.
 
     Args:
         stop_signal: what tells the loop that the user wants to stop; None: one of its own, that nobody triggers.
         state: checkpoint to go on from; None: a new run.
+        world: the processes that train it.
     """
-    device = select_device(config.trainer.device)
+    device = take_device(config, world)
     dtype = select_precision(config.trainer.precision.value, device)
     log.info("device %s, precision %s, seed %d", device, precision_name(dtype), config.seed)
     seed_generators(config.seed)
 
-    splits = build_splits(config.data)
+    with world.local_main_first():  # which downloads what the others find there
+        splits = build_splits(config.data)
     log_splits(splits)
     if state is not None:
         check_classes(splits.classes, state)
     num_classes = len(splits.classes)
-    loaders = build_loaders(config, splits, device=device)
+    loaders = build_loaders(config, splits, device=device, world=world)
     batch_transform = build_batch_transform(
         config.augment, num_classes=num_classes, image_size=config.data.image_size, channels=config.data.channels
     )
 
-    built, model, normalizer = build_network(config, num_classes, device, state)
-    if state is None and built.calibrate is not None:
+    with world.local_main_first():
+        built, model, normalizer = build_network(config, num_classes, device, state, world)
+    if state is None and built.calibrate is not None and world.is_main:
         built.calibrate(normalizer(first_images(loaders.train).to(device)))
+    world.copy_from_main_([*model.parameters(), *model.buffers()])
     signal = stop_signal or StopSignal()
     features = build_features(
         config,
@@ -113,7 +130,7 @@ def assemble(
         monitor_mode=monitor.mode,
     )
 
-    logger = build_run_logger(config, run_dir, state)
+    logger = build_run_logger(config, run_dir, state) if world.is_main else RunLogger()
     trainer = Trainer(
         model=model,
         head=built.head,
@@ -129,21 +146,40 @@ def assemble(
         num_classes=num_classes,
         monitor=monitor,
         logger=logger,
-        progress=build_progress(config.trainer.progress),
+        progress=build_progress(config.trainer.progress and world.is_main),
         device=device,
         dtype=dtype,
         run_dir=run_dir,
-        store=CheckpointStore(run_dir / "checkpoints", keep_last=config.checkpoint.keep_last),
+        store=build_store(config, run_dir, world),
         stop_signal=signal,
         describe=describe_run(config, splits.classes, normalizer, dtype, total_steps),
         image_name=splits.train.name,
         settings=trainer_settings(config, built),
         enter=features.enter if features else whole_network,
+        world=world,
     )
     if state is not None:
         go_on_from(trainer, state)
         describe_schedule_change(trainer, state, total_steps)
+    elif world.rank:
+        # The weights are the same everywhere; what users' own code draws from here on is not.
+        seed_generators(derive_rank_seed(config.seed, rank=world.rank))
     return Run(config, run_dir, splits, loaders, normalizer, trainer, logger)
+
+
+def take_device(config: Config, world: World) -> torch.device:
+    """The device of this process."""
+    name = config.trainer.device
+    device = select_device(name, local_rank=world.local_rank, num_processes=world.local_world_size)
+    if device.type == "cuda" and world.world_size > 1:
+        torch.cuda.set_device(device)
+    return device
+
+
+def build_store(config: Config, run_dir: Path, world: World) -> CheckpointStore:
+    """What writes the checkpoints, or leaves that to rank 0."""
+    folder = run_dir / "checkpoints"
+    return CheckpointStore(folder, keep_last=config.checkpoint.keep_last) if world.is_main else RemoteStore(folder)
 
 
 def go_on_from(trainer: Trainer, state: dict[str, Any]) -> None:
@@ -164,7 +200,7 @@ def go_on_from(trainer: Trainer, state: dict[str, Any]) -> None:
 
 
 def build_network(
-    config: Config, num_classes: int, device: torch.device, state: dict[str, Any] | None
+    config: Config, num_classes: int, device: torch.device, state: dict[str, Any] | None, world: World = ALONE
 ) -> tuple[BuiltModel, nn.Module, Normalizer]:
     """The network on its device, with what was built around it, and what brings images to its statistics."""
     data = config.data
@@ -172,7 +208,12 @@ def build_network(
     model_config = config.model if state is None else without_weights(config.model)
     built = build_model(model_config, num_classes=num_classes, channels=data.channels, image_size=data.image_size)
     memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
-    model = built.module.to(device).to(memory_format=memory_format)
+    module = built.module
+    if config.trainer.sync_batchnorm and world.world_size > 1:
+        module = share_batch_norm(module, device)
+    elif config.trainer.sync_batchnorm:
+        log.warning("trainer.sync_batchnorm=true has no effect on a run of one process")
+    model = module.to(device).to(memory_format=memory_format)
     if config.model.freeze is Freeze.backbone:
         set_backbone_trainable(model, built.head, trainable=False, fixed=built.fixed)
         warn_of_random_backbone(config)

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvtrain.config.errors import ConfigError, Problem, RunError
 from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
+from cvtrain.distributed.errors import LostProcessError, PeerFailedError
+from cvtrain.distributed.ranks import rank_of_process
+from cvtrain.distributed.session import Session, SharedSession
 
 if TYPE_CHECKING:
     from cvtrain.config.compose import Composer
@@ -22,10 +25,11 @@ HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS",
 EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-def run_train(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
+def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
     from cvtrain.train import train
 
-    result = train(config, run_dir=run_dir, overrides=overrides)
+    options = {} if world is None else {"world": world}
+    result = train(config, run_dir=run_dir, overrides=overrides, **options)
     if result.exit_code:
         raise SystemExit(result.exit_code)
     return result.monitor
@@ -103,28 +107,60 @@ def run(arguments: list[str]) -> int:
 
         print(f"cvtrain {cvtrain.__version__}")
         return EXIT_OK
+    try:
+        rank = rank_of_process()
+    except ConfigError as error:
+        _print_problems(error)
+        return EXIT_WRONG_COMMAND
+    if rank is None:
+        return _answer(Session(), lambda: _run(arguments, Session()))
+    from cvtrain.launch import follow_parent
+
+    follow_parent()
+    session = SharedSession(rank)
+    if not rank.is_main:
+        from cvtrain.joining import join
+
+        return _answer(session, lambda: join(session))
+    status = EXIT_FAILED
+    try:
+        status = _answer(session, lambda: _run(arguments, session))
+    finally:
+        session.end(status)
+    return status
+
+
+def _answer(session: Session, task: Callable[[], int | None]) -> int:
+    """Run `task` and return the exit status; of several processes the first that fails says why."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        _run(arguments)
-    except ConfigError as error:
+        return task() or EXIT_OK
+    except (ConfigError, RunError) as error:
+        status = EXIT_WRONG_COMMAND if isinstance(error, ConfigError) else EXIT_FAILED
+        if isinstance(error, PeerFailedError) or not session.claims(status):
+            return session.exit_code()
         if wants_traceback:
             traceback.print_exc()
         _print_problems(error)
-        _report_trial(EXIT_WRONG_COMMAND, error)
-        return EXIT_WRONG_COMMAND
-    except RunError as error:
-        if wants_traceback:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        _report_trial(EXIT_FAILED, error)
-        return EXIT_FAILED
+        _report_trial(status, error)
+        return status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if session.claims(EXIT_INTERRUPTED):
+            print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except SystemExit as request:
+        session.claims(request.code if isinstance(request.code, int) else EXIT_FAILED)
+        raise
+    except LostProcessError as error:
+        if session.claims(EXIT_FAILED):
+            print(f"error: {error}", file=sys.stderr)
+            _report_trial(EXIT_FAILED, error)
+        return session.exit_code()
     except Exception as error:
+        if not session.claims(EXIT_FAILED):
+            return session.exit_code()
         _report_trial(EXIT_FAILED, error)
         raise
-    return EXIT_OK
 
 
 def _report_trial(exit_code: int, error: Exception) -> None:
@@ -138,7 +174,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
         report_failure(exit_code, redact(f"{error}" or type(error).__name__))
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], session: Session) -> None:
     from cvtrain.config.loading import check_command, explained
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.root import register_schemas
@@ -159,16 +195,18 @@ def _run(arguments: list[str]) -> None:
         if not any(name in template for name in HYDRA_HELP_NAMES):
             print(Template(template).substitute())
             return
+    if command.only_shows or command.verb != "train":
+        session.end(EXIT_OK)  # of several processes, the others have nothing to do
     if command.only_shows:
         with explained(composer, command.overrides):
-            _hand_over(command, composer)
+            _hand_over(command, composer, session)
         return
     if command.verb == "sweep":
         _search(command, composer)
         return
     if not options.experimental_rerun:  # which brings a config of its own
         check_command(composer, command.overrides, options.multirun)
-    _hand_over(command, composer)
+    _hand_over(command, composer, session)
 
 
 def _search(command: Command, composer: "Composer") -> None:
@@ -270,15 +308,18 @@ def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> Problem:
     return Problem(flag, rule="no such flag", remedy=remedy)
 
 
-def _hand_over(command: Command, composer: "Composer") -> None:
+def _hand_over(command: Command, composer: "Composer", session: Session) -> None:
     """Let Hydra run the checked command: it makes the run folder, sets up logging and calls the verb."""
     import hydra
     from omegaconf import DictConfig
 
     from cvtrain.config.location import conf_dir
     from cvtrain.job import Job, Refused
+    from cvtrain.starting import TrainTask
 
-    job = Job(VERBS[command.verb], composer)
+    verb = VERBS[command.verb]
+    task_of_job = TrainTask(run_train, tuple(command.flags), session) if command.verb == "train" else verb
+    job = Job(task_of_job, composer, session=session)
 
     def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
         return job(cfg)
@@ -306,6 +347,6 @@ def _hydra_arguments(command: Command) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _print_problems(error: ConfigError) -> None:
-    for problem in error.problems:
+def _print_problems(error: ConfigError | RunError) -> None:
+    for problem in error.problems if isinstance(error, ConfigError) else [error]:
         print(f"error: {problem}", file=sys.stderr)

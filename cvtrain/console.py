@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cvtrain.config.errors import ConfigError, RunError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,6 +27,14 @@ def shown_path(path: Path) -> str:
     """`path` as a person would type it here: relative, if it lies below the working folder."""
     absolute = path.absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def log_to_file(error: BaseException) -> None:
+    """Leave the error that ends the run in its log file too; the console gets it at the end, once."""
+    info = None if isinstance(error, (ConfigError, RunError)) else (type(error), error, error.__traceback__)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
 
 
 class ConsoleHandler(logging.Handler):

@@ -11,13 +11,34 @@ from cvtrain.config.resuming import CHECKPOINTS, MUST, compare_configs, refuse_b
 from cvtrain.config.root import Config
 from cvtrain.config.serialize import to_plain
 from cvtrain.console import shown_path
+from cvtrain.distributed.world import ALONE, World
 from cvtrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def find_state(config: Config, run_dir: Path) -> dict[str, Any] | None:
-    """The checkpoint that `config.resume` goes on from; None: a new run.
+def find_state(config: Config, run_dir: Path, world: World = ALONE) -> dict[str, Any] | None:
+    """The checkpoint that `config.resume` goes on from; None: a new run. Of several processes, rank 0 decides.
+
+    Raises:
+        ConfigError: as `find_checkpoint`; or the folder of the run is not to be seen from here.
+    """
+    found = find_checkpoint(config, run_dir) if world.is_main else None
+    path = world.broadcast(None if found is None else found[0])
+    if found is not None or path is None:
+        return None if found is None else found[1]
+    if not path.is_file():
+        raise ConfigError(
+            key="resume",
+            value=path,
+            rule=f"the checkpoint that rank 0 found is not there for a process on {world.node}",
+            remedy="put output_root on a file system that all machines of the run see",
+        )
+    return load_checkpoint(path)
+
+
+def find_checkpoint(config: Config, run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that `config.resume` goes on from, and its content; None: a new run.
 
     A damaged checkpoint is named in a warning, and the one before it is taken. A checkpoint that the user named is
     taken or refused.
@@ -53,7 +74,7 @@ def find_state(config: Config, run_dir: Path) -> dict[str, Any] | None:
     check_changes(config, state, path)
     position = state["position"]
     log.info("going on from %s: step %d, %d epochs done", shown_path(path), position["step"], position["epoch"])
-    return state
+    return path, state
 
 
 def check_changes(config: Config, state: dict[str, Any], path: Path) -> None:

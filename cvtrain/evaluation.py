@@ -1,15 +1,18 @@
 """One pass over a split without learning: figures, confusion matrix and a prediction per image."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from cvtrain.agreement import Agreement
 from cvtrain.data.loading import Batch
 from cvtrain.data.transfer import on_device
+from cvtrain.distributed.world import ALONE, World
+from cvtrain.interruption import StopSignal
 from cvtrain.losses import Criterion
 from cvtrain.metrics import ClassificationMetrics
 from cvtrain.normalization import Normalizer, PassOn
@@ -58,10 +61,6 @@ class Evaluation:
     interrupted: bool = field(default=False)
 
 
-def _no_stop() -> bool:
-    return False
-
-
 @torch.inference_mode()
 def evaluate_split(
     model: nn.Module,
@@ -74,24 +73,30 @@ def evaluate_split(
     num_classes: int,
     flip: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
-    should_stop: Callable[[], bool] = _no_stop,
+    agreement: Agreement | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Score `model` on every batch; each image counts once, whatever the batch sizes.
+
+    Of several processes, each scores its shares of the batches. All get the same figures, and rank 0 the predictions.
 
     Args:
         model: (B, C, H, W) float images to (B, num_classes) logits; set to eval mode here and left so.
         batches: uint8 batches, as `BatchLoader.epoch` gives them.
         criterion: has `per_sample(logits, targets) -> (B,)`.
         on_batch: called with the number of images of each batch, for a progress bar.
-        should_stop: asked after each batch; when it says yes the result is marked `interrupted`.
+        agreement: asked after each batch; once a signal has come the result is marked `interrupted`. None: no signal
+            matters.
+        world: the processes that share the batches.
     """
     model.eval()
+    agreement = agreement or Agreement(StopSignal())
     metrics = ClassificationMetrics(num_classes, device)
     num_kept = num_classes if num_classes <= FULL_PROBS_CLASSES else TOP_PROBS
     kept: list[tuple[torch.Tensor, ...]] = []
     num_skipped = 0
     interrupted = False
-    for batch in on_device(batches, device):
+    for batch in agreement.follow(on_device(batches, device)):
         num_skipped += len(batch.bad)
         if len(batch.labels):
             images, labels = normalizer(batch.images), batch.labels
@@ -103,22 +108,40 @@ def evaluate_split(
             # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
             classes = logits.topk(num_kept, dim=1).indices
             kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes)))
-        on_batch(len(batch.labels))
-        if should_stop():
+        on_batch(agreement.exchange(len(batch.labels)))
+        if agreement.received is not None:
             interrupted = True
             break
+    for sums in metrics.state():
+        world.sum_(sums)
+    num_images, num_skipped = map(int, world.sum_numbers([sum(len(labels) for _, labels, _, _ in kept), num_skipped]))
     return Evaluation(
         metrics=metrics.compute(),
         confusion=metrics.confusion.cpu().numpy(),
         per_class=metrics.per_class(),
-        predictions=_gather(kept, num_kept),
-        num_images=sum(len(labels) for _, labels, _, _ in kept),
+        predictions=_merge(world.gather(_concatenate(kept, num_kept))),
+        num_images=num_images,
         num_skipped=num_skipped,
         interrupted=interrupted,
     )
 
 
-def _gather(kept: list[tuple[torch.Tensor, ...]], num_kept: int) -> Predictions:
+def _merge(parts: list[Predictions]) -> Predictions:
+    """The predictions of all processes in the order of the split, in which each of them has its own."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:  # not rank 0
+        empty = np.zeros((0, 1))
+        return Predictions(empty[:, 0].astype(np.int64), empty[:, 0].astype(np.int64), empty.astype(np.int64), empty)
+    order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
+    columns = {
+        column.name: np.concatenate([getattr(part, column.name) for part in parts])[order]
+        for column in fields(Predictions)
+    }
+    return Predictions(**columns)
+
+
+def _concatenate(kept: list[tuple[torch.Tensor, ...]], num_kept: int) -> Predictions:
     if not kept:
         empty = np.zeros((0,), np.int64)
         return Predictions(empty, empty, np.zeros((0, num_kept), np.int64), np.zeros((0, num_kept), np.float32))

@@ -20,6 +20,9 @@ from cvtrain.config.redact import redact
 from cvtrain.config.resolvers import register_resolvers
 from cvtrain.config.resuming import AUTO
 from cvtrain.config.root import register_schemas
+from cvtrain.console import log_to_file
+from cvtrain.distributed.errors import LostProcessError
+from cvtrain.distributed.session import Session
 from cvtrain.interruption import is_interruption
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ Task = Callable[[Any, Path, list[str]], float | None]
 class Refused(BaseException):
     """Carries a user's error out of Hydra's job, which prints a line of its own for every Exception."""
 
-    def __init__(self, error: ConfigError | RunError) -> None:
+    def __init__(self, error: ConfigError | RunError | LostProcessError) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -46,11 +49,13 @@ class Job:
     Attributes:
         task: the verb.
         composer: asked where a wrong value comes from.
+        session: of several processes of a run, lets one tell why it ended.
         home: the process that the command was given to.
     """
 
     task: Task
     composer: Composer
+    session: Session = field(default_factory=Session)
     home: int = field(default_factory=os.getpid)
 
     def __call__(self, cfg: DictConfig) -> float | None:
@@ -64,14 +69,18 @@ class Job:
         try:
             return self._run(cfg, hydra_config)
         except ConfigError as error:
-            _log_to_file(error)
+            self._note(error)
             raise Refused(with_origins(error, self.composer, overrides)) from error
-        except RunError as error:
-            _log_to_file(error)
+        except (RunError, LostProcessError) as error:
+            self._note(error)
             raise Refused(error) from error
         except Exception as error:
-            _log_to_file(error)
+            self._note(error)
             raise
+
+    def _note(self, error: Exception) -> None:
+        if self.session.tells(error):
+            log_to_file(error)
 
     def _run(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
         overrides = list(hydra_config.overrides.task)
@@ -123,11 +132,3 @@ def _redact_sweep_record(sweep_dir: Path) -> None:
     text = record.read_text(encoding="utf-8") if record.is_file() else ""
     if redact(text) != text:
         record.write_text(redact(text), encoding="utf-8")
-
-
-def _log_to_file(error: Exception) -> None:
-    """Leave the error in the run's log file too; the console gets it at the end, once."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            info = None if isinstance(error, (ConfigError, RunError)) else sys.exc_info()
-            handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))

@@ -59,6 +59,15 @@ class Criterion(nn.Module, ABC):
             return losses.mean()
         return losses.sum() / (hard @ self.class_weights).sum()
 
+    def total_weight(self, targets: Tensor) -> Tensor | int:
+        """What `forward` divides by: the number of samples, or () float32, the sum of their class weights.
+
+        So the mean over a batch is the sum over its parts of forward(part) * total_weight(part) / total_weight(batch).
+        """
+        if self.class_weights is None:
+            return len(targets)
+        return self.class_weights[targets].sum() if targets.ndim == 1 else (targets @ self.class_weights).sum()
+
     def per_sample(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The evaluation loss of each sample, (B,) float32, without smoothing and class weights.
 
@@ -179,6 +188,17 @@ def build_criterion(config: LossConfig, *, num_classes: int, class_weights: Tens
     if isinstance(config, BCEConfig):
         return BinaryCrossEntropy(**arguments)
     raise ValueError(f"{type(config).__name__} is no loss of LOSS_CONFIGS")
+
+
+def empty_loss(outputs: Tensor | tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+    """As `model_loss` for a batch without images, whose backward pass reaches all that was computed, and changes none.
+
+    For networks whose passes talk to other processes, which wait for theirs.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs.sum() * 0.0, outputs
+    given = [output for output in outputs if output is not None]
+    return torch.stack([output.sum() for output in given]).sum() * 0.0, outputs.logits  # type: ignore[attr-defined]
 
 
 def model_loss(

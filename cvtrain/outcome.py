@@ -10,16 +10,18 @@ import torch
 import yaml
 
 from cvtrain.advice import describe_facts
+from cvtrain.agreement import build_agreement
 from cvtrain.assembly import Run
 from cvtrain.atomic import atomic_file, remove_stale_files
 from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
 from cvtrain.config.serialize import to_plain
 from cvtrain.console import shown_path
-from cvtrain.data.bad_images import write_skipped
+from cvtrain.data.bad_images import BadImage, write_skipped
 from cvtrain.data.loading import BatchLoader
 from cvtrain.data.plan import BatchKey
 from cvtrain.evaluation import Evaluation, evaluate_split
+from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import RunLogger
 from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
 from cvtrain.report.background import BackgroundDrawing
@@ -90,16 +92,19 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     """Write summary, plots and tables, and score the test split with the best weights; gives the final metrics.
 
     An interrupted run gets its summary only: who sent the signal does not wait, and the run goes on later.
+    Of several processes all score, and rank 0 writes.
     """
-    trainer, run_dir = run.trainer, run.run_dir
+    trainer, run_dir, world = run.trainer, run.run_dir, run.trainer.world
     is_done = end_reason is not EndReason.interrupted
     best = trainer.best_evaluation or (rescore_best(run) if is_done else None) or trainer.last_evaluation
     metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
     if is_done:
-        if best is not None:
+        if best is not None and world.is_main:
             write_split(run, "val", best, run.loaders.val)
         metrics |= write_test(run)
-    bad = {name: loader.bad_images.values() for name, loader in run.loaders.parts().items()}
+    bad = gather_bad_images(run)
+    if not world.is_main:
+        return metrics
     num_skipped = write_skipped(run_dir / "skipped_images.csv", bad)
     if num_skipped:
         log.warning("%d images could not be read and were skipped: %s", num_skipped, run_dir / "skipped_images.csv")
@@ -120,6 +125,16 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     return metrics
 
 
+def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
+    """What could not be read, of all processes, by split; rank 0 gets it."""
+    own = {name: loader.bad_images for name, loader in run.loaders.parts().items()}
+    merged: dict[str, dict[int, BadImage]] = {name: {} for name in own}
+    for part in run.trainer.world.gather(own):
+        for name, images in part.items():
+            merged[name] |= images
+    return {name: list(images.values()) for name, images in merged.items()}
+
+
 def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader) -> None:
     """Write the tables and plots of a split, and hand the plots to the loggers."""
     write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes)
@@ -132,14 +147,15 @@ def write_test(run: Run) -> dict[str, float]:
         return {}
     tested = score_with_best_weights(run, run.loaders.test)
     metrics = {f"test/{name}": value for name, value in tested.metrics.items()}
-    write_split(run, "test", tested, run.loaders.test)
+    if run.trainer.world.is_main:
+        write_split(run, "test", tested, run.loaders.test)
     run.logger.log_metrics(run.trainer.step, max(run.trainer.epoch - 1, 0), metrics)
     return metrics
 
 
 def rescore_best(run: Run) -> Evaluation | None:
     """The evaluation of best.pt again, for a run that went on after a better epoch; None if there is no such file."""
-    position = best_position(run)
+    position = run.trainer.world.broadcast(best_position(run))
     if position is None:
         return None
     evaluation = score_with_best_weights(run, run.loaders.val)
@@ -163,12 +179,14 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
     """
     trainer = run.trainer
     best_path = run.run_dir / "checkpoints" / "best.pt"
-    if best_path.exists():
-        trainer.average.model.load_state_dict(inference_weights(load_checkpoint(best_path)))
+    model = trainer.average.model
+    if trainer.world.is_main and best_path.exists():
+        model.load_state_dict(inference_weights(load_checkpoint(best_path)))
+    trainer.world.copy_from_main_([*model.parameters(), *model.buffers()])
     trainer.progress.start("scoring", loader.num_images)
     try:
         return evaluate_split(
-            trainer.average.model,
+            model,
             loader.epoch(0),
             criterion=trainer.criterion,
             normalizer=run.normalizer,
@@ -177,6 +195,8 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
             num_classes=trainer.num_classes,
             flip=trainer.settings.eval_flip,
             on_batch=trainer.progress.advance,
+            agreement=build_agreement(StopSignal(), trainer.world),
+            world=trainer.world,
         )
     finally:
         trainer.progress.close()

@@ -81,13 +81,18 @@ def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch's generators for one optimizer step.
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's generators for one optimizer step, differently in each process of the run.
 
     What a step draws (dropout, stochastic depth) is then a pure function of (seed, step): evaluation,
     logging or a restart in between cannot change it, and no generator state has to be kept.
     """
-    torch.manual_seed(derive_seed(seed, 0x57E9, step))
+    torch.manual_seed(derive_rank_seed(seed, 0x57E9, step, rank=rank))
+
+
+def derive_rank_seed(*parts: int, rank: int) -> int:
+    """`derive_seed` for what each process of a run draws by itself; rank 0 draws as a process that is alone."""
+    return derive_seed(*parts, rank) if rank else derive_seed(*parts)
 
 
 def available_devices() -> list[str]:
@@ -98,13 +103,19 @@ def available_devices() -> list[str]:
     return [*names, "cpu"]
 
 
-def select_device(name: str, *, key: str = "trainer.device") -> torch.device:
+def select_device(
+    name: str, *, key: str = "trainer.device", local_rank: int = 0, num_processes: int = 1
+) -> torch.device:
     """The device named `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is the best that is there.
+
+    Of `num_processes` of a run on this machine, the one with number `local_rank` gets the GPU of that number.
 
     Raises:
         ConfigError: if it is not there; the message lists those that are.
     """
     available = available_devices()
+    if num_processes > 1:
+        return _select_shared(name, key, available, local_rank, num_processes)
     if name == "auto":
         return torch.device(available[0])
     wanted = "cuda:0" if name == "cuda" else name
@@ -116,6 +127,28 @@ def select_device(name: str, *, key: str = "trainer.device") -> torch.device:
             remedy=f"devices here: {', '.join(available)}; {key}=auto takes {available[0]}",
         )
     return torch.device(wanted)
+
+
+def _select_shared(name: str, key: str, available: list[str], local_rank: int, num_processes: int) -> torch.device:
+    """The device of one of several processes: a GPU of its own, or the CPU for all of them."""
+    num_gpus = sum(device.startswith("cuda") for device in available)
+    if name == "cpu" or (name == "auto" and num_gpus == 0):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise ConfigError(
+            key=key,
+            value=name,
+            rule="several processes train on GPUs, one each, or on the CPU",
+            remedy=f"use {key}=auto, {key}=cuda or {key}=cpu; CUDA_VISIBLE_DEVICES chooses among GPUs",
+        )
+    if num_gpus < num_processes:
+        raise ConfigError(
+            key=key,
+            value=name,
+            rule=f"this machine has {num_gpus} GPUs for {num_processes} processes",
+            remedy=f"start as many processes as there are GPUs, or use {key}=cpu",
+        )
+    return torch.device(f"cuda:{local_rank}")
 
 
 def has_native_bf16(device: torch.device) -> bool:

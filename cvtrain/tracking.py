@@ -1,6 +1,7 @@
 """What training counts as it goes: sums on the device, read only when they are logged, and seconds."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -9,9 +10,16 @@ class TrainWindow:
     """Loss and accuracy since the last reading and since the start of the epoch.
 
     The sums stay on the device: adding costs no synchronisation, reading costs one.
+
+    Args:
+        device: where the sums are.
+        sum_over: replaces a tensor by its sum over all processes of the run, each of which counts its own images.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, sum_over: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+    ) -> None:
+        self._sum_over = sum_over
         # loss sum, correct, images; float64 is exact for counts, float32 is what MPS has
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._window = torch.zeros(3, dtype=dtype, device=device)
@@ -35,14 +43,14 @@ class TrainWindow:
 
     def read_window(self) -> dict[str, float]:
         """`train/loss` and `train/accuracy` since the last reading; empty if nothing was added. Synchronises."""
-        values = _means(self._window, "train/loss", "train/accuracy")
+        values = _means(self._sum_over(self._window.clone()), "train/loss", "train/accuracy")
         self._epoch += self._window
         self._window.zero_()
         return values
 
     def read_epoch(self) -> dict[str, float]:
         """`train/epoch_loss` and `train/epoch_accuracy` of all that was read since the last call. Synchronises."""
-        values = _means(self._epoch, "train/epoch_loss", "train/epoch_accuracy")
+        values = _means(self._sum_over(self._epoch.clone()), "train/epoch_loss", "train/epoch_accuracy")
         self._epoch.zero_()
         return values
 

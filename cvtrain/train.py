@@ -6,6 +6,7 @@ from pathlib import Path
 from cvtrain.assembly import assemble
 from cvtrain.config.root import Config
 from cvtrain.continuation import find_state
+from cvtrain.distributed.world import ALONE, World
 from cvtrain.interruption import StopSignal
 from cvtrain.outcome import draw_preview, record_start, write_outcome
 from cvtrain.run_lock import PATIENCE_SECONDS, run_lock
@@ -31,35 +32,42 @@ class TrainResult:
     exit_code: int = 0
 
 
-def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None) -> TrainResult:
+def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None, world: World = ALONE) -> TrainResult:
     """Train, evaluate and report into `run_dir`, which no other process may train in meanwhile.
+
+    Of several processes of the run (`world`), rank 0 reports.
 
     Raises:
         ConfigError: a setting that only the data, the device or a library could prove wrong; or the folder is in use.
         NonFiniteLossError: the loss became NaN or infinite and `trainer.on_nonfinite=stop`.
     """
+    if not world.is_main:  # rank 0 holds the folder for all
+        return _train(config, run_dir, overrides or [], world)
     # Who goes on with a run may come while the one before is still saving.
     with run_lock(run_dir, wait_seconds=0.0 if config.resume is None else PATIENCE_SECONDS):
-        return _train(config, run_dir, overrides or [])
+        return _train(config, run_dir, overrides or [], world)
 
 
-def _train(config: Config, run_dir: Path, overrides: list[str]) -> TrainResult:
+def _train(config: Config, run_dir: Path, overrides: list[str], world: World) -> TrainResult:
     started = now()
-    state = find_state(config, run_dir)
-    record_start(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
+    state = find_state(config, run_dir, world)
+    if world.is_main:
+        record_start(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
+    world.barrier()
     with StopSignal() as stop_signal, determinism(config.trainer.deterministic):
-        run = assemble(config, run_dir, stop_signal, state)
+        run = assemble(config, run_dir, stop_signal, state, world)
         trainer = run.trainer
         keep_freed_memory(trainer.device)
         exit_code = 1
         preview = None
         try:
-            if config.augment.preview and state is None:
+            if config.augment.preview and state is None and world.is_main:
                 preview = draw_preview(run)
             with fast_kernels(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
                 end_reason = trainer.fit()
-                exit_code = stop_signal.exit_code
+                exit_code = trainer.agreement.exit_code
                 metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
+                world.barrier()  # together, since who leaves early looks like one that was lost
         except (KeyboardInterrupt, SystemExit):
             exit_code = stop_signal.exit_code or 1
             raise

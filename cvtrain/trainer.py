@@ -5,7 +5,7 @@ There are no callbacks. Who needs a hook edits these lines or overrides one meth
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,29 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvtrain.agreement import build_agreement
 from cvtrain.averaging import NoAverage, WeightAverage
-from cvtrain.checkpoint import CheckpointStore, newest_valid
+from cvtrain.batch_norm import is_shared
+from cvtrain.checkpoint import CheckpointStore, load_checkpoint, newest_valid
 from cvtrain.compilation import CompiledModel
 from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
 from cvtrain.data.transfer import on_device
+from cvtrain.distributed.world import ALONE, World
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batches
 from cvtrain.features.loader import FeatureLoader
+from cvtrain.gradients import build_gradient_sum
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.build import RunLogger
 from cvtrain.loop_times import LoopTimes
-from cvtrain.losses import Criterion, model_loss
+from cvtrain.losses import Criterion, empty_loss, model_loss
 from cvtrain.models.freeze import set_backbone_trainable, train_mode
 from cvtrain.normalization import Normalizer, PassOn
 from cvtrain.optim.schedule import Schedule, apply_schedule
 from cvtrain.progress import ProgressBar
-from cvtrain.runtime import autocast, derive_seed, seed_step
+from cvtrain.runtime import autocast, derive_rank_seed, seed_step
 from cvtrain.tracking import Monitor, Stopwatch, TrainWindow, now
 from cvtrain.trainer_settings import EndReason, TrainerSettings
 from cvtrain.training_state import restore_training_state, scale_learning_rates, training_state
@@ -54,6 +58,9 @@ class Trainer:
 
     One clock: `step` counts optimizer updates. `epoch` and `batch` say where in the data the next step is.
     `enter` gives the part of a network that takes the loaders' batches: all of it, or its head where they are features.
+
+    Of several processes (`world`), all go through the same steps with their shares of each batch, and what they do
+    between steps they agree on. Rank 0 alone has loggers, a bar and a store that writes.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Trainer:
         image_name: Callable[[int], str],
         settings: TrainerSettings,
         enter: Callable[[nn.Module], nn.Module] = whole_network,
+        world: World = ALONE,
     ) -> None:
         self.model = model
         self.head = head
@@ -113,6 +121,9 @@ class Trainer:
         self.describe = describe
         self.store = store
         self.stop_signal = stop_signal
+        self.world = world
+        self.agreement = build_agreement(stop_signal, world)
+        self.gradient_sum = build_gradient_sum(world)
         self.guard = NonFiniteGuard(run_dir=run_dir, image_name=image_name)
         self.settings = settings
 
@@ -129,15 +140,17 @@ class Trainer:
         self.elapsed_seconds = 0.0
         self.last_metrics: dict[str, float] = {}
 
-        self.window = TrainWindow(device)
+        self.window = TrainWindow(device, world.sum_)
         self.stopwatch = Stopwatch()
         self.times = LoopTimes(device)
         self.clock = self.times.clock
         self.best_evaluation: Evaluation | None = None
         self.last_evaluation: Evaluation | None = None
         self._updating = False
+        self._batch_images = 0  # of the batch at hand, over all processes
         self._has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        self._clock = self._last_save = now()
+        self._shares_batch_norm = world.world_size > 1 and any(map(is_shared, model.modules()))
+        self._clock = self._last_save = self.agreement.now()
 
     # ------------------------------------------------------------------ the run
 
@@ -151,7 +164,8 @@ class Trainer:
             stack.enter_context(self.stop_signal.deferred())
             stack.callback(self.progress.close)
             stack.callback(self.store.wait)
-            self._clock = self._last_save = now()
+            self.agreement.exchange()
+            self._clock = self._last_save = self.agreement.now()
             self.times.start()
             if self.settings.on_nonfinite == "rollback" and self.step == 0:
                 self.save()
@@ -160,14 +174,16 @@ class Trainer:
                     self._advance()
                 except NonFiniteLossError as error:
                     self._roll_back(error)
-                except RunError:
+                except RunError as error:
                     # The data failed, not the weights: what was learnt is kept.
-                    self.save()
+                    if self.agreement.may_save(error):
+                        self.save()
                     raise
-                if self.stop_signal.received is not None:
-                    log.warning("%s: saving, then ending", self.stop_signal.received.name)
+                if self.agreement.received is not None:
+                    log.warning("%s: saving, then ending", self.agreement.received.name)
                     self.save()
                     return EndReason.interrupted
+            self.agreement.exchange()  # of a signal after the last step
         reason = self._end_reason()
         assert reason is not None
         return reason
@@ -176,7 +192,7 @@ class Trainer:
         """Train to the end of the epoch, or do what is due there; returns early if the user wants to stop."""
         if not self.epoch_end_due:
             self.train_epoch()
-        if self.epoch_end_due and self.stop_signal.received is None:
+        if self.epoch_end_due and self.agreement.received is None:
             self.finish_epoch()
             if not self.epoch_end_due:
                 self.times.end_epoch()
@@ -188,56 +204,49 @@ class Trainer:
         seen = self.batch * self.train_loader.batch_size
         self.progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", self.train_loader.num_images, seen)
         waiting_since = now()
-        batches = self.times.counted(self.train_loader.epoch(self.epoch, start_batch=self.batch))
-        for batch in on_device(batches, self.device):
+        counted = self.times.counted(self.train_loader.epoch(self.epoch, start_batch=self.batch))
+        for batch in self.agreement.follow(on_device(counted, self.device)):
             self.clock.lap("wait")
             working_since = now()
-            if self._is_trainable(batch):
+            self._batch_images = self._count_over_processes(batch)
+            if self._batch_images:
                 self._step_within_memory(batch)
             self.batch += 1
-            self.progress.advance(len(batch.labels))
+            self.progress.advance(self._batch_images)
             finished = now()
             self.stopwatch.add(
                 wait_seconds=working_since - waiting_since,
                 step_seconds=finished - working_since,
-                num_images=len(batch.labels),
+                num_images=self._batch_images,
             )
             if self.batch < self.train_loader.num_batches:
                 self._after_step()
-            if self.stop_signal.received is not None or self._end_reason() is not None:
+            if self.agreement.received is not None or self._end_reason() is not None:
                 break
             self.clock.lap("other")
             waiting_since = now()
         self.guard.check()
         if self.batch >= self.train_loader.num_batches:
             self.epoch, self.batch, self.epoch_end_due = self.epoch + 1, 0, True
-        elif self.stop_signal.received is None:
+        elif self.agreement.received is None:
             self.epoch_end_due = True
 
     def train_step(self, batch: Batch) -> None:
         """One optimizer update on one batch of uint8 images, which may be on the device already."""
-        seed_step(self.settings.seed, self.step)
+        seed_step(self.settings.seed, self.step, self.world.rank)
         apply_schedule(self.optimizer, self.schedule, self.step)
-        images = self.normalizer.to_unit(batch.images.to(self.device, non_blocking=True))
-        labels = batch.labels.to(self.device, non_blocking=True)
-        images, targets = self.batch_transform(
-            images, labels, derive_seed(self.settings.seed, BATCH_TRANSFORM_STREAM, self.step)
-        )
-        images = self.normalizer.normalize(images)
-        self.clock.lap("prepare")
-
         self.optimizer.zero_grad(set_to_none=True)
-        counted = []
-        for micro_images, micro_targets in self._micro_batches(images, targets):
-            with autocast(self.device, self.dtype):
-                outputs = self.forward(micro_images)
-            loss, logits = model_loss(self.criterion, outputs, micro_targets, self.settings.aux_loss_weight)
-            self.scaler.scale(loss * (len(micro_images) / len(images))).backward()
-            counted.append((loss.detach(), logits.detach(), micro_targets))
+        self._own_weight = torch.zeros((), device=self.device)
+        with self.gradient_sum.step():
+            counted = self._accumulate(batch) if self._takes_part(batch) else []
+        self._divide_by_weight()
         self.clock.lap("forward_backward")
 
         self._updating = True
-        if self._may_update(torch.stack([loss.isfinite() for loss, _, _ in counted]).all(), batch):
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        for loss, _, _ in counted:
+            finite = finite & loss.isfinite()
+        if self._may_update(self.world.all_(finite), batch):
             self.scaler.step(self.optimizer)
             self.average.update(self.model)
             for loss, logits, micro_targets in counted:
@@ -247,14 +256,65 @@ class Trainer:
         self.clock.lap("optimizer")
         self.step += 1
 
+    def _accumulate(self, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Leave the gradient of this process's images in the parameters, as their part of the batch's mean.
+
+        Returns:
+            Loss, logits and targets of each micro-batch; none where there is nothing to learn from.
+        """
+        images = self.normalizer.to_unit(batch.images.to(self.device, non_blocking=True))
+        labels = batch.labels.to(self.device, non_blocking=True)
+        seed = derive_rank_seed(self.settings.seed, BATCH_TRANSFORM_STREAM, self.step, rank=self.world.rank)
+        images, targets = self.batch_transform(images, labels, seed)
+        images = self.normalizer.normalize(images)
+        self.clock.lap("prepare")
+
+        parts = self._micro_batches(images, targets)
+        weights = [self.criterion.total_weight(micro_targets) for _, micro_targets in parts]
+        total = self._total_weight(weights, len(images))
+        counted = []
+        for number, ((micro_images, micro_targets), weight) in enumerate(zip(parts, weights, strict=True)):
+            with autocast(self.device, self.dtype):
+                outputs = self.forward(micro_images)
+            if len(micro_images):
+                loss, logits = model_loss(self.criterion, outputs, micro_targets, self.settings.aux_loss_weight)
+            else:
+                loss, logits = empty_loss(outputs)
+            if number == len(parts) - 1:
+                self.gradient_sum.begin_last_backward()
+            self.scaler.scale(loss * (weight / total)).backward()
+            counted.append((loss.detach(), logits.detach(), micro_targets))
+        return counted
+
+    def _total_weight(self, weights: Sequence[torch.Tensor | int], num_images: int) -> torch.Tensor | int:
+        """What the losses of this process's micro-batches are divided by, so that they add up to the batch's mean."""
+        own = sum(weights)
+        if self.world.world_size == 1:
+            return num_images if isinstance(own, int) else own
+        if not isinstance(own, int):
+            self._own_weight = own  # that of the whole batch is asked for later, see _divide_by_weight
+        return self._batch_images
+
+    def _divide_by_weight(self) -> None:
+        """With class weights, a batch's mean is over the weights of its images, of which a process knows its own."""
+        if self.world.world_size == 1 or self.criterion.class_weights is None:
+            return
+        total = self.world.sum_(self._own_weight)
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, self._batch_images / total)
+
     def _micro_batches(self, images: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         parts = min(self.num_micro_batches, len(images))
+        if self._shares_batch_norm:  # all processes talk in each forward pass: they need equally many
+            parts = min(self.num_micro_batches, -(-self._batch_images // self.world.world_size))
         return list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
     def _usual_micro_batches(self) -> tuple[int, int]:
-        """Images of a micro-batch of a full batch, and how many micro-batches that has."""
-        parts = min(self.num_micro_batches, self.train_loader.batch_size)
-        return -(-self.train_loader.batch_size // parts), parts
+        """Images of a micro-batch of this process's share of a full batch, and how many micro-batches that has."""
+        share, more = divmod(self.train_loader.batch_size, self.world.world_size)
+        share += self.world.rank < more
+        parts = min(self.num_micro_batches, share)
+        return -(-share // parts), parts
 
     def _may_update(self, finite: torch.Tensor, batch: Batch) -> bool:
         """Clip the gradient, and say whether the update may happen.
@@ -292,17 +352,32 @@ class Trainer:
                 self.train_step(batch)
                 return
             except torch.OutOfMemoryError as error:
-                if self._updating:
+                if self._updating or self._shares_batch_norm:  # whose talk was cut in the middle
                     raise
-                self.num_micro_batches = more_micro_batches(self.num_micro_batches, len(batch), error)
+                self.num_micro_batches = more_micro_batches(self.num_micro_batches, self._largest_share(batch), error)
+
+    def _largest_share(self, batch: Batch) -> int:
+        """Images of the batch at hand that some process has at least."""
+        return len(batch) if self.world.world_size == 1 else -(-self._batch_images // self.world.world_size)
 
     # ------------------------------------------------------------------ around the step
+
+    def _count_over_processes(self, batch: Batch) -> int:
+        """Images of the batch that all processes are going to train on; 0: there is no step."""
+        if not self._shares_batch_norm:
+            return self.agreement.exchange(len(batch) if self._is_trainable(batch) else 0)
+        total = self.agreement.exchange(len(batch))
+        return 0 if total == 1 < self.train_loader.batch_size else total
+
+    def _takes_part(self, batch: Batch) -> bool:
+        """Whether this process has something to do in a step that others do."""
+        return self.world.world_size == 1 or self._shares_batch_norm or self._is_trainable(batch)
 
     def _is_trainable(self, batch: Batch) -> bool:
         """False for a batch with no image left, or with a single one, whose batch statistics mean nothing."""
         if len(batch.labels) == 0:
             return False
-        return len(batch.labels) > 1 or not self._has_batch_norm or self.train_loader.batch_size == 1
+        return len(batch.labels) > 1 or not self._has_batch_norm or self.train_loader.plan.smallest_share <= 1
 
     def _set_train_mode(self) -> None:
         frozen = self.settings.freeze_backbone and (
@@ -312,6 +387,7 @@ class Trainer:
             if self.epoch + 1 == self.settings.unfreeze_epoch and self.batch == 0:
                 log.info("epoch %d: the backbone trains from here on", self.epoch + 1)
             set_backbone_trainable(self.model, self.head, trainable=not frozen, fixed=self.fixed)
+        self.gradient_sum.watch([p for group in self.optimizer.param_groups for p in group["params"]])
         train_mode(self.model, self.head, backbone_frozen=frozen)
 
     def learning_rate(self, step: int) -> float:
@@ -337,7 +413,7 @@ class Trainer:
     def _save_is_due(self) -> bool:
         steps, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
         by_steps = steps is not None and self.step % steps == 0
-        return by_steps or (minutes is not None and now() - self._last_save >= minutes * 60)
+        return by_steps or (minutes is not None and self.agreement.now() - self._last_save >= minutes * 60)
 
     def _flush_window(self) -> None:
         """Log what was counted since the last time. The one place in training where the host reads sums."""
@@ -382,6 +458,7 @@ class Trainer:
         """Evaluate on the val split, log, follow the monitor, save. False if the user stopped it."""
         self.guard.check()  # weights that a loss of NaN has reached are not worth it
         self.clock.lap("other")
+        self.share_buffers()
         self.progress.start("evaluating", self.val_loader.num_images)
         evaluation = evaluate_split(
             self.enter(self.average.model),
@@ -393,7 +470,8 @@ class Trainer:
             num_classes=self.num_classes,
             flip=self.settings.eval_flip,
             on_batch=self.progress.advance,
-            should_stop=lambda: self.stop_signal.received is not None,
+            agreement=self.agreement,
+            world=self.world,
         )
         self.clock.lap("evaluation")
         if evaluation.interrupted:
@@ -440,16 +518,21 @@ class Trainer:
 
     def seconds_so_far(self) -> float:
         """Seconds in `fit`, those before a restart included."""
-        return self.elapsed_seconds + now() - self._clock
+        return self.elapsed_seconds + self.agreement.now() - self._clock
 
     def save(self, *, best: bool = False) -> None:
         """Hand a snapshot to the checkpoint store: as last.pt, and as best.pt if it is the best so far."""
         # Weights that a loss of NaN has reached are no state to go on from.
         self.guard.check()
-        self._last_save = now()
+        self._last_save = self.agreement.now()
+        self.share_buffers()
         names = ("last.pt", "best.pt") if best else ("last.pt",)
         self.store.save(training_state(self) | self.describe, names=names)
         self.clock.lap("checkpoint")
+
+    def share_buffers(self) -> None:
+        """Give all processes rank 0's buffers, such as the statistics of batch norm, each of which has its own."""
+        self.world.copy_from_main_([*self.model.buffers(), *self.average.model.buffers()])
 
     def _roll_back(self, error: NonFiniteLossError) -> None:
         """Go back to the last checkpoint with a smaller learning rate, if that is wanted and may still help."""
@@ -457,10 +540,11 @@ class Trainer:
         if self.settings.on_nonfinite != "rollback" or self.num_rollbacks >= MAX_ROLLBACKS:
             raise error
         self.store.wait()
-        found = newest_valid(self.store.folder)
-        if found is None:
+        found = newest_valid(self.store.folder) if self.world.is_main else None
+        path = self.world.broadcast(None if found is None else found[0])
+        if path is None:
             raise error
-        _, state, _ = found
+        state = load_checkpoint(path) if found is None else found[1]
         scale, rollbacks = self.lr_scale * self.settings.rollback_lr_factor, self.num_rollbacks + 1
         restore_training_state(self, state)
         scale_learning_rates(self, scale)

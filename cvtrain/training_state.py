@@ -1,6 +1,9 @@
 """Everything that a run needs to go on, out of a trainer and back into one."""
 
+import logging
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from cvtrain.data.bad_images import BadImage
 from cvtrain.runtime import generator_states, set_generator_states
@@ -8,9 +11,15 @@ from cvtrain.runtime import generator_states, set_generator_states
 if TYPE_CHECKING:
     from cvtrain.trainer import Trainer
 
+log = logging.getLogger(__name__)
+
 
 def training_state(trainer: "Trainer") -> dict[str, Any]:
-    """The state after the last step: tensors (where they are) and plain values."""
+    """The state after the last step: tensors (where they are) and plain values.
+
+    Of several processes all call it, and rank 0 gets what each has for itself too, under `ranks`.
+    """
+    several = trainer.world.world_size > 1
     return {
         "model": trainer.model.state_dict(),
         "average": trainer.average.state_dict(),
@@ -37,11 +46,52 @@ def training_state(trainer: "Trainer") -> dict[str, Any]:
         "elapsed_seconds": trainer.seconds_so_far(),
         "metrics": trainer.last_metrics,
         "loggers": trainer.logger.state(),
-        "bad_images": {
-            split: [[bad.index, bad.name, bad.cause] for bad in loader.bad_images.values()]
-            for split, loader in (("train", trainer.train_loader), ("val", trainer.val_loader))
-        },
+        "bad_images": _bad_images(trainer),
+        **({"ranks": trainer.world.gather(_own_state(trainer))} if several else {}),
     }
+
+
+def _bad_images(trainer: "Trainer") -> dict[str, list[list[Any]]]:
+    """Index, name and cause of what could not be read, of all processes, by split."""
+    own = {
+        split: [[bad.index, bad.name, bad.cause] for bad in loader.bad_images.values()]
+        for split, loader in (("train", trainer.train_loader), ("val", trainer.val_loader))
+    }
+    parts = trainer.world.gather(own)
+    return {split: [list(row) for row in {tuple(row): None for part in parts for row in part[split]}] for split in own}
+
+
+def _own_state(trainer: "Trainer") -> dict[str, Any]:
+    """What each process of a run has for itself."""
+    window = {name: sums.cpu() for name, sums in trainer.window.state_dict().items()}
+    generators = {
+        name: value.cpu() if isinstance(value, torch.Tensor) else value
+        for name, value in generator_states(trainer.device).items()
+    }
+    return {"window": window, "generators": generators}
+
+
+def _restore_own_state(trainer: "Trainer", state: dict[str, Any]) -> None:
+    """Put back what each process had for itself; with another number of processes, what can be."""
+    world = trainer.world
+    ranks = state.get("ranks") or [{"window": state["window"], "generators": state["generators"]}]
+    if len(ranks) == world.world_size:
+        own = ranks[world.rank]
+        trainer.window.load_state_dict(own["window"])
+        set_generator_states(own["generators"], trainer.device)
+        return
+    if world.is_main:
+        log.warning(
+            "the run had %d process%s so far and goes on with %d: it trains on the same batches, but what each process "
+            "draws or measures by itself (dropout, mixup, batch norm) differs, and sums are rounded in another order",
+            len(ranks),
+            "" if len(ranks) == 1 else "es",
+            world.world_size,
+        )
+    sums = {name: torch.stack([part["window"][name] for part in ranks]).sum(dim=0) for name in ranks[0]["window"]}
+    trainer.window.load_state_dict({name: total * (world.rank == 0) for name, total in sums.items()})
+    if world.rank < len(ranks):
+        set_generator_states(ranks[world.rank]["generators"], trainer.device)
 
 
 def restore_training_state(trainer: "Trainer", state: dict[str, Any]) -> None:
@@ -55,9 +105,8 @@ def restore_training_state(trainer: "Trainer", state: dict[str, Any]) -> None:
     trainer.schedule.load_state_dict(state["schedule"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.monitor.load_state_dict(state["monitor"])
-    trainer.window.load_state_dict(state["window"])
     trainer.stopwatch.load_state_dict(state["stopwatch"])
-    set_generator_states(state["generators"], trainer.device)
+    _restore_own_state(trainer, state)
     position, faults = state["position"], state["faults"]
     trainer.step, trainer.epoch, trainer.batch = position["step"], position["epoch"], position["batch"]
     trainer.epoch_end_due, trainer.evaluated_step = position["epoch_end_due"], position["evaluated_step"]

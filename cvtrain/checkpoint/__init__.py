@@ -5,6 +5,7 @@ can run code. At its end is a checksum of all of it. Reading trusts no claim of 
 leaves the old file or the new one, whatever happens.
 """
 
+from cvtrain.checkpoint.elsewhere import RemoteStore
 from cvtrain.checkpoint.errors import CheckpointError
 from cvtrain.checkpoint.files import inspect_checkpoint, load_checkpoint, save_checkpoint
 from cvtrain.checkpoint.newest import newest_valid
@@ -18,6 +19,7 @@ __all__ = [
     "LAST",
     "CheckpointError",
     "CheckpointStore",
+    "RemoteStore",
     "SnapshotError",
     "inference_weights",
     "inspect_checkpoint",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Optional
+from typing import Optional, Union
 
 from cvtrain.config.fields import setting
 
@@ -41,6 +41,13 @@ class TrainerConfig:
     max_minutes: Optional[float] = setting(None, "end after this many minutes of wall time", above=0)
     limit_train_batches: Optional[int] = setting(None, "batches per training epoch; null: all", at_least=1)
     limit_val_batches: Optional[int] = setting(None, "batches per evaluation; null: all", at_least=1)
+    devices: Union[int, str] = setting(
+        1,
+        "processes of this machine that train together, one GPU each; auto: one for each GPU. torchrun starts them too",
+    )
+    sync_batchnorm: bool = setting(
+        False, "with several processes, batch norm over the whole batch, not each one's share"
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best that is there")
     precision: Precision = setting(
         Precision.auto, "auto: bf16 where the hardware has it natively, else fp32; or fp32, bf16, fp16"

@@ -94,7 +94,8 @@ class BatchLoader:
             yield batch
         if len(self.bad_images) > max(num_known, 1):
             log.warning("%d images could not be read so far and were left out", len(self.bad_images))
-        if num_read == 0 and start_batch == 0 and self.bad_images:
+        # Of several processes, one may well have had nothing but a few bad images.
+        if num_read == 0 and start_batch == 0 and self.bad_images and self.plan.world_size == 1:
             first = next(iter(self.bad_images.values()))
             raise BadImageError(first.name, f"{first.cause}; nor could any other image be read", first.index)
 

@@ -28,6 +28,7 @@ from cvtrain.data.plan import EpochPlan
 from cvtrain.data.resident import ResidentLoader, can_be_resident, fits_on_device, resident_bytes
 from cvtrain.data.resize import EvalTransform, build_eval_transform
 from cvtrain.data.source import ImageSource, Splits
+from cvtrain.distributed.world import ALONE, World
 
 __all__ = ["Batch", "BatchDataset", "BatchLoader", "EpochPlan", "Loaders", "build_eval_loader", "build_loaders"]
 
@@ -65,7 +66,7 @@ class Loaders:
             loader.close()
 
 
-def build_loaders(config: Config, splits: Splits, *, device: torch.device) -> Loaders:
+def build_loaders(config: Config, splits: Splits, *, device: torch.device, world: World = ALONE) -> Loaders:
     """The loaders of a run.
 
     Images in files are decoded once, as `data.cache` says.
@@ -73,37 +74,51 @@ def build_loaders(config: Config, splits: Splits, *, device: torch.device) -> Lo
     Training: shuffled, `data.batch_size` images per batch, augmented as `config.augment` says, drawn by class weight
     with `data.balance=oversample`. Evaluation: in order, each image once; `trainer.limit_val_batches` takes images
     spread evenly over the split. With `trainer.overfit_one_batch` both show the first training batch, resized as for
-    evaluation, and there is no test.
+    evaluation, and there is no test. Of several processes each gets its share of every batch.
+
+    Raises:
+        ConfigError: a batch has fewer images than there are processes.
     """
+    refuse_empty_shares(config.data.batch_size, world.world_size)
     data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
-    plan = _train_plan(config, splits)
+    plan = _train_plan(config, splits, world)
     eval_form = _build_config_resize(data)
     if config.trainer.overfit_one_batch:
-        splits = cache_splits(data, splits, train_form=eval_form, eval_form=eval_form)
+        splits = cache_splits(data, splits, train_form=eval_form, eval_form=eval_form, world=world)
         # Of the shuffled order, since the first files of a folder are all of one class.
         first = np.unique(plan.order(0)[: data.batch_size])
-        plan = EpochPlan(len(splits.train), data.batch_size, seed, False, subset=first)
-        train, val = (_build_loader(data, splits.train, plan, None, seed=seed, device=device) for _ in range(2))
+        plan = EpochPlan(
+            len(splits.train),
+            data.batch_size,
+            seed,
+            False,
+            subset=first,
+            rank=world.rank,
+            world_size=world.world_size,
+        )
+        train, val = (
+            _build_loader(data, splits.train, plan, None, seed=seed, device=device, world=world) for _ in range(2)
+        )
         return Loaders(train, val, None)
     transform = build_train_transform(
         config.augment, image_size=data.image_size, channels=data.channels, eval_transform=eval_form
     )
     crops_itself = transform is not None and transform.resize is None
     train_form = _build_cached_form(data) if crops_itself else eval_form
-    splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form)
+    splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form, world=world)
     loaders = Loaders(
         train=_build_loader(
-            data, splits.train, plan, transform, seed=seed, device=device, num_views=config.augment.views
+            data, splits.train, plan, transform, seed=seed, device=device, num_views=config.augment.views, world=world
         ),
-        val=build_eval_loader(data, splits.val, seed=seed, device=device, limit_batches=limit),
+        val=build_eval_loader(data, splits.val, seed=seed, device=device, limit_batches=limit, world=world),
         test=None
         if splits.test is None
-        else build_eval_loader(data, splits.test, seed=seed, device=device, limit_batches=limit),
+        else build_eval_loader(data, splits.test, seed=seed, device=device, limit_batches=limit, world=world),
     )
-    return _keep_on_device(data, loaders, seed=seed, device=device)
+    return _keep_on_device(data, loaders, seed=seed, device=device, world=world)
 
 
-def _keep_on_device(config: DataConfig, loaders: Loaders, *, seed: int, device: torch.device) -> Loaders:
+def _keep_on_device(config: DataConfig, loaders: Loaders, *, seed: int, device: torch.device, world: World) -> Loaders:
     """The same loaders; train and val from memory of the device where `data.device_cache` says so.
 
     The test split is read once, so that keeping it would not pay.
@@ -115,7 +130,7 @@ def _keep_on_device(config: DataConfig, loaders: Loaders, *, seed: int, device: 
     for split, loader in kept.items():
         source = loader.dataset.source
         in_order = EpochPlan(len(source), _FILL_BATCH, seed, False)
-        filler = _build_loader(config, source, in_order, None, seed=seed, device=device)
+        filler = _build_loader(config, source, in_order, None, seed=seed, device=device, world=world)
         kept[split] = ResidentLoader(filler=filler, plan=loader.plan, device=device, split=split)
     if "train" not in kept and config.device_cache is DeviceCache.always:
         log.warning("data.device_cache=always: train cannot be kept on the device: %s", _why_not(loaders.train))
@@ -128,7 +143,7 @@ def _why_not(loader: BatchLoader) -> str:
     return "an epoch does not take all of its images"
 
 
-def _train_plan(config: Config, splits: Splits) -> EpochPlan:
+def _train_plan(config: Config, splits: Splits, world: World) -> EpochPlan:
     weights = None
     if config.data.balance is Balance.oversample:
         weights = oversampling_weights(splits.train.labels, len(splits.classes))
@@ -139,6 +154,8 @@ def _train_plan(config: Config, splits: Splits) -> EpochPlan:
         True,
         weights,
         limit_batches=config.trainer.limit_train_batches,
+        rank=world.rank,
+        world_size=world.world_size,
     )
 
 
@@ -150,14 +167,17 @@ def build_eval_loader(
     seed: int = 0,
     batch_size: int | None = None,
     limit_batches: int | None = None,
+    world: World = ALONE,
 ) -> BatchLoader:
     """A loader that shows each image of `source` once, in order, resized by `data.resize`.
 
     `batch_size` defaults to `data.eval_batch_size`, and that to `data.batch_size`.
     """
     size = batch_size or config.eval_batch_size or config.batch_size
-    plan = EpochPlan(len(source), size, seed, False, limit_batches=limit_batches)
-    return _build_loader(config, source, plan, None, seed=seed, device=device)
+    plan = EpochPlan(
+        len(source), size, seed, False, limit_batches=limit_batches, rank=world.rank, world_size=world.world_size
+    )
+    return _build_loader(config, source, plan, None, seed=seed, device=device, world=world)
 
 
 def _build_loader(
@@ -168,6 +188,7 @@ def _build_loader(
     *,
     seed: int,
     device: torch.device,
+    world: World,
     num_views: int | None = None,
 ) -> BatchLoader:
     dataset = BatchDataset(
@@ -182,12 +203,25 @@ def _build_loader(
     return build_loader(
         dataset=dataset,
         plan=plan,
-        num_workers=resolve_num_workers(config.num_workers, is_ready_made=dataset.is_ready_made),
+        num_workers=resolve_num_workers(
+            config.num_workers, is_ready_made=dataset.is_ready_made, num_processes=world.local_world_size
+        ),
         measure_workers=config.num_workers == "auto",
         prefetch_batches=config.prefetch_batches,
         pin_memory=device.type == "cuda",
         skip_bad_images=isinstance(config, _MAY_SKIP) and config.on_bad_image is OnBadImage.skip,
     )
+
+
+def refuse_empty_shares(batch_size: int, world_size: int) -> None:
+    """Raise ConfigError if some process would never have an image of a batch."""
+    if batch_size < world_size:
+        raise ConfigError(
+            "data.batch_size",
+            batch_size,
+            f"has to be at least the number of processes, {world_size}, which share each batch",
+            "use a larger batch, or fewer processes",
+        )
 
 
 def _build_config_resize(config: DataConfig) -> EvalTransform:
@@ -202,15 +236,16 @@ def _build_cached_form(config: DataConfig) -> EvalTransform:
     return build_eval_transform(image_size=config.image_size, resize="resize_crop", crop_fraction=fraction)
 
 
-def resolve_num_workers(num_workers: int | str, *, is_ready_made: bool) -> int:
+def resolve_num_workers(num_workers: int | str, *, is_ready_made: bool, num_processes: int = 1) -> int:
     """Worker processes for `data.num_workers`; for auto the most that there may be.
 
-    That is none for images that lie ready in memory, else one per core.
+    That is none for images that lie ready in memory, else one per core; the cores are shared by the `num_processes` of
+    the run on this machine.
     """
     if isinstance(num_workers, str):
         if num_workers != "auto":
             raise ConfigError("data.num_workers", num_workers, "must be auto or a whole number from 0 on")
-        return 0 if is_ready_made else min(available_cores(), MAX_AUTO_WORKERS)
+        return 0 if is_ready_made else min(max(1, available_cores() // num_processes), MAX_AUTO_WORKERS)
     if num_workers < 0:
         raise ConfigError("data.num_workers", num_workers, "must be auto or a whole number from 0 on")
     return num_workers

@@ -93,7 +93,12 @@ def build_features(
         log.info("features: not kept (model.cache_features=false): each step goes through the backbone")
         return None
     data, num_views = config.data, config.augment.views or 1
-    obstacle = feature_obstacle(config) or _network_obstacle(built) or _transform_obstacle(batch_transform)
+    obstacle = (
+        feature_obstacle(config)
+        or _network_obstacle(built)
+        or _transform_obstacle(batch_transform)
+        or _processes_obstacle(loaders)
+    )
     if obstacle is None:
         # From here on the backbone is one fixed function; what the loop sets later is the same.
         train_mode(backbone.model, built.head, backbone_frozen=True)
@@ -131,6 +136,12 @@ def _network_obstacle(built: BuiltModel) -> Obstacle | None:
 def _transform_obstacle(batch_transform: BatchTransform) -> Obstacle | None:
     if batch_transform.active:
         return Obstacle("augmentation on the device changes images anew in each step", "set augment=none")
+    return None
+
+
+def _processes_obstacle(loaders: Loaders) -> Obstacle | None:
+    if loaders.train.plan.world_size > 1:
+        return Obstacle("several processes train this run", "train in one process: there is little left to share")
     return None
 
 

@@ -20,11 +20,14 @@ from cvtrain.data.cache.source import CachedSource, ImageStore, NoStore
 from cvtrain.data.cache.watch import CachedBatchLoader, CacheWatch
 from cvtrain.data.resize import EvalTransform
 from cvtrain.data.source import FileSource, Splits
+from cvtrain.distributed.world import ALONE, World
 
 log = logging.getLogger(__name__)
 
 
-def cache_splits(config: DataConfig, splits: Splits, *, train_form: EvalTransform, eval_form: EvalTransform) -> Splits:
+def cache_splits(
+    config: DataConfig, splits: Splits, *, train_form: EvalTransform, eval_form: EvalTransform, world: World = ALONE
+) -> Splits:
     """The same splits, whose train and val images are decoded once, where they are files.
 
     With `data.cache=none` nothing changes. Otherwise images are shrunk as the forms say, whether there is room to keep
@@ -40,7 +43,7 @@ def cache_splits(config: DataConfig, splits: Splits, *, train_form: EvalTransfor
     }
     if not parts:
         return splits
-    stores, place = _open_stores(config, parts)
+    stores, place = _open_together(config, parts, world)
     cached = {
         split: CachedSource(part.source, part.form, stores[split], split=split, place=place)
         for split, part in parts.items()
@@ -64,6 +67,23 @@ class Part:
     source: FileSource
     form: EvalTransform
     num_bytes: int
+
+
+def _open_together(
+    config: FileDataConfig, parts: Mapping[str, Part], world: World
+) -> tuple[dict[str, ImageStore], str]:
+    """As `_open_stores`, once on each machine."""
+    if world.world_size == 1:
+        return _open_stores(config, parts)
+    if not SUPPORTED:
+        return _open_stores(config, parts) if world.is_main else ({split: NoStore() for split in parts}, "")
+    from cvtrain.data.cache.sharing import offer_stores, take_stores
+
+    opened, place = _open_stores(config, parts) if world.local_rank == 0 else (None, "")
+    offers, place = offer_stores(opened, place, world)
+    stores = take_stores(offers) if opened is None else opened
+    world.barrier()  # only then may the process that offers come to its end
+    return stores, place
 
 
 def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dict[str, ImageStore], str]:

@@ -1,0 +1,87 @@
+"""How a run of several processes begins: what rank 0 tells the others, and `trainer.devices`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.resuming import SUMMARY
+from cvtrain.config.root import Config
+from cvtrain.config.serialize import schema_names, to_plain
+from cvtrain.distributed.session import Session
+from cvtrain.interruption import is_interruption
+from cvtrain.launch import launch
+
+# Hydra's settings of a sweep, which its jobs do not get.
+_OF_SWEEPS = ("hydra.sweep", "hydra.launcher", "hydra.sweeper", "hydra/launcher", "hydra/sweeper", "hydra.mode")
+
+
+def describe_job(config: Config, hydra_config: Any) -> dict[str, Any]:
+    """What rank 0 tells the others, as JSON values."""
+    run_dir = Path(hydra_config.runtime.output_dir)
+    return {
+        "config": to_plain(config),
+        "schemas": schema_names(config),
+        "run_dir": str(run_dir.absolute()),
+        "folder": str(Path.cwd()),
+        "log_file": f"{hydra_config.job.name}.log",
+        "environment": {str(name): str(value) for name, value in hydra_config.job.env_set.items()},
+    }
+
+
+def count_processes(config: Config) -> int:
+    """Processes by `trainer.devices`; auto loads torch to count the GPUs."""
+    devices = config.trainer.devices
+    if isinstance(devices, int):
+        return devices
+    from cvtrain.runtime import available_devices
+
+    if config.trainer.device not in ("auto", "cuda"):
+        return 1
+    return max(1, sum(name.startswith("cuda") for name in available_devices()))
+
+
+def run_processes(count: int, flags: list[str], hydra_config: Any) -> float | None:
+    """Run a job of Hydra's in `count` processes, in its folder; gives the best value of the monitor.
+
+    Args:
+        flags: of the command line.
+
+    Raises:
+        SystemExit: with their exit code, if it is not 0. They have said why.
+        RunError: the same, in a sweep, which goes on with its next job.
+    """
+    run_dir = Path(hydra_config.runtime.output_dir).absolute()
+    status = launch(job_arguments(flags, hydra_config, run_dir), count)
+    is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
+    if status and is_sweep and not is_interruption(status):
+        raise RunError(f"the {count} processes of this job ended with exit code {status}; {run_dir} has their log")
+    if status:
+        raise SystemExit(status)
+    return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))["best"]["value"]
+
+
+def job_arguments(flags: list[str], hydra_config: Any, run_dir: Path) -> list[str]:
+    """The command line of one job, as a run of its own in `run_dir`."""
+    kept = [flag for flag in flags if flag not in ("--multirun", "-m")]
+    of_hydra = [token for token in hydra_config.overrides.hydra if not token.lstrip("+~").startswith(_OF_SWEEPS)]
+    tokens = [*of_hydra, *hydra_config.overrides.task]
+    tokens = [token for token in tokens if not token.startswith("hydra.run.dir=")]
+    return [*kept, *tokens, f"hydra.run.dir={_quoted(str(run_dir))}"]
+
+
+def refuse_sweep_of_ranks(session: Session) -> None:
+    """Raise ConfigError for a sweep in processes that torchrun has started, one of which would compose it."""
+    if session.is_shared:
+        raise ConfigError(
+            rule="--multirun starts runs one after another, and torchrun the processes of one run",
+            remedy="leave torchrun out: with trainer.devices=N each run of the sweep gets N processes",
+        )
+
+
+def _quoted(path: str) -> str:
+    """A path as a value in Hydra's grammar; as it is, if that can be."""
+    if all(letter.isalnum() or letter in "/._-:+" for letter in path):
+        return path
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
