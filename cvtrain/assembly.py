@@ -169,6 +169,12 @@ def assemble(
 
 def take_device(config: Config, world: World) -> torch.device:
     """The device of this process."""
+    if world.is_main and world.world_size > 1 and config.trainer.devices not in (1, "auto", world.local_world_size):
+        log.warning(
+            "trainer.devices=%s has no effect: %d processes were started on this machine",
+            config.trainer.devices,
+            world.local_world_size,
+        )
     name = config.trainer.device
     device = select_device(name, local_rank=world.local_rank, num_processes=world.local_world_size)
     if device.type == "cuda" and world.world_size > 1:

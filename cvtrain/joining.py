@@ -6,7 +6,6 @@ import sys
 import warnings
 from pathlib import Path
 
-from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.serialize import from_plain
 from cvtrain.console import ConsoleHandler, log_to_file
 from cvtrain.distributed.session import SharedSession
@@ -33,8 +32,8 @@ def join(session: SharedSession) -> int:
 
     try:
         result = train(config, run_dir=run_dir, world=session.start(plan))
-    except (ConfigError, RunError) as error:
-        if session.claims(2 if isinstance(error, ConfigError) else 1):
+    except Exception as error:
+        if session.tells(error):
             log_to_file(error)
         raise
     if result.exit_code:

@@ -1,8 +1,13 @@
 """How a run of several processes begins: what rank 0 tells the others, and `trainer.devices`."""
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.resuming import SUMMARY
@@ -14,6 +19,35 @@ from cvtrain.launch import launch
 
 # Hydra's settings of a sweep, which its jobs do not get.
 _OF_SWEEPS = ("hydra.sweep", "hydra.launcher", "hydra.sweeper", "hydra/launcher", "hydra/sweeper", "hydra.mode")
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """The verb `train` as a job of Hydra's, in as many processes as it asks for.
+
+    Attributes:
+        run: trains in this process: (config, run_dir, overrides, world or None) -> best value of the monitor.
+        flags: of the command line.
+        session: this process and those that torchrun has started beside it.
+    """
+
+    run: Callable[..., float | None]
+    flags: tuple[str, ...]
+    session: Session
+
+    def __call__(self, config: Config, run_dir: Path, overrides: list[str]) -> float | None:
+        hydra_config = HydraConfig.get()
+        if self.session.is_shared:
+            if hydra_config.mode == RunMode.MULTIRUN:
+                raise ConfigError(
+                    rule="--multirun starts runs one after another, and torchrun the processes of one run",
+                    remedy="leave torchrun out: with trainer.devices=N each run of the sweep gets N processes",
+                )
+            return self.run(config, run_dir, overrides, self.session.start(describe_job(config, hydra_config)))
+        count = count_processes(config)
+        if count > 1:
+            return run_processes(count, self.flags, hydra_config)
+        return self.run(config, run_dir, overrides)
 
 
 def describe_job(config: Config, hydra_config: Any) -> dict[str, Any]:
@@ -41,7 +75,7 @@ def count_processes(config: Config) -> int:
     return max(1, sum(name.startswith("cuda") for name in available_devices()))
 
 
-def run_processes(count: int, flags: list[str], hydra_config: Any) -> float | None:
+def run_processes(count: int, flags: Sequence[str], hydra_config: Any) -> float | None:
     """Run a job of Hydra's in `count` processes, in its folder; gives the best value of the monitor.
 
     Args:
@@ -53,7 +87,7 @@ def run_processes(count: int, flags: list[str], hydra_config: Any) -> float | No
     """
     run_dir = Path(hydra_config.runtime.output_dir).absolute()
     status = launch(job_arguments(flags, hydra_config, run_dir), count)
-    is_sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
+    is_sweep = hydra_config.mode == RunMode.MULTIRUN
     if status and is_sweep and not is_interruption(status):
         raise RunError(f"the {count} processes of this job ended with exit code {status}; {run_dir} has their log")
     if status:
@@ -61,22 +95,13 @@ def run_processes(count: int, flags: list[str], hydra_config: Any) -> float | No
     return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))["best"]["value"]
 
 
-def job_arguments(flags: list[str], hydra_config: Any, run_dir: Path) -> list[str]:
+def job_arguments(flags: Sequence[str], hydra_config: Any, run_dir: Path) -> list[str]:
     """The command line of one job, as a run of its own in `run_dir`."""
     kept = [flag for flag in flags if flag not in ("--multirun", "-m")]
     of_hydra = [token for token in hydra_config.overrides.hydra if not token.lstrip("+~").startswith(_OF_SWEEPS)]
     tokens = [*of_hydra, *hydra_config.overrides.task]
     tokens = [token for token in tokens if not token.startswith("hydra.run.dir=")]
     return [*kept, *tokens, f"hydra.run.dir={_quoted(str(run_dir))}"]
-
-
-def refuse_sweep_of_ranks(session: Session) -> None:
-    """Raise ConfigError for a sweep in processes that torchrun has started, one of which would compose it."""
-    if session.is_shared:
-        raise ConfigError(
-            rule="--multirun starts runs one after another, and torchrun the processes of one run",
-            remedy="leave torchrun out: with trainer.devices=N each run of the sweep gets N processes",
-        )
 
 
 def _quoted(path: str) -> str:

@@ -56,6 +56,7 @@ TRAINING = (
     "trainer.grad_accum_steps",
     "trainer.on_nonfinite",
     "trainer.precision",
+    "trainer.sync_batchnorm",
 )
 # Exceptions from a longer prefix above: what only says where, how fast or how often.
 HARMLESS = (

@@ -71,6 +71,8 @@ class SharedSession(Session):
         return self._store
 
     def claims(self, exit_code: int) -> bool:
+        if self.rank.is_main and not self._is_started:
+            return True  # the others wait in silence, and are told by `end`
         if self._claimed is None:
             try:
                 self._claimed = self.store.add("failures", 1) == 1

@@ -1,6 +1,7 @@
 """How the processes of a run talk. Alone, every method is the same without the others."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -100,7 +101,9 @@ class ProcessGroup(World):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # gloo raises no type of its own
-            raise LostProcessError(f"another process of this run has ended or cannot be reached: {error}") from error
+            raise LostProcessError(
+                f"another process of this run has ended or cannot be reached{_why(error)}"
+            ) from error
 
     def barrier(self) -> None:
         self.sum_numbers([0.0])
@@ -153,6 +156,12 @@ class ProcessGroup(World):
         yield
         if self.local_rank == 0:
             self.barrier()
+
+
+def _why(error: RuntimeError) -> str:
+    """What gloo or NCCL says, without the place in their source and their advice."""
+    text = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().partition("\n")[0])
+    return f": {text.partition('. This is ')[0]}" if text else ""
 
 
 class _Pending:

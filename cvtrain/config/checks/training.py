@@ -94,7 +94,32 @@ def compile_mode_is_used(config: Config, is_set: Callable[[str], bool]) -> Itera
         )
 
 
+def devices_can_share(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    devices, device = config.trainer.devices, config.trainer.device
+    is_count = isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1
+    if not is_count and devices != "auto":
+        yield Problem("trainer.devices", devices, "must be a whole number at least 1, or auto")
+        return
+    if devices == 1:
+        return
+    if device not in ("auto", "cpu", "cuda"):
+        yield Problem(
+            "trainer.device",
+            device,
+            f"is one device, and trainer.devices={devices} asks for one for each process",
+            "use trainer.device=cuda or trainer.device=cpu; CUDA_VISIBLE_DEVICES chooses among GPUs",
+        )
+    if isinstance(devices, int) and config.data.batch_size < devices:
+        yield Problem(
+            "data.batch_size",
+            config.data.batch_size,
+            f"has to be at least trainer.devices={devices}: the processes share each batch",
+            "use a larger batch, or fewer processes",
+        )
+
+
 TRAINING_CHECKS = (
+    devices_can_share,
     monitor_is_measured,
     early_stop_is_on,
     nesterov_has_momentum,
