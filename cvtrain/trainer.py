@@ -377,7 +377,11 @@ class Trainer:
         """False for a batch with no image left, or with a single one, whose batch statistics mean nothing."""
         if len(batch.labels) == 0:
             return False
-        return len(batch.labels) > 1 or not self._has_batch_norm or self.train_loader.plan.smallest_share <= 1
+        return (
+            len(batch.labels) > 1
+            or not self._has_batch_norm
+            or self.train_loader.batch_size < 2 * self.world.world_size
+        )
 
     def _set_train_mode(self) -> None:
         frozen = self.settings.freeze_backbone and (
