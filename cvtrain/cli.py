@@ -318,7 +318,7 @@ def _hand_over(command: Command, composer: "Composer", session: Session) -> None
     from cvtrain.starting import TrainTask
 
     verb = VERBS[command.verb]
-    task_of_job = TrainTask(run_train, tuple(command.flags), session) if command.verb == "train" else verb
+    task_of_job = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
     job = Job(task_of_job, composer, session=session)
 
     def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
