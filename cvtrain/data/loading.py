@@ -253,6 +253,7 @@ def resolve_num_workers(num_workers: int | str, *, is_ready_made: bool, num_proc
 
 def available_cores() -> int:
     """Cores that this process may use, which a container or a batch system may have made fewer."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Where Slurm binds no tasks to cores, only this says how many of the node's are the job's.
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores
