@@ -15,6 +15,8 @@ from typing import Any
 # What clusters send ahead of the end of a job's time, SIGUSR2 through submitit; Windows has neither.
 USER_SIGNALS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *USER_SIGNALS)
+# A SIGTERM reaches a process more than once where a batch system tells it, and its parent passes it on.
+SECONDS_TOGETHER = 1.0
 # What loggers may still take to send their last figures when a signal has ended the run.
 SECONDS_TO_CLOSE = 3.0
 # What the interpreter may take to end after that: libraries wait there for processes of their own.
@@ -25,7 +27,8 @@ class StopSignal:
     """Inside `with`, handles the signals that end a run.
 
     Under `deferred()` the first one only sets `received`, for the loop to see, and a second one is not waited for,
-    unless it is a SIGUSR1 or SIGUSR2, which batch systems send beside a SIGTERM.
+    unless it is a SIGUSR1 or SIGUSR2, which batch systems send beside a SIGTERM, or comes together with the first.
+    Ctrl-C is never taken for the same one.
     Elsewhere (while the run is assembled, while loggers wait for a network) a signal ends the process at once:
     KeyboardInterrupt for Ctrl-C, SystemExit with 128 + its number for the others.
 
@@ -37,6 +40,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._received_at = 0.0
         self._is_deferred = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -84,7 +88,10 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         before, self.received = self.received, signal.Signals(number)
-        if self._is_deferred and (before is None or (number in USER_SIGNALS and number != before)):
+        if before is None:
+            self._received_at = time.monotonic()
+        is_the_same = number != signal.SIGINT and time.monotonic() - self._received_at < SECONDS_TOGETHER
+        if self._is_deferred and (before is None or is_the_same or (number in USER_SIGNALS and number != before)):
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from cvtrain import interruption
 from cvtrain.interruption import StopSignal
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)]
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
-def test_first_signal_is_noted_second_interrupts(number, code):
+def test_first_signal_is_noted_second_interrupts(number, code, monkeypatch):
+    monkeypatch.setattr(interruption, "SECONDS_TOGETHER", 0.0)
     before = signal.getsignal(number)
     with StopSignal() as stop, stop.deferred():
         assert stop.exit_code == 0
@@ -42,11 +44,22 @@ def test_where_nobody_looks_for_it_a_signal_ends_the_process(number, code):
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
-def test_what_a_batch_system_sends_beside_sigterm_is_no_order(number):
+def test_what_a_batch_system_sends_beside_sigterm_is_no_order(number, monkeypatch):
+    monkeypatch.setattr(interruption, "SECONDS_TOGETHER", 0.0)
     with StopSignal() as stop, stop.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), number)
         assert stop.received is number
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_sigterm_that_a_parent_passes_on_is_the_same_one():
+    with StopSignal() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received is signal.SIGTERM
+        stop._received_at -= interruption.SECONDS_TOGETHER
         with pytest.raises(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)
 

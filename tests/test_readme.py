@@ -121,7 +121,7 @@ def test_groups_and_options_are_those_of_conf():
 
 def test_exit_codes():
     listed = [int(code) for code, _ in table_rows(README, "exit code")]
-    signals = [128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    signals = [128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
     assert signals[0] == EXIT_INTERRUPTED
     assert listed == [EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, *signals]
 

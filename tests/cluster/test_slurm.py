@@ -181,7 +181,7 @@ def test_preempted_trials_of_hydras_launcher_go_on_by_themselves(cluster, whole)
     sweep = subprocess.Popen(
         [*command, "hydra.sweep.dir=sweep", *SETTINGS, "seed=0,1"],
         cwd=cluster.folder,
-        env=cluster.environment | cluster.slow(mark, 0.4),
+        env=cluster.environment | cluster.slow(mark, 2.0),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
