@@ -44,7 +44,7 @@ def search_with_wandb(search: Search) -> int:
     require_server()
     search.folder.mkdir(parents=True, exist_ok=True)
     path = create_sweep(content, search.folder / SPEC_FILE)
-    print(f"agents, here or on other machines: wandb agent {path}")
+    print(f"agents, here or on other machines: wandb agent {path}", flush=True)
     workers = search.config.sweep.workers
     return run_agents(path, workers) if workers else 0
 
@@ -126,7 +126,8 @@ def create_sweep(content: Mapping[str, Any], file: Path) -> str:
             f"{places or 'no entity and no project'} in the sweep file; wandb sweep {file} says more",
         )
     for line in said.splitlines():
-        print(line.removeprefix("wandb: "))
+        if found[0] not in line:  # which the caller words for agents on any machine
+            print(line.removeprefix("wandb: "))
     return found[1].strip("'")
 
 

@@ -14,6 +14,7 @@ from wandb_sweep_server import WandbSweepServer, wandb_sweep_server
 
 from cvtrain.sweep.command import agents_command, settings_of_command
 
+pytestmark = pytest.mark.timeout(900)
 CVTRAIN = [str(BIN / "python"), "-m", "cvtrain", "sweep", "engine=wandb"]
 
 

@@ -24,6 +24,8 @@ VALUES: dict[str, Any] = {
     "logger.wandb.tags": ["a b", "c"],
     "augment.transforms": [{"RandomRotation": {"degrees": 10}}],
 }
+# Five trials of seconds each, on a machine that is busy with others.
+pytestmark = pytest.mark.timeout(900)
 # A run that lasts until it is stopped.
 ENDLESS = ("trainer.epochs=1000000", "trainer.log_every_steps=1000")
 
@@ -142,7 +144,7 @@ def test_hyperband_and_the_servers_stop_flag_end_trials_with_a_checkpoint(server
 
 @pytest.mark.slow
 def test_a_preempted_trial_goes_on_with_another_agent(server, programs, agents):
-    sweep = programs.create(spec_of({"model": {"value": "mlp"}, "seed": {"value": 5}}, "trainer.epochs=1500"))
+    sweep = programs.create(spec_of({"model": {"value": "mlp"}, "seed": {"value": 5}}, "trainer.epochs=500"))
     agent = agents(programs.agent(sweep, "--forward-signals"))
     (run_id,) = wait_for_runs(sweep, 1)
     wait_for(lambda: rows(server, run_id, "val/loss"))
@@ -152,16 +154,16 @@ def test_a_preempted_trial_goes_on_with_another_agent(server, programs, agents):
     assert server.runs[run_id].exit_code == 143
     folder = run_folder(programs, sweep, run_id)
     before = summary(folder)
-    assert before["end_reason"] == "interrupted" and before["epochs"] < 1500
+    assert before["end_reason"] == "interrupted" and before["epochs"] < 500
     # The server sends the whole config back, as if the sweep had chosen all of it.
     second = agents(programs.agent(sweep)).end()
     assert server.agents["agent2"].told == ["resume", "exit"]
     assert server.states() == {run_id: "finished"}, second
     assert f"going on from runs/digits_mlp/sweep_{sweep.id}/{run_id}/checkpoints/last.pt" in second
     assert [path.name for path in folder.parent.iterdir()] == [run_id]
-    assert (summary(folder)["epochs"], summary(folder)["steps"]) == (1500, 4500)
+    assert (summary(folder)["epochs"], summary(folder)["steps"]) == (500, 1500)
     epochs = rows(server, run_id, "val/loss")
-    assert len(epochs) >= 1500 and server.runs[run_id].summary["epochs"] == 1500
+    assert len(epochs) >= 500 and server.runs[run_id].summary["epochs"] == 500
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert (config["seed"], config["model"]["name"]) == (5, "mlp")
 
@@ -173,20 +175,20 @@ def wait_for_runs(sweep: Sweep, count: int) -> list[str]:
 
 @pytest.mark.slow
 def test_an_agent_killed_without_forwarding_leaves_its_trial_to_end_well(server, programs, agents):
-    sweep = programs.create(spec_of({"seed": {"values": [1, 2]}}, "trainer.epochs=300"))
+    sweep = programs.create(spec_of({"seed": {"values": [1, 2]}}, "trainer.epochs=100"))
     agent = agents(programs.agent(sweep))
     (run_id,) = wait_for_runs(sweep, 1)
     wait_for(lambda: server.runs[run_id].fields.get("host"))
     agent.process.send_signal(signal.SIGTERM)
     assert agent.process.wait(timeout=60) == -signal.SIGTERM
     wait_for(lambda: server.states()[run_id] == "finished")
-    assert summary(run_folder(programs, sweep, run_id))["end_reason"] == "epochs"
+    assert summary(run_folder(programs, sweep, run_id))["end_reason"] == "all epochs done"
     assert len(sweep.runs) == 1
 
 
 @pytest.mark.slow
 def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
-    settings = ("trainer.epochs=1200", "logger.wandb.finish_timeout_seconds=3")
+    settings = ("trainer.epochs=400", "logger.wandb.finish_timeout_seconds=3")
     with wandb_sweep_server() as server:
         programs = Programs(tmp_path, server)
         sweep = programs.create(spec_of({"seed": {"value": 1}}, *settings))
@@ -197,8 +199,8 @@ def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
         seen = len(rows(server, run_id, "val/loss"))
     folder = run_folder(programs, sweep, run_id)
     wait_for(lambda: (folder / "summary.json").exists())
-    assert (summary(folder)["end_reason"], summary(folder)["epochs"]) == ("epochs", 1200)
-    assert seen < 1200
+    assert (summary(folder)["end_reason"], summary(folder)["epochs"]) == ("all epochs done", 400)
+    assert seen < 400
     wait_for(lambda: "wandb sync --include-online" in (folder / "train.log").read_text(encoding="utf-8"))
     agent.process.kill()
     with wandb_sweep_server() as again:
@@ -206,21 +208,21 @@ def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
         (kept,) = (folder / "wandb").glob("run-*")
         done = programs.run([str(BIN / "wandb"), "sync", "--include-online", str(kept)])
         assert done.returncode == 0, done.stdout
-        assert len(rows(again, run_id, "val/loss")) == 1200
+        assert len(rows(again, run_id, "val/loss")) == 400
 
 
 @pytest.mark.slow
 def test_bayes_gets_the_figures_of_the_trials_before(server, programs, agents):
     parameters = {"optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-1}}
-    sweep = programs.create(spec_of(parameters, "trainer.epochs=2", method="bayes", run_cap=5))
+    sweep = programs.create(spec_of(parameters, "trainer.epochs=2", method="bayes", run_cap=4))
     output = agents(programs.agent(sweep)).end(500)
-    assert list(server.states().values()) == ["finished"] * 5, output
+    assert list(server.states().values()) == ["finished"] * 4, output
     rates = [sweep.given[run_id]["optimizer.lr"] for run_id in sweep.runs]
     losses = [server.runs[run_id].summary["val/loss"] for run_id in sweep.runs]
     assert [server.runs[run_id].config["optimizer.lr"] for run_id in sweep.runs] == rates
-    best = rates[min(range(4), key=lambda number: losses[number])]
+    best = rates[min(range(3), key=lambda number: losses[number])]
     # The stand-in's search draws within a twentieth of the range about the best so far.
-    assert abs(rates[4] / best) < 10**0.26 and abs(best / rates[4]) < 10**0.26
+    assert abs(rates[3] / best) < 10**0.26 and abs(best / rates[3]) < 10**0.26
 
 
 @pytest.mark.slow
