@@ -17,9 +17,11 @@ def main() -> None:
             raise
     if is_interruption(status):
         from cvtrain.config.trial import is_trial
+        from cvtrain.distributed.ranks import rank_of_process
 
-        # An agent of W&B shuts down after three failures, and a trial that it stopped itself is none.
-        prompt_exit.begin(status, by_signal=is_trial())
+        # An agent of W&B shuts down after three failures, and a trial that it stopped itself is none. What starts
+        # several processes looks at their exit codes.
+        prompt_exit.begin(status, by_signal=is_trial() and rank_of_process() is None)
     sys.exit(status)
 
 

@@ -168,7 +168,8 @@ def _report_trial(exit_code: int, error: Exception) -> None:
     from cvtrain.config.redact import redact
     from cvtrain.config.trial import is_trial
 
-    if is_trial():
+    rank = rank_of_process()
+    if is_trial() and (rank is None or rank.is_main):
         from cvtrain.loggers.wandb_trial import report_failure
 
         report_failure(exit_code, redact(f"{error}" or type(error).__name__))
