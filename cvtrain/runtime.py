@@ -1,6 +1,7 @@
 """Devices, precision and seeds: what a run stands on. Imports nothing of cvtrain but the config's words."""
 
 import contextlib
+import functools
 import os
 import platform
 import random
@@ -87,7 +88,16 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     What a step draws (dropout, stochastic depth) is then a pure function of (seed, step): evaluation,
     logging or a restart in between cannot change it, and no generator state has to be kept.
     """
-    torch.manual_seed(derive_rank_seed(seed, 0x57E9, step, rank=rank))
+    derived = derive_rank_seed(seed, 0x57E9, step, rank=rank)
+    if _has_accelerator():
+        torch.manual_seed(derived)
+    else:  # the same stream; torch.manual_seed would write down the call stack for GPUs to come, in 0.3 ms
+        torch.default_generator.manual_seed(derived)
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
 
 
 def derive_rank_seed(*parts: int, rank: int) -> int:

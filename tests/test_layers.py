@@ -22,6 +22,7 @@ LAYERS = (
         "run_lock",
         "runtime",
         "stage_clock",
+        "torchvision_start",
         "tracking",
         "trainer_settings",
     },

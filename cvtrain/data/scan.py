@@ -148,7 +148,10 @@ class ImageScanner:
         level = [(folder, frozenset[tuple[int, int]]()) for folder in folders]
         with ThreadPoolExecutor(_THREADS) as threads:
             while level:
-                visits = list(threads.map(lambda item: self._visit(*item), level))
+                # A few pieces per thread: handing over one folder at a time costs more than a look at it.
+                size = -(-len(level) // (4 * _THREADS))
+                pieces = [level[first : first + size] for first in range(0, len(level), size)]
+                visits = [visit for piece in threads.map(self._visit_all, pieces) for visit in piece]
                 tree.update({visit.folder: visit.listing for visit in visits})
                 level = [item for visit in visits for item in visit.below()]
         return [PathTable.concatenate(self._collect(folder, tree)) for folder in folders]
@@ -161,6 +164,9 @@ class ImageScanner:
         self.left_out.update(listing.left_out)
         below = [table for name in listing.folders for table in self._collect(f"{folder}/{name}", tree)]
         return [listing.images, *below]
+
+    def _visit_all(self, items: list[tuple[str, frozenset[tuple[int, int]]]]) -> list["_Visit"]:
+        return [self._visit(*item) for item in items]
 
     def _visit(self, folder: str, above: frozenset[tuple[int, int]]) -> "_Visit":
         status = os.stat(os.path.join(self.root, folder))

@@ -20,6 +20,7 @@ from cvtrain.data.paths import PathTable
 from cvtrain.data.pixels import to_channels
 from cvtrain.data.source import ArraySource, FileSource, ImageSource, Splits
 from cvtrain.data.splits import complete_splits
+from cvtrain.torchvision_start import import_torchvision
 
 Reader = Callable[[str], np.ndarray]
 
@@ -115,9 +116,7 @@ def build_torchvision(config: TorchvisionDataConfig, reader: Reader) -> Splits:
 
 def _load(open_set: OpenSet, arguments: dict[str, Any], root: Path, config: TorchvisionDataConfig) -> Any:
     """The library's dataset of one split, downloaded first if that is allowed."""
-    import torchvision
-
-    factory = getattr(torchvision.datasets, open_set.library_class)
+    factory = getattr(import_torchvision().datasets, open_set.library_class)
     try:
         return factory(root / open_set.subfolder, download=config.download, **arguments)
     # The library raises RuntimeError for what is not there; URLError and what else a network gives are OSErrors.

@@ -16,11 +16,14 @@ from cvtrain.models.layers import group_by_depth
 from cvtrain.models.published import ChosenWeights, choose_weights
 from cvtrain.models.tracing import run_on_shapes
 from cvtrain.models.weights import is_file_name, load_weights
+from cvtrain.torchvision_start import import_torchvision
 
 logger = logging.getLogger(__name__)
 
 _SMALL_IMAGE = 64
 _LARGEST_TRIED = 1024
+# Every network was published for images of this size, inception_v3 for larger ones.
+_PUBLISHED_SIZE, _AUXILIARY_SIZE = 224, 299
 
 
 def build_torchvision(
@@ -72,6 +75,7 @@ def list_torchvision() -> list[str]:
 
 
 def _check_arch(arch: str) -> None:
+    import_torchvision()
     names = list_torchvision()
     if arch not in names:
         close = difflib.get_close_matches(arch.lower(), names, n=3)
@@ -151,6 +155,9 @@ def _nearest_multiple(size: int, of: int) -> int:
 
 def _check_image_size(config: TorchvisionModelConfig, module: nn.Module, channels: int, image_size: int) -> None:
     """Run the network on shapes for a training batch, auxiliary heads included, so that a size fails here or never."""
+    # A network that takes a size takes all larger ones, and a pass on shapes imports torch's compiler for 2 s.
+    if image_size >= (_AUXILIARY_SIZE if config.arch in AUXILIARY_ARCHS else _PUBLISHED_SIZE):
+        return
     cause = _failure(module, channels, image_size)
     if cause is None:
         return
