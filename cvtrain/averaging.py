@@ -26,9 +26,9 @@ class WeightAverage:
         """Follow `model`, once after each optimizer step."""
         self.num_updates += 1
         weight = 1.0 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        parameters = zip(self.model.parameters(), model.parameters(), strict=True)
         # What is frozen is its own average.
-        moving = [(average, parameter.detach()) for average, parameter in pairs if parameter.requires_grad]
+        moving = [(average, parameter.detach()) for average, parameter in parameters if parameter.requires_grad]
         torch._foreach_lerp_([average for average, _ in moving], [parameter for _, parameter in moving], weight)
         # One launch per type on a GPU, where a small network's many batch norms would cost one for each buffer.
         pairs = list(zip(self.model.buffers(), model.buffers(), strict=True))
