@@ -3,14 +3,14 @@
 import sys
 
 
-def main() -> None:
-    """Run the command line of this process and exit with its status."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line, that of this process if none is given, and exit with its status."""
     from cvtrain.cli import run
     from cvtrain.interruption import PromptExit, is_interruption
 
     prompt_exit = PromptExit()
     try:
-        status = run(sys.argv[1:])
+        status = run(sys.argv[1:] if arguments is None else arguments)
     except SystemExit as request:
         status = request.code if isinstance(request.code, int) else 1
         if not is_interruption(status):

@@ -91,11 +91,11 @@ def draw_preview(run: Run) -> BackgroundDrawing | None:
 def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> dict[str, float]:
     """Write summary, plots and tables, and score the test split with the best weights; gives the final metrics.
 
-    An interrupted run gets its summary only: who sent the signal does not wait, and the run goes on later.
-    Of several processes all score, and rank 0 writes.
+    An interrupted run gets its summary only: who sent the signal does not wait, and the run goes on later. So does a
+    trial that its search has ended: nobody will look at it closely. Of several processes all score, and rank 0 writes.
     """
     trainer, run_dir, world = run.trainer, run.run_dir, run.trainer.world
-    is_done = end_reason is not EndReason.interrupted
+    is_done = end_reason not in (EndReason.interrupted, EndReason.pruned)
     best = trainer.best_evaluation or (rescore_best(run) if is_done else None) or trainer.last_evaluation
     metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
     if is_done:

@@ -509,6 +509,8 @@ class Trainer:
 
     def _end_reason(self) -> EndReason | None:
         settings = self.settings
+        if self.logger.stop_requested:
+            return EndReason.pruned
         patience = settings.early_stop_patience
         if patience is not None and self.monitor.num_without_better >= patience:
             return EndReason.early_stop

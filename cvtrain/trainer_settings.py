@@ -11,6 +11,7 @@ class EndReason(str, Enum):
     max_steps = "trainer.max_steps reached"
     max_minutes = "trainer.max_minutes reached"
     early_stop = "early stopping: no better monitor"
+    pruned = "pruned: its search has no more use for it"
     interrupted = "interrupted"
 
 

@@ -61,7 +61,6 @@ LAZY_LIBRARIES = {
     "kornia",
     "matplotlib",
     "mlflow",
-    "optuna",
     "scipy",
     "skimage",
     "sklearn",

@@ -1,10 +1,11 @@
 """`build_loggers`: the loggers that a config names, behind one `RunLogger`."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.logger import LoggersConfig, MLflowConfig, TensorBoardConfig, WandbConfig
@@ -13,6 +14,7 @@ from cvtrain.loggers.composite import Logger, RunLogger, warn_off
 from cvtrain.loggers.files import FileLogger
 from cvtrain.loggers.mlflow_logger import MLflowLogger
 from cvtrain.loggers.tensorboard import TensorBoardLogger
+from cvtrain.loggers.trial_channel import VARIABLE, open_trial_channel
 from cvtrain.loggers.wandb_logger import WandbLogger
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ def build_loggers(
     if config.mlflow is not None:
         mlflow = config.mlflow
         makers[MLflowLogger.name] = lambda: _mlflow(mlflow, clean_config, name, states.get("mlflow", {}))
+    if VARIABLE in os.environ:
+        makers["search"] = lambda: cast(Logger, open_trial_channel())
     loggers: list[Logger] = []
     for logger_name, make in makers.items():
         try:

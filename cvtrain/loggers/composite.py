@@ -51,6 +51,11 @@ class RunLogger:
         """Names of the loggers that are still on."""
         return tuple(logger.name for logger in self._active)
 
+    @property
+    def stop_requested(self) -> bool:
+        """True once a logger was told, in answer to a figure, that the run need not go on: see `TrialChannel`."""
+        return any(getattr(logger, "stop_requested", False) for logger in self._active)
+
     def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Log one point.
 

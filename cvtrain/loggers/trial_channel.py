@@ -1,0 +1,78 @@
+"""The line from a trial to the search that started it: the metric of each evaluation goes up, a wish to stop comes down."""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Set by the search: {"fd": number of an open socket, "trial": number, "metric": name}.
+VARIABLE = "CVTRAIN_TRIAL_CHANNEL"
+
+
+class TrialChannel:
+    """Tells a search each value of its metric, and waits for its answer: go on, or stop.
+
+    The answer comes from the process next door, which looks at the other trials before it gives it; so a trial ends at
+    the very evaluation that showed it to be hopeless.
+
+    Args:
+        connection: stream socket to the search.
+        trial: the trial's number; answers to another one, which ended without hearing them, are passed over.
+        metric: name of the metric that the search follows.
+    """
+
+    name = "search"
+
+    def __init__(self, *, connection: socket.socket, trial: int, metric: str) -> None:
+        self.stop_requested = False
+        self._connection = connection
+        self._trial = trial
+        self._metric = metric
+        self._answers = connection.makefile("r", encoding="utf-8")
+
+    def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        if self._metric not in values:
+            return
+        row = {"trial": self._trial, "step": int(step), "epoch": int(epoch) + 1, "value": float(values[self._metric])}
+        self._connection.sendall((json.dumps(row) + "\n").encode())
+        for line in self._answers:
+            answer = json.loads(line)
+            if answer["trial"] == self._trial:
+                self.stop_requested = self.stop_requested or bool(answer["stop"])
+                return
+        raise ConnectionError("the search that started this trial is gone")
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """A search asks for numbers only."""
+
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """The search reads the run folder."""
+
+    def log_artifact(self, path: Path) -> None:
+        """The search reads the run folder."""
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """What was told stays told."""
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def finish(self, exit_code: int) -> None:
+        self._answers.close()
+        self._connection.close()
+
+
+def open_trial_channel() -> TrialChannel | None:
+    """The channel of this process, if a search has started it; else None.
+
+    Raises:
+        OSError: the socket is not open here, as in a process that the trial has started in its turn.
+    """
+    text = os.environ.get(VARIABLE)
+    if text is None:
+        return None
+    settings = json.loads(text)
+    connection = socket.socket(fileno=os.dup(settings["fd"]))
+    return TrialChannel(connection=connection, trial=settings["trial"], metric=settings["metric"])
