@@ -4,13 +4,13 @@ import sys
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line, that of this process if none is given, and exit with its status."""
+    """Run the command line of this process, or one that a search has checked, and exit with its status."""
     from cvtrain.cli import run
     from cvtrain.interruption import PromptExit, is_interruption
 
     prompt_exit = PromptExit()
     try:
-        status = run(sys.argv[1:] if arguments is None else arguments)
+        status = run(sys.argv[1:]) if arguments is None else run(arguments, checked=True)
     except SystemExit as request:
         status = request.code if isinstance(request.code, int) else 1
         if not is_interruption(status):

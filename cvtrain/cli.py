@@ -19,6 +19,7 @@ from cvtrain.distributed.session import Session, SharedSession
 
 if TYPE_CHECKING:
     from cvtrain.config.compose import Composer
+    from cvtrain.job import Job
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
@@ -95,10 +96,12 @@ class Command:
         return bool(options.help or options.hydra_help or options.cfg or options.info or options.shell_completion)
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], *, checked: bool = False) -> int:
     """Run one command line and return its exit status.
 
     0; 1 if the data or the numbers ended the run; 2 for a wrong command; 130 when interrupted.
+
+    A training command that a search has `checked` is composed once instead of thrice, which saves it 0.3 s.
 
     Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
     """
@@ -113,7 +116,7 @@ def run(arguments: list[str]) -> int:
         _print_problems(error)
         return EXIT_WRONG_COMMAND
     if rank is None:
-        return _answer(Session(), lambda: _run(arguments, Session()))
+        return _answer(Session(), lambda: _run(arguments, Session(), checked=checked))
     from cvtrain.launch import follow_parent
 
     follow_parent()
@@ -124,7 +127,7 @@ def run(arguments: list[str]) -> int:
         return _answer(session, lambda: join(session))
     status = EXIT_FAILED
     try:
-        status = _answer(session, lambda: _run(arguments, session))
+        status = _answer(session, lambda: _run(arguments, session, checked=checked))
     finally:
         session.end(status)
     return status
@@ -175,7 +178,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
         report_failure(exit_code, redact(f"{error}" or type(error).__name__))
 
 
-def _run(arguments: list[str], session: Session) -> None:
+def _run(arguments: list[str], session: Session, *, checked: bool = False) -> None:
     from cvtrain.config.loading import check_command, explained
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.root import register_schemas
@@ -204,6 +207,9 @@ def _run(arguments: list[str], session: Session) -> None:
         return
     if command.verb == "sweep":
         _search(command, composer)
+        return
+    if checked:
+        _run_checked(command, composer, session)
         return
     if not options.experimental_rerun:  # which brings a config of its own
         check_command(composer, command.overrides, options.multirun)
@@ -315,12 +321,9 @@ def _hand_over(command: Command, composer: "Composer", session: Session) -> None
     from omegaconf import DictConfig
 
     from cvtrain.config.location import conf_dir
-    from cvtrain.job import Job, Refused
-    from cvtrain.starting import TrainTask
+    from cvtrain.job import Refused
 
-    verb = VERBS[command.verb]
-    task_of_job = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
-    job = Job(task_of_job, composer, session=session)
+    job = _build_job(command, composer, session)
 
     def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
         return job(cfg)
@@ -330,6 +333,42 @@ def _hand_over(command: Command, composer: "Composer", session: Session) -> None
             hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base="1.3")(task)()
         except Refused as refused:
             raise refused.error from refused.__cause__
+
+
+def _build_job(command: Command, composer: "Composer", session: Session) -> "Job":
+    from cvtrain.job import Job
+    from cvtrain.starting import TrainTask
+
+    verb = VERBS[command.verb]
+    task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
+    return Job(task, composer, session=session)
+
+
+def _run_checked(command: Command, composer: "Composer", session: Session) -> None:
+    """What `_hand_over` does, without Hydra's own reading of the command line."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext
+
+    from cvtrain.config.loading import explained
+    from cvtrain.job import Refused
+
+    with explained(composer, command.overrides):
+        config = composer.compose(command.overrides)
+    HydraConfig.instance().set_config(config)
+    context = HydraContext(config_loader=composer.loader, callbacks=Callbacks())
+    try:
+        result = run_job(
+            task_function=_build_job(command, composer, session),
+            config=config,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=context,
+        )
+    except Refused as refused:
+        raise refused.error from refused.__cause__
+    _ = result.return_value  # raises what the job raised
 
 
 @contextmanager

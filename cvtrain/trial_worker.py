@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -41,12 +42,12 @@ class TrialWorker:
     def serve(self) -> None:
         """Work until the search closes the line; a trial that runs then is told to save and end."""
         while True:
-            readable, _, _ = select.select([self.control, self._wake], [], [])
+            readable, _, _ = select.select([self.control.fileno(), self._wake], [], [])
             if self._wake in readable:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 4096)
                 self._reap()
-            if self.control in readable and not self._read_orders():
+            if self.control.fileno() in readable and not self._read_orders():
                 break
         if self._child is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -60,7 +61,10 @@ class TrialWorker:
 
     def _read_orders(self) -> bool:
         """Carry out what the search has sent; False when it is gone."""
-        received = self.control.recv(1 << 16)
+        try:
+            received = self.control.recv(1 << 16)
+        except ConnectionError:  # it was killed, with something of ours unread
+            return False
         if not received:
             return False
         *lines, self._unread = (self._unread + received).split(b"\n")
@@ -80,16 +84,16 @@ class TrialWorker:
 
     def _fork(self, order: dict[str, Any]) -> int:
         child = os.fork()
-        if child:
-            return child
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.control.close()
-        run_trial(order)
+        if child == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.control.close()
+            run_trial(order)
+        return child
 
     def _spawn(self, order: dict[str, Any]) -> int:
         """Start a trial as a program of its own, which loads everything itself."""
-        with open(order["output"], "ab") as output:
+        with Path(order["output"]).open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "cvtrain", *order["arguments"]],
                 env={**os.environ, **order["environment"]},
@@ -116,13 +120,13 @@ def load(overrides: list[str]) -> int:
     Args:
         overrides: of all trials.
     """
-    import matplotlib.figure
-    import sklearn.datasets
-    import torch
-    import torchvision.transforms.v2
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+    import torch  # noqa: F401
+    import torchvision.transforms.v2  # noqa: F401
 
-    import cvtrain.cli
-    import cvtrain.train
+    import cvtrain.config.resolvers
+    import cvtrain.train  # noqa: F401
     from cvtrain.config.compose import Composer
     from cvtrain.config.loading import check_command
     from cvtrain.config.root import register_schemas
@@ -195,6 +199,7 @@ def _note(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     control_fd, trial_fd = (int(argument) for argument in sys.argv[1:3])
     TrialWorker(socket.socket(fileno=control_fd), trial_fd).serve()
+    os._exit(0)  # nothing of what was loaded has anything to put in order
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The line from a trial to the search that started it: the metric of each evaluation goes up, a wish to stop comes down."""
+"""The line from a trial to the search that started it: values of its metric go up, a wish to stop comes down."""
 
 import json
 import os

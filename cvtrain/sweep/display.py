@@ -12,7 +12,6 @@ from cvtrain.sweep.spec import Metric
 from cvtrain.sweep.trial import RunningTrial
 
 if TYPE_CHECKING:
-    from rich.live import Live
     from rich.table import Table
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class LiveTable:
         self._title = title
         self._metric = metric
         self._limit = limit
-        self._live: Live = Live(console=get_console(), auto_refresh=False, transient=True)
+        self._live = Live(console=get_console(), auto_refresh=False, transient=True)
         self._live.start()
 
     def update(self, running: list[RunningTrial], trials: list[FrozenTrial]) -> None:
@@ -117,7 +116,7 @@ def short(value: Any) -> str:
 
 
 def _parameters(trial: FrozenTrial) -> str:
-    return describe_values(trial.user_attrs.get("values", trial.params))
+    return describe_values(trial.user_attrs.get("run", {}).get("values", trial.params))
 
 
 def _number(value: float | None) -> str:

@@ -19,7 +19,7 @@ from cvtrain.interruption import SIGNALS
 from cvtrain.sweep.display import best_trial, build_display, describe_values
 from cvtrain.sweep.report import write_report
 from cvtrain.sweep.search import Search
-from cvtrain.sweep.study import DATABASE_ERRORS, MESSAGE, OVERRIDES, STEP, StudyBook
+from cvtrain.sweep.study import DATABASE_ERRORS, StudyBook
 from cvtrain.sweep.trial import (
     CONSOLE,
     RunningTrial,
@@ -28,7 +28,6 @@ from cvtrain.sweep.trial import (
     read_outcome,
     trial_arguments,
     trial_folder,
-    trial_overrides,
 )
 from cvtrain.sweep.workers import Event, Worker, WorkerPool
 
@@ -61,7 +60,7 @@ def search_locally(search: Search) -> int:
             (folder / "sweep.yaml").write_bytes(search.spec.path.read_bytes())
             with log_file(folder / "sweep.log"):
                 LocalSearch(search, book, pool, wish).run()
-                write_report(search, book.trials(), folder)
+                write_report(search, book.study, book.trials(), folder)
                 if wish.received is not None:
                     log.info("go on with it: the same command again")
     return wish.exit_code
@@ -169,8 +168,6 @@ class LocalSearch:
         folder.mkdir(parents=True, exist_ok=True)
         trial = RunningTrial(assignment.trial, assignment.number, assignment.values, folder)
         trial.steps = evaluation_steps(folder, self.metric) if assignment.again else []
-        assignment.trial.set_user_attr(OVERRIDES, trial_overrides(self.search, assignment.values))
-        assignment.trial.set_user_attr("values", assignment.values)
         console = folder / CONSOLE
         self.offsets[trial.number] = console.stat().st_size if console.exists() else 0
         self.running[trial.number] = trial
@@ -225,7 +222,7 @@ class LocalSearch:
             self._failed(trial, f"logged no {self.metric.name}")
             return
         state = TrialState.PRUNED if outcome.pruned else TrialState.COMPLETE
-        self.book.finish(trial.handle, state, value=outcome.value, **{STEP: outcome.step})
+        self.book.finish(trial.handle, state, value=outcome.value, step=outcome.step)
         best = best_trial(self.book.trials(), self.metric)
         log.info(
             "trial %d %s: %s %.4f in %.1f s%s",
@@ -238,7 +235,7 @@ class LocalSearch:
         )
 
     def _failed(self, trial: RunningTrial, message: str) -> None:
-        self.book.finish(trial.handle, TrialState.FAIL, value=None, **{MESSAGE: message})
+        self.book.finish(trial.handle, TrialState.FAIL, value=None, message=message)
         log.error("trial %d failed: %s\n  all of it: %s", trial.number, message, shown_path(trial.folder / CONSOLE))
         states = [each.state for each in self.book.trials() if each.state.is_finished()]
         limit = self.search.config.sweep.failures_at_start

@@ -1,2 +1,185 @@
-def write_report(search, trials, folder):
-    pass
+"""What a search leaves: `sweep_report/` with a table, pictures, a page, the best checkpoint and the command for it."""
+
+import base64
+import csv
+import html
+import io
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from cvtrain.atomic import atomic_file
+from cvtrain.config.errors import format_value
+from cvtrain.console import shown_path
+from cvtrain.sweep.display import STATES, best_trial, last_value, short
+from cvtrain.sweep.report_plots import Point, plot_history, plot_importance, plot_parallel
+from cvtrain.sweep.search import Search
+from cvtrain.sweep.study import END, RUN
+from cvtrain.sweep.trial import reproducing_command, trial_folder
+
+log = logging.getLogger(__name__)
+
+REPORT = "sweep_report"
+# fANOVA fits trees, which say nothing about a handful of trials.
+MIN_TRIALS_FOR_IMPORTANCE = 6
+
+
+def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial], folder: Path) -> None:
+    """Write `folder/sweep_report/`, over that of an earlier start. What cannot be drawn yet is left out.
+
+    Args:
+        search: the search.
+        study: the study, asked for the importance of its parameters.
+        trials: its trials.
+        folder: the folder of the study.
+    """
+    report = folder / REPORT
+    report.mkdir(parents=True, exist_ok=True)
+    finished = [trial for trial in trials if trial.state.is_finished()]
+    metric = search.spec.metric
+    write_table(search, finished, report / "trials.csv")
+    points = [point_of(trial) for trial in finished]
+    pictures = draw_pictures(search, study, points, report)
+    best = best_trial(list(finished), metric)
+    command = "" if best is None else reproducing_command(search, best.user_attrs[RUN]["overrides"])
+    if best is not None:
+        copy_best(trial_folder(folder, best.number), report)
+        with atomic_file(report / "best_command.txt") as file:
+            file.write(command + "\n")
+    with atomic_file(report / "report.html") as file:
+        file.write(page(search, finished, best, command, pictures))
+    counts = {state: sum(trial.state is state for trial in finished) for state in STATES}
+    told = ", ".join(f"{count} {STATES[state]}" for state, count in counts.items() if count)
+    log.info("%d of %s trials: %s", len(finished), search.trials, told or "none has ended")
+    if best is not None:
+        log.info("best: trial %d, %s %.4f", best.number, metric.name, best.value)
+        log.info("its command: %s", command)
+    log.info("report in %s", shown_path(report / "report.html"))
+
+
+def point_of(trial: FrozenTrial) -> Point:
+    """A trial as the pictures draw it; a pruned one with the last value that it told."""
+    value = None if trial.state is TrialState.FAIL else trial.value
+    value = last_value(trial) if value is None and trial.state is TrialState.PRUNED else value
+    return Point(trial.number, value, trial.state is TrialState.PRUNED, trial.user_attrs.get(RUN, {}).get("values", {}))
+
+
+def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> None:
+    """One row per trial: number, state, value, step of the best evaluation, seconds, parameters, folder, message."""
+    keys = [parameter.key for parameter in search.spec.parameters]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metric = search.spec.metric.name
+    writer.writerow(["trial", "state", metric, "step", "seconds", *keys, "folder", "message"])
+    for trial in trials:
+        point = point_of(trial)
+        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+        values = [format_value(point.values[key]) if key in point.values else "" for key in keys]
+        value = "" if point.value is None else repr(point.value)
+        folder = f"trials/{trial.number:04d}"
+        end = trial.user_attrs.get(END, {})
+        step, message = end.get("step", ""), end.get("message", "")
+        writer.writerow([trial.number, STATES[trial.state], value, step, seconds, *values, folder, message])
+    with atomic_file(path) as file:
+        file.write(text.getvalue())
+
+
+def draw_pictures(search: Search, study: optuna.Study, points: Sequence[Point], report: Path) -> list[Path]:
+    """Draw what there are trials enough for; the paths of the pictures."""
+    metric = search.spec.metric
+    done = [point for point in points if point.value is not None]
+    for name in ("history", "parallel", "importance"):
+        (report / f"{name}.png").unlink(missing_ok=True)
+    pictures = []
+    if points:
+        plot_history(points, metric, report / "history.png")
+        pictures.append(report / "history.png")
+    if len(done) > 1:
+        plot_parallel(done, search.spec.parameters, metric, report / "parallel.png")
+        pictures.append(report / "parallel.png")
+    importances = parameter_importance(study)
+    if importances:
+        plot_importance(importances, metric, report / "importance.png")
+        pictures.append(report / "importance.png")
+    return pictures
+
+
+def parameter_importance(study: optuna.Study) -> dict[str, float]:
+    """Share of the variance by parameter (fANOVA, Hutter et al. 2014); empty if the trials do not say."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(done) < MIN_TRIALS_FOR_IMPORTANCE or len({trial.value for trial in done}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except (ValueError, RuntimeError) as error:  # such as a single value of every parameter
+        log.debug("no importances", exc_info=error)
+        return {}
+    return {name: float(share) for name, share in found.items()}
+
+
+def copy_best(run: Path, report: Path) -> None:
+    """Put the best trial's best.pt into the report, if this machine has it."""
+    source = run / "checkpoints" / "best.pt"
+    if source.exists():
+        shutil.copyfile(source, report / ".best.pt.part")
+        (report / ".best.pt.part").replace(report / "best.pt")
+
+
+def page(
+    search: Search, trials: Sequence[FrozenTrial], best: FrozenTrial | None, command: str, pictures: Sequence[Path]
+) -> str:
+    """The report as one HTML file that needs no other."""
+    spec, esc = search.spec, html.escape
+    goal = "highest" if spec.metric.maximize else "lowest"
+    body = [f"<h1>{esc(search.name)}</h1>"]
+    body.append(f"<p>{esc(spec.method)} search over {len(spec.parameters)} parameters; the {goal} "
+                f"{esc(spec.metric.name)} counts. {len(trials)} trials have ended.</p>")  # fmt: skip
+    if best is not None:
+        body.append(f"<h2>Best: trial {best.number}, {esc(spec.metric.name)} {best.value:.6g}</h2>")
+        body.append(f"<pre>{esc(command)}</pre>")
+    for picture in pictures:
+        data = base64.b64encode(picture.read_bytes()).decode()
+        body.append(f'<img alt="{picture.stem}" src="data:image/png;base64,{data}">')
+    body.append(html_table(search, trials, best))
+    style = (
+        "body{font:15px/1.45 system-ui,sans-serif;color:#222;max-width:1100px;margin:2em auto;padding:0 1em}"
+        "table{border-collapse:collapse;font-size:13px}td,th{padding:3px 10px;border-bottom:1px solid #ddd;"
+        "text-align:right}th{text-align:left}td.t{text-align:left}tr.best{background:#e8f4ea;font-weight:600}"
+        "tr.failed{color:#b3261e}tr.pruned{color:#777}img{max-width:100%;display:block;margin:1em 0}"
+        "pre{background:#f5f5f5;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere}"
+    )
+    title = esc(f"search {search.name}")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def html_table(search: Search, trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> str:
+    """All trials, the best first, those that failed last."""
+    esc, metric = html.escape, search.spec.metric
+
+    def order(trial: FrozenTrial) -> tuple[int, float]:
+        value = point_of(trial).value
+        rank = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL].index(trial.state)
+        return rank, 0.0 if value is None else -value if metric.maximize else value
+
+    keys = [parameter.key for parameter in search.spec.parameters]
+    head = "".join(f"<th>{esc(text)}</th>" for text in ("trial", "state", metric.name, "seconds", *keys, "message"))
+    rows = []
+    for trial in sorted(trials, key=order):
+        point = point_of(trial)
+        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+        cells: list[Any] = [trial.number, STATES[trial.state], "" if point.value is None else f"{point.value:.4f}"]
+        cells += [seconds, *(short(point.values[key]) if key in point.values else "" for key in keys)]
+        kind = "best" if best is not None and trial.number == best.number else STATES[trial.state]
+        message = esc(str(trial.user_attrs.get(END, {}).get("message", "")).partition("\n")[0])
+        row = "".join(f"<td>{esc(str(cell))}</td>" for cell in cells) + f'<td class="t">{message}</td>'
+        rows.append(f'<tr class="{kind}">{row}</tr>')
+    return f"<table><tr>{head}</tr>\n" + "\n".join(rows) + "</table>"

@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from cvtrain.config.compose import flatten
 from cvtrain.config.errors import ConfigError, RunError, format_value
 from cvtrain.config.redact import redact
 from cvtrain.config.resuming import compare_configs
@@ -23,12 +24,15 @@ from cvtrain.config.serialize import to_plain
 from cvtrain.sweep.drawing import SURPLUS, build_sampler, draw, rank_of
 from cvtrain.sweep.pruning import build_pruner
 from cvtrain.sweep.search import Search
+from cvtrain.sweep.trial import trial_overrides
 
 Result = TypeVar("Result")
 
 DATABASE = "study.db"
 DEFINITION = "cvtrain"
-OWNER, SEEN, OVERRIDES, MESSAGE, STEP = "owner", "seen", "overrides", "message", "best_step"
+# Attributes of a trial: who runs it and with what, when that was last said, and how it ended. Few, since each is a
+# write to the database.
+RUN, SEEN, END = "run", "seen", "end"
 # How often a machine says that it still runs a trial, and after how long without a word others take it over.
 HEARTBEAT_SECONDS = 30.0
 LOST_SECONDS = 600.0
@@ -117,10 +121,10 @@ class StudyBook:
             trial.set_user_attr(SURPLUS, True)
             self.study.tell(trial, state=TrialState.FAIL)
             return None
-        again = OWNER in frozen.user_attrs
-        trial.set_user_attr(OWNER, self._owner)
-        trial.set_user_attr(SEEN, time.time())
-        return Assignment(trial, trial.number, draw(trial, self.search.spec), again)
+        values = draw(trial, self.search.spec)
+        overrides = trial_overrides(self.search, values)
+        trial.set_user_attr(RUN, {"owner": self._owner, "values": values, "overrides": redact(overrides)})
+        return Assignment(trial, trial.number, values, again=RUN in frozen.user_attrs)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return next(each for each in self.study.get_trials(deepcopy=False) if each.number == trial.number)
@@ -130,12 +134,11 @@ class StudyBook:
         trial.report(value, index)
         return bool(trial.should_prune())
 
-    def finish(self, trial: Trial, state: TrialState, *, value: float | None, **attributes: Any) -> None:
+    def finish(self, trial: Trial, state: TrialState, *, value: float | None, **end: Any) -> None:
         """Keep how a trial ended, with its value where it has one."""
 
         def write() -> None:
-            for name, attribute in attributes.items():
-                trial.set_user_attr(name, attribute)
+            trial.set_user_attr(END, end)
             values = value if state is TrialState.COMPLETE else None
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 self.study.tell(trial, values, state=state, skip_if_finished=True)
@@ -162,7 +165,7 @@ class StudyBook:
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
-        owner = trial.user_attrs.get(OWNER)
+        owner = trial.user_attrs.get(RUN, {}).get("owner")
         if owner is not None and owner["host"] == self._owner["host"]:
             return process_start(owner["pid"]) != owner["started"]
         begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
@@ -193,8 +196,11 @@ def differences_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
         for key in before.keys() | now.keys():
             if before.get(key) != now.get(key):
                 found.append(f"{key}: {format_value(before.get(key))} -> {format_value(now.get(key))}")
-    changes = compare_configs(saved.get("config", {}), wanted["config"])
-    return found + [str(change) for change in (*changes.breaking, *changes.training)]
+    before, now = saved.get("config", {}), wanted["config"]
+    changes = compare_configs(before, now)
+    # A setting that one of them lacks came with another version of cvtrain, or with an option that is told itself.
+    both = flatten(before).keys() & flatten(now).keys()
+    return found + [str(change) for change in (*changes.breaking, *changes.training) if change.key in both]
 
 
 def open_storage(url: str, *, is_own: bool) -> RDBStorage:
@@ -215,7 +221,39 @@ def open_storage(url: str, *, is_own: bool) -> RDBStorage:
     elif url.startswith("postgresql"):
         arguments["connect_args"] = {"connect_timeout": 10}
     with explained_storage(url):
-        return RDBStorage(url, engine_kwargs=arguments)
+        storage = create_storage(url, arguments)
+        if is_own:
+            make_quick(storage)
+        return storage
+
+
+def create_storage(url: str, arguments: dict[str, Any]) -> RDBStorage:
+    """The database, its tables made if they are not there; another search may be making them at the same moment."""
+    for attempt in range(1, 6):
+        try:
+            return RDBStorage(url, engine_kwargs=arguments)
+        except DATABASE_ERRORS as error:
+            text = str(error).lower()
+            if not any(words in text for words in ("already exists", "unique", "duplicate", "locked")):
+                raise
+            time.sleep(0.3 * attempt)
+    return RDBStorage(url, engine_kwargs=arguments)
+
+
+def make_quick(storage: RDBStorage) -> None:
+    """Let SQLite write ahead, so that a commit waits for no disk: 0.01 ms instead of 10 to 30.
+
+    A loss of power then takes the last moments, but leaves a whole database. Files on a network cannot do this for
+    several machines; those share a server.
+    """
+    import sqlalchemy
+
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def set_up(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ def read_outcome(folder: Path, metric: Metric) -> Outcome:
     except (OSError, ValueError):
         summary = {}
     pruned = str(summary.get("end_reason", "")).startswith("pruned")
-    if not found:
+    if not found or not summary:
         return Outcome(None, None, pruned)
     # The earliest of equals, as best.pt is.
     value, step = (max if metric.maximize else min)(found, key=lambda item: item[0])

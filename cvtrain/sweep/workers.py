@@ -1,6 +1,7 @@
 """The processes that start trials: one per worker, each with its share of the cores and GPUs."""
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -16,6 +17,7 @@ from typing import Any
 from cvtrain.config.errors import RunError
 from cvtrain.loggers.trial_channel import VARIABLE
 
+PROGRAM = ("-m", "cvtrain.trial_worker")
 DEVICES = "CUDA_VISIBLE_DEVICES"
 # How long the loop sleeps where nothing happens: then it looks at the clock, and at the user's wish to stop.
 TICK_SECONDS = 0.5
@@ -57,7 +59,7 @@ class Worker:
         self._trial_fd = self._channel_of_trials.fileno()
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cvtrain.trial_worker", str(control.fileno()), str(self._trial_fd)],
+            [sys.executable, *PROGRAM, str(control.fileno()), str(self._trial_fd)],
             pass_fds=[control.fileno(), self._trial_fd],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -210,4 +212,4 @@ def share_gpus(count: int, workers: int) -> list[str | None]:
     if len(names) < workers:
         return [names[number % len(names)] for number in range(workers)]
     ends = [len(names) * number // workers for number in range(workers + 1)]
-    return [",".join(names[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+    return [",".join(names[start:end]) for start, end in itertools.pairwise(ends)]
