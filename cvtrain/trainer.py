@@ -509,8 +509,6 @@ class Trainer:
 
     def _end_reason(self) -> EndReason | None:
         settings = self.settings
-        if self.logger.stop_requested:
-            return EndReason.pruned
         patience = settings.early_stop_patience
         if patience is not None and self.monitor.num_without_better >= patience:
             return EndReason.early_stop
@@ -520,6 +518,8 @@ class Trainer:
             return EndReason.max_minutes
         if self.epoch >= settings.epochs:
             return EndReason.epochs
+        if self.logger.stop_requested:
+            return EndReason.pruned
         return None
 
     def seconds_so_far(self) -> float:

@@ -51,7 +51,8 @@ LAYERS = (
     {"cache", "evaluate", "sweep", "train"},
     {"job", "joining", "starting"},
     {"cli"},
-    {"__main__", "trial_worker"},
+    {"__main__"},
+    {"trial_worker"},
 )
 # Libraries that take long to import, or that an installation may lack: imported by the function that needs them.
 LAZY_LIBRARIES = {

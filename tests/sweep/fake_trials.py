@@ -66,7 +66,7 @@ def train(settings):
         with contextlib.suppress(ConnectionError):  # as a run's loggers do: the search was killed
             channel.log_metrics(epoch + 1, epoch, {"val/accuracy": value})
         (folder / "checkpoints" / "best.pt").write_text(str(value))
-        if channel.stop_requested:
+        if channel.stop_requested and epoch + 1 < epochs:
             reason = "pruned: its search has no more use for it"
             break
         if stopped:
