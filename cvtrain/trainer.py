@@ -518,7 +518,8 @@ class Trainer:
             return EndReason.max_minutes
         if self.epoch >= settings.epochs:
             return EndReason.epochs
-        if self.logger.stop_requested:
+        # Only rank 0 has loggers: a trial of several processes runs to its end.
+        if self.world.world_size == 1 and self.logger.stop_requested:
             return EndReason.pruned
         return None
 
