@@ -13,6 +13,7 @@ it can touch every entry.
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
-from processes import describe_machine
+from processes import describe_machine, run
 
 BAR_MB = 60.0
 CLASSES, EPOCHS, WORKERS, SMALL = 1000, 3, 2, 1000
@@ -35,7 +36,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000, help="files in the folder")
     parser.add_argument("--pairs", type=int, default=3, help="rounds of the scans")
     parser.add_argument("--folder", type=Path, help="where the files are made and removed; default: the system's")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.measure:
+        kind, root = arguments.measure
+        print(json.dumps({"cvtrain": worker_memory, "tuples": tuple_memory}[kind](Path(root))))
+        return
     print(describe_machine())
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
@@ -46,9 +52,9 @@ def main() -> None:
             f"{arguments.images:,} links in {CLASSES} folders made in {time.perf_counter() - began:.0f} s", flush=True
         )
         compare_scans(folder, arguments.pairs)
-        small, large = worker_memory(folder / "small"), worker_memory(folder / "large")
+        small, large = (measure_apart("cvtrain", folder / size) for size in ("small", "large"))
         describe_memory("cvtrain", small, large)
-        describe_memory("ImageFolder", tuple_memory(folder / "small"), tuple_memory(folder / "large"))
+        describe_memory("ImageFolder", *(measure_apart("tuples", folder / size) for size in ("small", "large")))
         above = max(large) - max(small)
         print(f"bar: {BAR_MB:g} MB above, no growth from epoch 2 to 3 ({large[2] - large[1]:+.1f} MB)")
         print(f"ratio: {BAR_MB / max(above, 0.1):.2f}")
@@ -108,6 +114,12 @@ def image_folder(root: Path) -> object:
 
 
 # ---------------------------------------------------------------------- memory
+
+
+def measure_apart(kind: str, root: Path) -> list[float]:
+    """`worker_memory` or `tuple_memory` in a process of its own, whose workers inherit nothing from the others."""
+    finished = run([str(Path(__file__).resolve()), "--measure", kind, str(root)], folder=root.parent)
+    return json.loads(finished.output)
 
 
 def worker_memory(root: Path) -> list[float]:
