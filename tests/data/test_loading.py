@@ -108,6 +108,14 @@ def test_a_single_split_can_be_loaded() -> None:
     assert [len(batch) for batch in indices(loader)] == [9, 8]
 
 
+@pytest.mark.parametrize(("granted", "cores"), [("1", 1), ("100000", None), ("0", None), ("(null)", None)])
+def test_slurm_says_how_many_cores_are_the_jobs(monkeypatch, granted, cores) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    of_process = available_cores()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", granted)
+    assert available_cores() == (cores or of_process)
+
+
 def test_number_of_workers() -> None:
     assert resolve_num_workers("auto", is_ready_made=True) == 0
     assert resolve_num_workers("auto", is_ready_made=False) == min(available_cores(), 8) >= 1
