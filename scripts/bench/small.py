@@ -30,7 +30,7 @@ from cvtrain.config.resolvers import register_resolvers
 from cvtrain.config.root import register_schemas
 from cvtrain.runtime import autocast
 
-BATCH_SIZE, NUM_IMAGES = 512, 60_000
+BATCH_SIZE = 512
 OVERRIDES = (
     "data=mnist",
     f"data.batch_size={BATCH_SIZE}",
@@ -53,11 +53,11 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes())
 
 
-def write_set(root: Path) -> None:
+def write_set(root: Path, num_images: int) -> None:
     generator = np.random.default_rng(0)
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    for part, count in (("train", NUM_IMAGES), ("t10k", 1000)):
+    for part, count in (("train", num_images), ("t10k", 1000)):
         images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         write_idx(folder / f"{part}-images-idx3-ubyte", images)
         write_idx(folder / f"{part}-labels-idx1-ubyte", generator.integers(0, 10, count).astype(np.uint8))
@@ -137,18 +137,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="rounds of all")
     parser.add_argument("--epochs", type=int, default=3, help="epochs per round of all but the quickstart, which has 1")
+    parser.add_argument("--images", type=int, default=60_000)
     arguments = parser.parse_args()
     print(describe_machine())
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        write_set(root)
+        write_set(root, arguments.images)
         precisions = {"fp32": torch.float32, "auto": torch.bfloat16}
         if not torch.cpu._is_avx512_bf16_supported():
             precisions.pop("auto")
         programs: dict[str, Callable[[], int]] = {}
         for precision, dtype in precisions.items():
             programs[f"cvtrain {precision}"] = build_ours(root, precision)
-            programs[f"bare loop {precision}"] = build_bare(dtype, 59_400)
+            programs[f"bare loop {precision}"] = build_bare(dtype, round(0.99 * arguments.images))
         programs["quickstart"] = build_quickstart(root)
         rates = measure(programs, pairs=arguments.pairs, epochs=arguments.epochs)
     for program, found in rates.items():

@@ -1,4 +1,4 @@
-"""Advice on speed: sentences and estimates for times that were made up, by the arithmetic of docs/performance.md."""
+"""Advice on speed: sentences and estimates for times that were made up, by the arithmetic of docs/outputs.md."""
 
 import dataclasses
 
