@@ -113,10 +113,11 @@ def create_sweep(content: Mapping[str, Any], file: Path) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        rule = f"W&B's server does not answer: it took more than {CREATE_SECONDS:.0f} s to make the sweep"
-        raise ConfigError("engine", "wandb", rule, "try again later; engine=local needs no server") from error
+        raise _silent_server(f"it took more than {CREATE_SECONDS:.0f} s to make the sweep") from error
     said = COLORS.sub("", done.stdout)
     found = re.search(r"wandb agent (\S+)", said)
+    if done.returncode != 0 and re.search(r"not respond in time|timed out", said, re.IGNORECASE):
+        raise _silent_server(_reason(said))
     if done.returncode != 0 or found is None:
         places = ", ".join(f"{key}: {content[key]}" for key in ("entity", "project") if key in content)
         raise ConfigError(
@@ -131,10 +132,15 @@ def create_sweep(content: Mapping[str, Any], file: Path) -> str:
     return found[1].strip("'")
 
 
+def _silent_server(reason: str) -> ConfigError:
+    remedy = "try again later; engine=local needs no server"
+    return ConfigError("engine", "wandb", f"W&B's server does not answer: {reason}", remedy)
+
+
 def _reason(said: str) -> str:
     """The words of the program that say what went wrong."""
     lines = [line.removeprefix("wandb: ").strip() for line in said.splitlines()]
-    told = [line for line in lines if re.search(r"error|denied|not found|invalid|failed", line, re.IGNORECASE)]
+    told = [line for line in lines if re.search(r"error|denied|not found|invalid|failed|in time", line, re.IGNORECASE)]
     return redact((told or lines or ["it said nothing"])[-1].removeprefix("ERROR ").removeprefix("Error: "))
 
 
