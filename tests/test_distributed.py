@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,33 @@ from pathlib import Path
 import pytest
 import torch
 from rank_runs import RUNS, compose, poison, train_steps
+from wandb_server import API_KEY, WandbServer
 
 from cvtrain.assembly import assemble
 from cvtrain.config.errors import ConfigError
 from cvtrain.distributed.ranks import first_host, rank_of_process
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+from chaos_compare import differences  # noqa: E402
+
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+SETTINGS = (
+    "data.batch_size=100",
+    "model=custom",
+    "model.target=tests.rank_parts.Net",
+    "augment.preview=false",
+    "augment.mixup_alpha=0.2",
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "trainer.progress=false",
+    "trainer.epochs=2",
+    "trainer.log_every_steps=3",
+    "trainer.ema_decay=0.9",
+    "checkpoint.every_steps=4",
+    "resume=auto",
+)
 
 
 def run(*command: str, folder: Path, seconds: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -82,7 +102,7 @@ def alone(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_ranks_come_to_what_one_process_comes_to(count, alone, tmp_path):
     script = str(ROOT / "tests" / "rank_checks.py")
     done = run(*TORCHRUN, f"--nproc-per-node={count}", script, str(tmp_path), folder=tmp_path)
@@ -113,3 +133,124 @@ def check_talk(found, count):
     assert found["broadcast"] == [{"from": 0}] * count
     assert found["copy"] == [[0, 0]] * count
     assert found["gather"] == [count] + [0] * (count - 1)
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def cvtrain(folder: Path, name: str, *overrides: str, start: tuple[str, ...] = (), **variables: str):
+    """A run in `folder`/`name`: by torchrun if `start` is given, else by itself."""
+    command = (*start, "-m", "cvtrain") if start else (sys.executable, "-m", "cvtrain")
+    return run(*command, *SETTINGS, f"hydra.run.dir={folder / name}", *overrides, folder=folder, **variables)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run of two processes that nothing disturbed, started by `trainer.devices`."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = cvtrain(folder, "whole", "trainer.devices=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    # One of them speaks.
+    assert done.stdout.count("epoch 1/2, step 15: train loss") == 1
+    assert done.stdout.count("done: all epochs done, 30 steps") == 1
+    log = (folder / "whole" / "train.log").read_text()
+    assert log.count("epoch 1/2, step 15: train loss") == 1 and "[rank 1]" not in log
+    return folder / "whole"
+
+
+def test_a_killed_rank_is_started_again_and_the_end_is_the_same_to_the_bit(whole, tmp_path):
+    server = WandbServer()
+    variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY, "WANDB_ERROR_REPORTING": "false"}
+    try:
+        done = cvtrain(
+            tmp_path,
+            "killed",
+            "logger=wandb",
+            start=(*TORCHRUN, "--nproc-per-node=2", "--max-restarts=2"),
+            FAIL_AT="18:1:kill",
+            FAIL_MARK=str(tmp_path / "mark"),
+            **variables,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "going on from" in done.stdout and "step 16, 1 epochs done" in done.stdout
+        assert differences(whole, tmp_path / "killed") == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "mark"]
+        # One run at W&B for both ranks and both attempts.
+        (logged,) = server.runs.values()
+        assert logged.complete and logged.exit_code == 0
+        assert [row["val/loss"] for row in logged.history if "val/loss" in row]
+    finally:
+        server.close()
+
+
+def test_a_failing_rank_ends_all_with_its_message_once(tmp_path):
+    done = cvtrain(tmp_path, "failed", "trainer.devices=2", FAIL_AT="3:1:raise")
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1 and done.stderr.count("rank 1 fails at step 3") == 1
+    log = (tmp_path / "failed" / "train.log").read_text()
+    assert re.search(r"ERROR cvtrain: \[rank 1\] rank 1 fails at step 3", log)
+    assert "has ended" not in done.stdout + done.stderr + log
+
+
+def test_a_wrong_command_is_answered_once_and_leaves_nothing(tmp_path):
+    start = (*TORCHRUN, "--nproc-per-node=2", "-m", "cvtrain")
+    done = run(*start, "optimzer.lr=1", "trainer.epochs=0", folder=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("error: optimzer.lr=1: no such setting") == 1
+    assert done.stderr.count("error: trainer.epochs=0") == 1
+    assert re.search(r"exitcode +: 2 ", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138)])
+def test_a_signal_to_one_rank_stops_all_at_one_step(number, code, whole, tmp_path):
+    done = cvtrain(tmp_path, "stopped", "trainer.devices=2", FAIL_AT=f"5:1:{number}")
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.count(f"{number}: saving, then ending") == 1
+    assert cvtrain(tmp_path, "stopped", "trainer.devices=2").returncode == 0
+    assert differences(whole, tmp_path / "stopped") == []
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    done = cvtrain(tmp_path, "two", "trainer.devices=2", FAIL_AT="5:0:SIGTERM")
+    assert done.returncode == 143
+    done = cvtrain(tmp_path, "two", "trainer.devices=3")
+    assert done.returncode == 0
+    assert done.stdout.count("the run had 2 processes so far and goes on with 3") == 1
+    assert "done: all epochs done, 30 steps" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_unreadable_image_ends_all_and_what_was_learnt_is_kept(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    for split, count in (("train", 40), ("val", 12)):
+        for index in range(count):
+            path = tmp_path / "photos" / split / f"class{index % 2}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(path)
+    (tmp_path / "photos" / "train" / "class0" / "broken.png").write_bytes(b"no image")
+    overrides = ("data=custom", f"data.root={tmp_path / 'photos'}", "data.image_size=8", "data.batch_size=8")
+    options = ("model=custom", "model.target=tests.rank_parts.Net", "augment=none", "trainer.devices=2")
+    done = cvtrain(tmp_path, "broken", *overrides, *options, "trainer.epochs=3")
+    assert done.returncode == 1
+    assert len(re.findall(r"^error: .*broken.png", done.stderr, re.MULTILINE)) == 1 and "Traceback" not in done.stderr
+    assert "cache: in memory" in done.stdout  # one for both
+    again = cvtrain(tmp_path, "skipped", *overrides, *options, "data.on_bad_image=skip")
+    assert again.returncode == 0, again.stderr
+    rows = (tmp_path / "skipped" / "skipped_images.csv").read_text().splitlines()
+    assert len(rows) == 2 and "broken.png" in rows[1]
+    summary = json.loads((tmp_path / "skipped" / "summary.json").read_text())
+    assert summary["skipped_images"] == 1
+
+
+@pytest.mark.slow
+def test_each_trial_of_a_multirun_gets_its_processes(tmp_path):
+    overrides = ("--multirun", "trainer.devices=2", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep a", "resume=null")
+    done = run(sys.executable, "-m", "cvtrain", *SETTINGS[:-1], *overrides, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ends = [json.loads((tmp_path / "sweep a" / job / "summary.json").read_text())["end_reason"] for job in "01"]
+    assert ends == ["all epochs done"] * 2

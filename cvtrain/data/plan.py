@@ -11,6 +11,8 @@ from cvtrain.data.permutation import FeistelPermutation
 _ORDER_STREAM = 0x0DE2
 # Up to here the order is a sort of random numbers: 10 million take 1.7 s. Beyond, a process computes its share alone.
 MAX_SORTED = 1 << 22
+# Samples that are computed at a time beyond that.
+_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,12 @@ class EpochPlan:
     def batches(self, epoch: int, start_batch: int = 0) -> Iterator[BatchKey]:
         """This process's shares of the batches of `epoch` from number `start_batch` on; those before cost nothing."""
         rows = self._rows(epoch)
-        for number in range(start_batch, self.num_batches):
-            yield BatchKey(epoch, number, self._part(rows, epoch, *self._share(number)))
+        # Several batches at a time where an order is computed: a call costs as much as some hundred numbers.
+        step = max(1, _BLOCK // max(1, self.smallest_share)) if isinstance(rows, FeistelPermutation) else 1
+        for first in range(start_batch, self.num_batches, step):
+            shares = [self._share(number) for number in range(first, min(first + step, self.num_batches))]
+            for number, indices in enumerate(self._parts(rows, epoch, shares), start=first):
+                yield BatchKey(epoch, number, indices)
 
     def _share(self, number: int) -> tuple[int, int]:
         """Where this process's share of a batch begins and ends in the order of the epoch."""
@@ -114,6 +120,16 @@ class EpochPlan:
             return FeistelPermutation(self._pool_size, self._random_bits(epoch, 0, FeistelPermutation.num_keys))
         # NumPy keeps raw bits the same in all versions, unlike Generator.permutation.
         return np.argsort(self._random_bits(epoch, 0, self._pool_size), kind="stable")
+
+    def _parts(
+        self, rows: "np.ndarray | FeistelPermutation | None", epoch: int, spans: list[tuple[int, int]]
+    ) -> list[np.ndarray]:
+        """`_part` of each (start, stop)."""
+        if len(spans) == 1 or not isinstance(rows, FeistelPermutation):
+            return [self._part(rows, epoch, start, stop) for start, stop in spans]
+        chosen = rows.take(np.concatenate([np.arange(start, stop, dtype=np.uint64) for start, stop in spans]))
+        chosen = chosen if self._subset is None else self._subset[chosen]
+        return np.split(chosen, np.cumsum([stop - start for start, stop in spans])[:-1])
 
     def _part(self, rows: "np.ndarray | FeistelPermutation | None", epoch: int, start: int, stop: int) -> np.ndarray:
         """Indices of the samples at places `start` to `stop` of the epoch, (stop - start,) int64."""
