@@ -5,7 +5,7 @@
 
 One rank in a process of its own goes through its whole epoch: seconds until its first batch, seconds for all of them,
 and the memory that both take. Then all ranks, one after another, say which samples they would train on. Ends with
-`ratio: X.XX`, the slowest of 32 ranks' epoch starts over the bar of one second. Exit code 1: a sample came twice or
+`ratio: X.XX`, the slowest of 8 ranks' epoch starts over the bar of one second. Exit code 1: a sample came twice or
 never, or a bar was missed.
 """
 
@@ -16,7 +16,6 @@ import statistics
 import time
 
 import numpy as np
-from machine import describe_machine
 
 from cvtrain.data.plan import EpochPlan
 
@@ -56,11 +55,13 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1024)
     parser.add_argument("--share", type=int, default=256, help="images of a rank per step")
     options = parser.parse_args()
+    from machine import describe_machine  # loads torch, which the ranks need not
+
     print(describe_machine())
-    print(f"{options.samples:,} samples, {options.ranks:,} ranks, {options.share} images of each per step")
+    print(f"{options.samples:,} samples, {options.ranks:,} ranks, {options.share} images of each per step", flush=True)
 
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        chosen = np.linspace(0, options.ranks - 1, min(32, options.ranks)).astype(int)
+        chosen = np.linspace(0, options.ranks - 1, min(8, options.ranks)).astype(int)
         arguments = [(options.samples, options.ranks, int(rank), options.share) for rank in chosen]
         measured = pool.starmap(measure_rank, arguments, chunksize=1)
     firsts, seconds, memory = (list(column) for column in zip(*measured, strict=True))
