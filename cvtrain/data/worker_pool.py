@@ -1,5 +1,6 @@
 """`WorkerPool`: processes that make batches. It ends cleanly, and says why, whatever becomes of one of them."""
 
+import itertools
 import multiprocessing.connection
 import os
 import weakref
@@ -19,10 +20,18 @@ from cvtrain.data.worker_faults import (
     raise_open_file_limit,
 )
 from cvtrain.data.worker_loader import END_SECONDS, EpochKeys, WorkerLoader, build_worker_loader, quiet_start
-from cvtrain.data.worker_process import Parcel, Whereabouts, WorkerDataset, WorkerFailure
+from cvtrain.data.worker_memory import BatchMemory
+from cvtrain.data.worker_process import BATCH_MEMORIES, Parcel, Whereabouts, WorkerDataset, WorkerFailure
 from cvtrain.data.worker_signals import DeathWatch, signals_held_back
 
 T = TypeVar("T")
+
+# Batches of a worker's that may be in use besides those made ahead: one in the step, one on its way to the device, one
+# being made.
+_PLACES_IN_USE = 3
+
+# Of the workers that were started together; never the same again, since parcels may outlive them.
+_NUMBERS = itertools.count()
 
 # A connection that breaks is mostly the first sign of a worker's death, which the system tells a moment later.
 _DEATH_DELAY_SECONDS = 1.0
@@ -56,6 +65,7 @@ class WorkerPool:
         self._loader: WorkerLoader | None = None
         self._iterator: Any = None  # torch's own class, which has no public name
         self._finalizer: weakref.finalize[..., WorkerPool] | None = None
+        self._memory: BatchMemory | None = None
         self._kills_before = 0
 
     def epoch(self, epoch: int, start_batch: int) -> Iterator[Batch]:
@@ -114,8 +124,12 @@ class WorkerPool:
             raise_open_file_limit()
             get_temp_dir()  # of this process, which removes it: a folder that a worker makes stays when it is killed
             self._kills_before = count_out_of_memory_kills()
+            # A new one for new workers: those before may have died with places taken.
+            self._memory = BatchMemory(self.num_workers, self.prefetch_batches + _PLACES_IN_USE)
+            number = next(_NUMBERS)
+            BATCH_MEMORIES[number] = self._memory
             self._loader = build_worker_loader(
-                WorkerDataset(self.dataset, self._whereabouts, self.settings),
+                WorkerDataset(self.dataset, self._whereabouts, self.settings, self._memory, number),
                 self._keys,
                 num_workers=self.num_workers,
                 prefetch_batches=self.prefetch_batches,

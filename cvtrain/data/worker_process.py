@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 import traceback
+import weakref
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import RawArray
 from multiprocessing.util import Finalize, get_temp_dir
@@ -19,7 +20,11 @@ from torch.utils.data import Dataset, get_worker_info
 from cvtrain.data.batches import Batch, BatchDataset
 from cvtrain.data.plan import BatchKey
 from cvtrain.data.worker_faults import PoolSettings, explain_transport
+from cvtrain.data.worker_memory import BatchMemory
 from cvtrain.data.worker_signals import ignore_signals
+
+# In the main process, by the number of their pool: a parcel is opened by DataLoader's thread too, which knows no pool.
+BATCH_MEMORIES: "weakref.WeakValueDictionary[int, BatchMemory]" = weakref.WeakValueDictionary()
 
 
 class Parcel:
@@ -31,21 +36,27 @@ class Parcel:
     long as it lives, and evaluation keeps the labels of all batches.
     """
 
-    def __init__(self, batch: Batch) -> None:
-        """Move `batch` to shared memory. Raises RuntimeError or OSError if there is too little, or of open files."""
+    def __init__(self, batch: Batch, place: int | None = None, pool: int = -1) -> None:
+        """Move `batch` to shared memory, if it is not there: in `place` of the `BatchMemory` of `pool`.
+
+        Raises RuntimeError or OSError if there is too little, or of open files.
+        """
         self._content: bytes | None = None
         self._has_arrived = False
+        self._place, self._pool = place, pool
         arrays = (batch.labels.numpy(), batch.indices.numpy())
-        rest = (batch.bad, batch.epoch, batch.number, batch.seconds, batch.cpu_seconds)
-        content = ForkingPickler.dumps((batch.images, *arrays, *rest))
+        content = ForkingPickler.dumps((batch.images, *arrays, batch.bad, batch.epoch, batch.number, batch.seconds))
         self._content = bytes(content)
 
     def open(self) -> Batch:
         """The batch, once. Raises what the transport raises if the worker is gone or too many files are open."""
         content, self._content = self._content, None
         assert content is not None, "a parcel is opened once"
-        images, labels, indices, *rest = pickle.loads(content)
-        return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), *rest)
+        images, labels, indices, bad, epoch, number, seconds = pickle.loads(content)
+        memory = BATCH_MEMORIES.get(self._pool)
+        if memory is not None:  # else its workers have ended, and nobody will use the place again
+            images = memory.follow(images, self._place)
+        return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), bad, epoch, number, seconds)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory: what DataLoader's own thread calls in the main process."""
@@ -127,43 +138,46 @@ class WorkerDataset(Dataset[Parcel | WorkerFailure]):
         dataset: makes a batch from its key.
         whereabouts: where this is written down.
         settings: named in messages.
+        memory: where batches are made.
+        pool: number of the pool, under which the main process finds `memory`.
     """
 
-    def __init__(self, dataset: BatchDataset, whereabouts: Whereabouts, settings: PoolSettings) -> None:
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        whereabouts: Whereabouts,
+        settings: PoolSettings,
+        memory: BatchMemory,
+        pool: int,
+    ) -> None:
         self.dataset = dataset
         self.whereabouts = whereabouts
         self.settings = settings
+        self.memory = memory
+        self.pool = pool
 
     def __getitem__(self, key: BatchKey) -> "Parcel | WorkerFailure":
         info = get_worker_info()
         assert info is not None, "made for workers"
         self.whereabouts.at_batch(info.id, key.number)
         try:
-            memory = shared_memory(self.dataset.num_bytes(key))
+            place, memory = self.memory.take(info.id, self.dataset.num_bytes(key))
         except (RuntimeError, OSError) as error:
             return WorkerFailure(explain_transport(error, self.settings) or error)
         try:
             on_image = functools.partial(self.whereabouts.at_image, info.id)
             batch = self.dataset.make(key, on_image=on_image, memory=memory)
         except Exception as error:
+            self.memory.give_back(place)
             return WorkerFailure(error)
         self.whereabouts.at_batch(info.id, key.number)
         try:
-            return Parcel(batch)
+            return Parcel(batch, place, self.pool)
         except (RuntimeError, OSError) as error:
+            self.memory.give_back(place)
             return WorkerFailure(explain_transport(error, self.settings) or error)
         finally:
             self.whereabouts.at_nothing(info.id)
-
-
-def shared_memory(num_bytes: int) -> torch.Tensor:
-    """(num_bytes,) uint8 that other processes can be given, so that a batch is not copied to be sent.
-
-    Raises:
-        RuntimeError, OSError: there is too little, or of open files.
-    """
-    storage = torch.UntypedStorage._new_shared(num_bytes, device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def init_worker(worker: int) -> None:
