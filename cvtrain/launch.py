@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 from cvtrain.interruption import SIGNALS
@@ -19,8 +19,10 @@ _POLL_SECONDS = 0.05
 _PARENT_PIPE = "CVTRAIN_PARENT_PIPE"
 
 
-def launch(arguments: Sequence[str], num_processes: int) -> int:
+def launch(arguments: Sequence[str], num_processes: int, variables: Mapping[str, str]) -> int:
     """Run `python -m cvtrain ARGUMENTS` in as many processes, and return how they ended.
+
+    `variables` of their environment are set besides those of this process.
 
     Signals go on to all of them, once each. When one fails the others are told to end; its exit code counts.
     """
@@ -30,7 +32,9 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
         with _forwarded_signals(processes):
             port = _free_port()
             for rank in range(num_processes):
-                processes.append(_start(arguments, _environment(rank, num_processes, port, reading), reading))
+                processes.append(
+                    _start(arguments, {**_environment(rank, num_processes, port, reading), **variables}, reading)
+                )
             return _wait(processes)
     finally:
         for process in processes:

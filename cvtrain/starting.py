@@ -1,8 +1,9 @@
 """How a run of several processes begins: what rank 0 tells the others, and `trainer.devices`."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class TrainTask:
     run: Callable[..., float | None]
     flags: tuple[str, ...]
     session: Session
+    # As the user has it: while Hydra runs a job, it is set for all.
+    full_error: str = field(default_factory=lambda: os.environ.get("HYDRA_FULL_ERROR", "0"))
 
     def __call__(self, config: Config, run_dir: Path, overrides: list[str]) -> float | None:
         hydra_config = HydraConfig.get()
@@ -46,7 +49,7 @@ class TrainTask:
             return self.run(config, run_dir, overrides, self.session.start(describe_job(config, hydra_config)))
         count = count_processes(config)
         if count > 1:
-            return run_processes(count, self.flags, hydra_config)
+            return run_processes(count, self.flags, hydra_config, {"HYDRA_FULL_ERROR": self.full_error})
         return self.run(config, run_dir, overrides)
 
 
@@ -75,18 +78,19 @@ def count_processes(config: Config) -> int:
     return max(1, sum(name.startswith("cuda") for name in available_devices()))
 
 
-def run_processes(count: int, flags: Sequence[str], hydra_config: Any) -> float | None:
+def run_processes(count: int, flags: Sequence[str], hydra_config: Any, variables: dict[str, str]) -> float | None:
     """Run a job of Hydra's in `count` processes, in its folder; gives the best value of the monitor.
 
     Args:
         flags: of the command line.
+        variables: of the environment, besides this process's.
 
     Raises:
         SystemExit: with their exit code, if it is not 0. They have said why.
         RunError: the same, in a sweep, which goes on with its next job.
     """
     run_dir = Path(hydra_config.runtime.output_dir).absolute()
-    status = launch(job_arguments(flags, hydra_config, run_dir), count)
+    status = launch(job_arguments(flags, hydra_config, run_dir), count, variables)
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     if status and is_sweep and not is_interruption(status):
         raise RunError(f"the {count} processes of this job ended with exit code {status}; {run_dir} has their log")
