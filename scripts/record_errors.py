@@ -4,7 +4,7 @@ python scripts/record_errors.py            run every `$ cvtrain ...` line and re
 python scripts/record_errors.py --check    exit with 1 if an answer is not what docs/errors.md says
 
 Commands run in a folder with `photos/train/{cat,dog}`, `photos/val/{cat,dog}`, an `empty/` folder and a folder of the
-user's own config, `my_conf/`. The folder's own path is written as /home/me.
+user's own config, `my_conf/`, and two wrong sweep files. The folder's own path is written as /home/me.
 """
 
 import io
@@ -29,6 +29,20 @@ optimizer:
   lr: 0.01
   momentun: 0.9
 """
+WRONG_SEARCH = """\
+method: bayesian
+metric: {name: val/acuracy}
+parameters:
+  optimizer.lr: {min: 0.1, max: 0.01}
+  model.dropout: 0.5
+early_terminate: {type: hyperband}
+"""
+STRANGE_SEARCH = """\
+method: random
+parameters:
+  optimzer.lr: {min: 0.001, max: 0.1}
+  model: {values: [mlp, resnet19]}
+"""
 
 
 def make_folder(folder: Path) -> None:
@@ -39,6 +53,8 @@ def make_folder(folder: Path) -> None:
     (folder / "empty").mkdir()
     (folder / "photos.zip").touch()
     (folder / "my_conf" / "experiment").mkdir(parents=True)
+    (folder / "wrong.yaml").write_text(WRONG_SEARCH, encoding="utf-8")
+    (folder / "strange.yaml").write_text(STRANGE_SEARCH, encoding="utf-8")
     (folder / "my_conf" / "experiment" / "mine.yaml").write_text(MY_EXPERIMENT, encoding="utf-8")
 
 
