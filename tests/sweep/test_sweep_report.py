@@ -30,7 +30,7 @@ def test_a_real_search_and_its_best_trial_again(cvtrain, tmp_path):
     assert answer.status == 0, answer.err + answer.out
     folder = tmp_path / "runs" / "sweeps" / "tiny"
     report = folder / "sweep_report"
-    rows = list(csv.DictReader((report / "trials.csv").open()))
+    rows = list(csv.DictReader((report / "trials.csv").read_text().splitlines()))
     assert [row["state"] for row in rows] == ["done", "done"]
     best = min(rows, key=lambda row: float(row["val/loss"]))
     run = folder / best["folder"]
