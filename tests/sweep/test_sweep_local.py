@@ -184,7 +184,7 @@ REFUSED = [
     (LR, ["hydra.run.dir=x"], {}, "is no setting of a search: its trials have folders of their own"),
     (LR, ["--multirun"], {}, "a search makes its own runs"),
     (LR, ["sweep.name=a/b"], {}, "sweep.name=a/b: is no folder name"),
-    (LR, ["engine=wandb", "sweep.workers=1"], {}, "sweep.workers=1: has no effect with engine=wandb"),
+    (LR, ["engine=wandb", "sweep.seed=1"], {}, "sweep.seed=1: has no effect with engine=wandb"),
 ]
 
 
