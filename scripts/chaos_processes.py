@@ -82,8 +82,9 @@ class WarmStart:
         )
         self._pid: int | None = None
         self._status: int | None = None
-        self._receive("ready")
+        self._unread = b""
         os.set_blocking(self._output().fileno(), False)
+        self._receive("ready")
 
     def start(
         self, arguments: list[str], output: Path, *, folder: Path = ROOT, variables: Mapping[str, str] | None = None
@@ -108,11 +109,9 @@ class WarmStart:
     def status(self) -> int | None:
         """As `ColdStart.status`."""
         if self._status is None:
-            line = self._output().readline()
-            if line:
-                self._status = json.loads(line)["status"]
-            elif self._server.poll() is not None:
-                raise RuntimeError(f"the server that forks ended with status {self._server.returncode}")
+            answer = self._answer()
+            if answer is not None:
+                self._status = answer["status"]
         return self._status
 
     def close(self) -> None:
@@ -123,13 +122,20 @@ class WarmStart:
         self._output().close()
 
     def _receive(self, name: str) -> int:
-        while True:
-            line = self._output().readline()
-            if line:
-                return json.loads(line)[name]
-            if self._server.poll() is not None:
-                raise RuntimeError(f"the server that forks ended with status {self._server.returncode}")
+        while (answer := self._answer()) is None:
             time.sleep(POLL_SECONDS)
+        return answer[name]
+
+    def _answer(self) -> dict[str, int] | None:
+        """The server's next line, None as long as there is no whole one: a pipe may hand over a part of it."""
+        self._unread += self._output().read() or b""
+        line, newline, rest = self._unread.partition(b"\n")
+        if newline:
+            self._unread = rest
+            return json.loads(line)
+        if self._server.poll() is not None:
+            raise RuntimeError(f"the server that forks ended with status {self._server.returncode}")
+        return None
 
     def _output(self) -> IO[bytes]:
         assert self._server.stdout is not None

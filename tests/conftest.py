@@ -1,6 +1,7 @@
 """What tests share: the command line in process, and configs composed as the command line composes them."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from cvtrain.config.root import Config
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The test processes share the cores; with a thread per core in each, all of them would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)
