@@ -1,6 +1,8 @@
-"""Importing torchvision without torch's compiler, which it would bring along for a layer that no classifier has."""
+"""Importing torchvision without torch's compiler, which it would bring along for what no classifier needs."""
 
+import importlib
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,27 +16,45 @@ def import_torchvision() -> ModuleType:
     compiler is not imported yet, it is stood in for as long as torchvision is, by a function that imports it when it is
     called.
     """
-    if "torchvision" not in sys.modules and _COMPILER not in sys.modules:
-        _import_without_compiler()
-    import torchvision
-
-    return torchvision
+    return _import("torchvision")
 
 
-def _import_without_compiler() -> None:
+def import_transforms() -> ModuleType:
+    """The module torchvision.transforms.v2; call it before the first `from torchvision.transforms import v2`.
+
+    It tells the compiler to leave one function of its own alone. Without the compiler that function stays as it is,
+    which a compiled model never meets.
+    """
+    import_torchvision()
+    return _import("torchvision.transforms.v2")
+
+
+def _import(name: str) -> ModuleType:
+    if name not in sys.modules and _COMPILER not in sys.modules:
+        _import_without_compiler(name)
+    return importlib.import_module(name)
+
+
+def _import_without_compiler(name: str) -> None:
     compiler, asked = ModuleType(_COMPILER), ModuleType(_ASKED)
     asked.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
     compiler.utils = asked  # type: ignore[attr-defined]
+    compiler.disable = _disable  # type: ignore[attr-defined]
+    known = set(sys.modules)
     sys.modules.update({_COMPILER: compiler, _ASKED: asked})
     try:
-        import torchvision  # noqa: F401
-    except ImportError:  # another torchvision, which asks for more: it is imported anew
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
+        importlib.import_module(name)
+    except (ImportError, AttributeError):  # another torchvision, which asks for more: it is imported anew
+        for half_imported in [new for new in sys.modules if new not in known and new.startswith("torchvision")]:
+            del sys.modules[half_imported]
     finally:
-        for name, stand_in in ((_COMPILER, compiler), (_ASKED, asked)):
-            if sys.modules.get(name) is stand_in:
-                del sys.modules[name]
+        for module_name, stand_in in ((_COMPILER, compiler), (_ASKED, asked)):
+            if sys.modules.get(module_name) is stand_in:
+                del sys.modules[module_name]
+
+
+def _disable(function: Callable[..., Any] | None = None, *_arguments: Any, **_settings: Any) -> Any:
+    return function if function is not None else _disable
 
 
 def _is_compile_supported(*arguments: Any) -> Any:

@@ -19,7 +19,7 @@ from cvtrain.data.augment.colour_jitter import find_colour_jitter
 from cvtrain.data.augment.crop_flip import find_crop_flip
 from cvtrain.data.augment.pipeline import Step, step_error
 from cvtrain.data.augment.randomness import seeded_torch
-from cvtrain.torchvision_start import import_torchvision
+from cvtrain.torchvision_start import import_transforms
 
 _RGB = 3  # channels
 
@@ -65,7 +65,7 @@ def build_torchvision_chain(
     Raises:
         ConfigError: an argument is unknown or missing, or torchvision refuses its value.
     """
-    import_torchvision()
+    import_transforms()
     reader = Arguments(
         library="torchvision",
         image_size=image_size,
