@@ -1,6 +1,5 @@
 """Importing torchvision without torch's compiler, which it would bring along for what no classifier needs."""
 
-import importlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -16,7 +15,7 @@ def import_torchvision() -> ModuleType:
     compiler is not imported yet, it is stood in for as long as torchvision is, by a function that imports it when it is
     called.
     """
-    return _import("torchvision")
+    return _import("torchvision", _torchvision)
 
 
 def import_transforms() -> ModuleType:
@@ -26,16 +25,28 @@ def import_transforms() -> ModuleType:
     which a compiled model never meets.
     """
     import_torchvision()
-    return _import("torchvision.transforms.v2")
+    return _import("torchvision.transforms.v2", _transforms)
 
 
-def _import(name: str) -> ModuleType:
+def _torchvision() -> ModuleType:
+    import torchvision
+
+    return torchvision
+
+
+def _transforms() -> ModuleType:
+    from torchvision.transforms import v2
+
+    return v2
+
+
+def _import(name: str, imported: Callable[[], ModuleType]) -> ModuleType:
     if name not in sys.modules and _COMPILER not in sys.modules:
-        _import_without_compiler(name)
-    return importlib.import_module(name)
+        _import_without_compiler(imported)
+    return imported()
 
 
-def _import_without_compiler(name: str) -> None:
+def _import_without_compiler(imported: Callable[[], ModuleType]) -> None:
     compiler, asked = ModuleType(_COMPILER), ModuleType(_ASKED)
     asked.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
     compiler.utils = asked  # type: ignore[attr-defined]
@@ -43,7 +54,7 @@ def _import_without_compiler(name: str) -> None:
     known = set(sys.modules)
     sys.modules.update({_COMPILER: compiler, _ASKED: asked})
     try:
-        importlib.import_module(name)
+        imported()
     except (ImportError, AttributeError):  # another torchvision, which asks for more: it is imported anew
         for half_imported in [new for new in sys.modules if new not in known and new.startswith("torchvision")]:
             del sys.modules[half_imported]
