@@ -22,12 +22,12 @@ class Normalizer(nn.Module):
         """uint8 to float32 in 0..1. The layout is changed while a value is still one byte."""
         return images.contiguous(memory_format=self.memory_format).float().div_(255.0)
 
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 in 0..1 to the statistics that the model expects."""
-        return (images - self.mean).div_(self.std)
+    def normalize_(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 in 0..1 to the statistics that the model expects, in place."""
+        return images.sub_(self.mean).div_(self.std)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.normalize(self.to_unit(images))
+        return self.normalize_(self.to_unit(images))
 
 
 class PassOn(nn.Module):
@@ -36,7 +36,7 @@ class PassOn(nn.Module):
     def to_unit(self, features: torch.Tensor) -> torch.Tensor:
         return features
 
-    def normalize(self, features: torch.Tensor) -> torch.Tensor:
+    def normalize_(self, features: torch.Tensor) -> torch.Tensor:
         return features
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -115,9 +115,10 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     run.logger.log_summary(summary)
     best_path = run_dir / "checkpoints" / "best.pt"
     if is_done:
-        curves = run_dir / "plots" / "curves.png"
-        plot_curves(read_metrics(run_dir / METRICS_JSONL), curves)
-        run.logger.log_image("curves", curves, trainer.step)
+        if run.config.plots:
+            curves = run_dir / "plots" / "curves.png"
+            plot_curves(read_metrics(run_dir / METRICS_JSONL), curves)
+            run.logger.log_image("curves", curves, trainer.step)
         if best_path.exists():
             run.logger.log_artifact(best_path)
     log_closing_lines(run, end_reason, best, metrics, wall_seconds=wall_seconds)
@@ -137,7 +138,7 @@ def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
 
 def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader) -> None:
     """Write the tables and plots of a split, and hand the plots to the loggers."""
-    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes)
+    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, draws=run.config.plots)
     log_evaluation_plots(run.logger, run.run_dir, split, run.trainer.step)
 
 
@@ -203,9 +204,15 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
 
 
 def write_evaluation(
-    run_dir: Path, split: str, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...]
+    run_dir: Path,
+    split: str,
+    evaluation: Evaluation,
+    *,
+    loader: BatchLoader,
+    classes: tuple[str, ...],
+    draws: bool = True,
 ) -> None:
-    """Write predictions_<split>.csv, per_class_<split>.csv and the plots of one evaluation."""
+    """Write predictions_<split>.csv, per_class_<split>.csv and, if wanted, the plots of one evaluation."""
     predictions = evaluation.predictions
     names = [loader.dataset.source.name(int(index)) for index in predictions.indices]
     write_predictions_csv(
@@ -218,6 +225,8 @@ def write_evaluation(
     )
     rows = [{"class": name, **row} for name, row in zip(classes, evaluation.per_class, strict=True)]
     write_per_class_csv(run_dir / f"per_class_{split}.csv", rows)
+    if not draws:
+        return
     plot_confusion(evaluation.confusion, classes, run_dir / "plots" / f"confusion_{split}.png")
     plot_mistakes(run_dir / "plots" / f"mistakes_{split}.png", evaluation, loader=loader, classes=classes)
 

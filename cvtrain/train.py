@@ -61,7 +61,7 @@ def _train(config: Config, run_dir: Path, overrides: list[str], world: World) ->
         exit_code = 1
         preview = None
         try:
-            if config.augment.preview and state is None and world.is_main:
+            if config.plots and config.augment.preview and state is None and world.is_main:
                 preview = draw_preview(run)
             with fast_kernels(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
                 end_reason = trainer.fit()

@@ -266,7 +266,7 @@ class Trainer:
         labels = batch.labels.to(self.device, non_blocking=True)
         seed = derive_rank_seed(self.settings.seed, BATCH_TRANSFORM_STREAM, self.step, rank=self.world.rank)
         images, targets = self.batch_transform(images, labels, seed)
-        images = self.normalizer.normalize(images)
+        images = self.normalizer.normalize_(images)
         self.clock.lap("prepare")
 
         parts = self._micro_batches(images, targets)

@@ -121,16 +121,16 @@ def load(overrides: list[str]) -> int:
         overrides: of all trials.
     """
     import matplotlib.backends.backend_agg  # noqa: F401
-    import sklearn.datasets  # noqa: F401
     import torch  # noqa: F401
-    import torchvision.transforms.v2  # noqa: F401
 
     import cvtrain.config.resolvers
     import cvtrain.train  # noqa: F401
     from cvtrain.config.compose import Composer
     from cvtrain.config.loading import check_command
     from cvtrain.config.root import register_schemas
+    from cvtrain.torchvision_start import import_transforms
 
+    import_transforms()
     register_schemas()
     with contextlib.suppress(Exception):  # with --config-dir it may not compose alone; a trial has all of it
         check_command(Composer("train"), overrides, False)

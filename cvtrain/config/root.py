@@ -39,6 +39,7 @@ class Config:
         "must (the same, but an error if there is none); null: a new run",
     )
     log_level: str = setting("INFO", "level of console and train.log", choices=LOG_LEVELS)
+    plots: bool = setting(True, "draw the pictures of the run; off in the trials of cvtrain sweep unless given")
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

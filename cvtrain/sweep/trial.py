@@ -68,7 +68,10 @@ def trial_overrides(search: Search, values: dict[str, Any]) -> list[str]:
 def trial_arguments(search: Search, number: int, values: dict[str, Any], *, again: bool) -> list[str]:
     """The command line of a trial, after `cvtrain`."""
     folder = trial_folder(search.folder, number)
-    arguments = [*search.flags, *trial_overrides(search, values), *logger_overrides(search, number, values)]
+    overrides = [*trial_overrides(search, values), *logger_overrides(search, number, values)]
+    if not any(token.lstrip("+").startswith("plots=") for token in overrides):
+        overrides.append("plots=false")  # they take longer than a short trial, and the search draws its own
+    arguments = [*search.flags, *overrides]
     arguments.append(override("hydra.run.dir", str(folder)))
     if again:
         arguments.append("resume=auto")
