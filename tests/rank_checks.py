@@ -79,7 +79,7 @@ def main() -> None:
     found["resumed"] = world.all_gather([resumed.monitor, resumed.end_reason.value])
     if world.is_main:
         (folder / "found.json").write_text(json.dumps(found))
-    world.barrier()
+    world.leave()
 
 
 if __name__ == "__main__":

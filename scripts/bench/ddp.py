@@ -62,7 +62,7 @@ def train_as_rank(epochs: int) -> None:
             "rate": run.loaders.train.num_images * epochs / seconds,
         }
         print(json.dumps(result))
-    world.barrier()
+    world.leave()
 
 
 def measure(ranks: int, epochs: int) -> dict:
