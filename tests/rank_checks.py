@@ -4,6 +4,7 @@ Started as `torchrun ... rank_checks.py FOLDER`; `test_distributed.py` compares 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -79,7 +80,11 @@ def main() -> None:
     found["resumed"] = world.all_gather([resumed.monitor, resumed.end_reason.value])
     if world.is_main:
         (folder / "found.json").write_text(json.dumps(found))
-    world.leave()
+    world.barrier()
+    if world.world_size > 1:
+        sys.stdout.flush()
+        # As the command line does: gloo's threads may abort an interpreter that takes its time to end.
+        os._exit(0)
 
 
 if __name__ == "__main__":

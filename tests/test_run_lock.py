@@ -27,9 +27,12 @@ from cvtrain.run_lock import run_lock
 with run_lock(Path(sys.argv[1])):
     if len(sys.argv) > 2:
         import os, time
+        ready, told = os.pipe()
         if os.fork() == 0:
+            os.write(told, b"1")
             time.sleep(30)
             os._exit(0)
+        os.read(ready, 1)
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -69,9 +69,6 @@ class World:
     def copy_from_main_(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace `tensors` by those of rank 0."""
 
-    def leave(self) -> None:
-        """Wait until all have come here, and end the talk: an interpreter that ends in it may abort."""
-
     def local_main_first(self) -> contextlib.AbstractContextManager[None]:
         """Inside, one process of each machine comes first, and the others when it is through.
 
@@ -110,10 +107,6 @@ class ProcessGroup(World):
 
     def barrier(self) -> None:
         self.sum_numbers([0.0])
-
-    def leave(self) -> None:
-        self.barrier()
-        dist.destroy_process_group()
 
     def broadcast(self, value: T) -> T:
         values = [value if self.is_main else None]

@@ -62,7 +62,11 @@ def train_as_rank(epochs: int) -> None:
             "rate": run.loaders.train.num_images * epochs / seconds,
         }
         print(json.dumps(result))
-    world.leave()
+    world.barrier()
+    if world.world_size > 1:
+        sys.stdout.flush()
+        # As the command line does: gloo's threads may abort an interpreter that takes its time to end.
+        os._exit(0)
 
 
 def measure(ranks: int, epochs: int) -> dict:

@@ -35,7 +35,12 @@ from cvtrain.data.worker_faults import (
     raise_open_file_limit,
 )
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="signals"),
+    # The news of a death comes by a signal. Where that finds Python in a weak reference's callback, Python prints what
+    # is raised there and goes on, and torch's own look at the workers comes some seconds later.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 SETTINGS = PoolSettings(num_workers=8, prefetch_batches=2, batch_size=64)
 
