@@ -8,6 +8,7 @@ from cvtrain.data.cache.room import free_memory
 from cvtrain.data.cache.source import CachedSource, NoStore
 from cvtrain.data.loading import available_cores
 from cvtrain.data.source import FileSource
+from cvtrain.features.loader import FeatureLoader
 from cvtrain.report.bottleneck import Facts
 from cvtrain.runtime import has_native_bf16
 
@@ -28,6 +29,7 @@ def describe_facts(run: Run) -> Facts:
         can_cache=decodes and isinstance(run.config.data, FileDataConfig),
         cache_remedy=cache_remedy(run),
         faster_precision=trainer.dtype == torch.float32 and has_native_bf16(trainer.device),
+        keeps_features=isinstance(trainer.train_loader, FeatureLoader),
         can_compile=trainer.device.type == "cuda" and not run.config.trainer.compile,
     )
 

@@ -31,6 +31,7 @@ class Facts:
         can_cache: images are decoded in every epoch, and need not be: `cache_remedy` is the setting.
         faster_precision: the device has native bf16, and the run is in fp32.
         can_compile: trainer.compile is off, on a device where it pays.
+        keeps_features: the head trains on features of a frozen backbone, which are computed once.
     """
 
     num_workers: int
@@ -40,6 +41,7 @@ class Facts:
     cache_remedy: str = "data.cache=auto"
     faster_precision: bool = False
     can_compile: bool = False
+    keeps_features: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def find_bottleneck(times: Times, facts: Facts) -> Finding:
     """The remedy that would save most of the measured time, or what the time is spent on if none would."""
     if times.total <= 0:
         return Finding("nothing was measured")
+    wait = times.loop.get("wait", 0.0) / times.total
+    if facts.keeps_features and wait >= _LARGE_REST:
+        # What is waited for comes once: no setting of the data makes an epoch faster that has its features already.
+        return Finding(f"waiting for features {wait:.0%} of the time, each computed once: more epochs cost little")
     proposals = [
         *_data_proposals(times, facts),
         *_evaluation_proposals(times),

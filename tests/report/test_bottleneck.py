@@ -106,3 +106,9 @@ def test_shares_add_up():
     assert sum(stage["share"] for stage in described["loop"].values()) == pytest.approx(1)
     assert described["data"]["decode"] == {"seconds": 140.0, "share": 0.7}
     assert described["loop_seconds"] == 100.0
+
+
+def test_features_that_are_computed_once_ask_for_no_setting():
+    finding = find_bottleneck(STARVED, dataclasses.replace(GPU, keeps_features=True))
+    assert finding.sentence == "waiting for features 71% of the time, each computed once: more epochs cost little"
+    assert finding.remedy is None and finding.speedup is None
