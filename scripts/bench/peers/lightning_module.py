@@ -4,23 +4,14 @@ https://lightning.ai/docs/pytorch/stable/starter/introduction.html. Same data, n
 tutorial's loop; workers persist, as Lightning's warnings advise.
 """
 
-import argparse
 import logging
 import warnings
 
 import lightning
 import torch
+from peer_arguments import parse_arguments
 from torch import nn
 from torchvision import datasets, models, transforms
-
-parser = argparse.ArgumentParser()
-parser.add_argument("root")
-parser.add_argument("--epochs", type=int, default=2)
-parser.add_argument("--batch-size", type=int, default=32)
-parser.add_argument("--image-size", type=int, default=224)
-parser.add_argument("--workers", type=int, default=2)
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
 
 
 class Classifier(lightning.LightningModule):
@@ -51,7 +42,7 @@ def has_image_extension(path: str) -> bool:
 
 
 def main() -> None:
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     lightning.seed_everything(arguments.seed)

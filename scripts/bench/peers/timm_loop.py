@@ -5,25 +5,16 @@ here with its settings for the same work as the others: a random crop and a flip
 top-1 on the val split after each epoch, the best weights kept. The prefetcher is for GPUs, so it is off.
 """
 
-import argparse
-
 import timm
 import torch
+from peer_arguments import parse_arguments
 from timm.data import create_dataset, create_loader
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, accuracy, random_seed
 from torch import nn
 
-parser = argparse.ArgumentParser()
-parser.add_argument("root")
-parser.add_argument("--epochs", type=int, default=2)
-parser.add_argument("--batch-size", type=int, default=32)
-parser.add_argument("--image-size", type=int, default=224)
-parser.add_argument("--workers", type=int, default=2)
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-arguments = parser.parse_args()
+arguments = parse_arguments()
 
 
 def build_loader(split: str, is_training: bool):

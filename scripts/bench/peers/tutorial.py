@@ -4,23 +4,15 @@ https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html: Ima
 SGD with momentum, StepLR, a train and a val phase per epoch, the best weights kept in a file.
 """
 
-import argparse
 from tempfile import TemporaryDirectory
 
 import torch
+from peer_arguments import parse_arguments
 from torch import nn, optim
 from torch.optim import lr_scheduler
 from torchvision import datasets, models, transforms
 
-parser = argparse.ArgumentParser()
-parser.add_argument("root")
-parser.add_argument("--epochs", type=int, default=2)
-parser.add_argument("--batch-size", type=int, default=32)
-parser.add_argument("--image-size", type=int, default=224)
-parser.add_argument("--workers", type=int, default=2)
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-arguments = parser.parse_args()
+arguments = parse_arguments()
 
 torch.manual_seed(arguments.seed)
 size = arguments.image_size
