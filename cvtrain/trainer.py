@@ -5,7 +5,7 @@ There are no callbacks. Who needs a hook edits these lines or overrides one meth
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from torch import nn
 
 from cvtrain.agreement import build_agreement
 from cvtrain.averaging import NoAverage, WeightAverage
-from cvtrain.batch_norm import is_shared
-from cvtrain.checkpoint import CheckpointStore, load_checkpoint, newest_valid
+from cvtrain.batch_share import BatchShare
+from cvtrain.checkpoint import CheckpointStore
 from cvtrain.compilation import CompiledModel
 from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
@@ -38,7 +38,7 @@ from cvtrain.progress import ProgressBar
 from cvtrain.runtime import autocast, derive_rank_seed, seed_step
 from cvtrain.tracking import Monitor, Stopwatch, TrainWindow, now
 from cvtrain.trainer_settings import EndReason, TrainerSettings
-from cvtrain.training_state import restore_training_state, scale_learning_rates, training_state
+from cvtrain.training_state import return_to_checkpoint, scale_learning_rates, training_state
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,9 @@ class Trainer:
         self.forward: Callable[[torch.Tensor], Any] = enter(model)
         if settings.compile_mode is not None:
             self.forward = CompiledModel(
-                enter(model), mode=settings.compile_mode, micro_batches=self._usual_micro_batches
+                enter(model),
+                mode=settings.compile_mode,
+                micro_batches=lambda: self.share.usual_split(self.num_micro_batches),
             )
         self.enter = enter
         self.criterion = criterion
@@ -124,6 +126,7 @@ class Trainer:
         self.world = world
         self.agreement = build_agreement(stop_signal, world)
         self.gradient_sum = build_gradient_sum(world)
+        self.share = BatchShare(world, self.agreement, model, batch_size=train_loader.batch_size)
         self.guard = NonFiniteGuard(run_dir=run_dir, image_name=image_name)
         self.settings = settings
 
@@ -147,9 +150,6 @@ class Trainer:
         self.best_evaluation: Evaluation | None = None
         self.last_evaluation: Evaluation | None = None
         self._updating = False
-        self._batch_images = 0  # of the batch at hand, over all processes
-        self._has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-        self._shares_batch_norm = world.world_size > 1 and any(map(is_shared, model.modules()))
         self._clock = self._last_save = self.agreement.now()
 
     # ------------------------------------------------------------------ the run
@@ -208,16 +208,16 @@ class Trainer:
         for batch in self.agreement.follow(on_device(counted, self.device)):
             self.clock.lap("wait")
             working_since = now()
-            self._batch_images = self._count_over_processes(batch)
-            if self._batch_images:
+            num_images = self.share.count(batch)
+            if num_images:
                 self._step_within_memory(batch)
             self.batch += 1
-            self.progress.advance(self._batch_images)
+            self.progress.advance(num_images)
             finished = now()
             self.stopwatch.add(
                 wait_seconds=working_since - waiting_since,
                 step_seconds=finished - working_since,
-                num_images=self._batch_images,
+                num_images=num_images,
             )
             if self.batch < self.train_loader.num_batches:
                 self._after_step()
@@ -236,16 +236,15 @@ class Trainer:
         seed_step(self.settings.seed, self.step, self.world.rank)
         apply_schedule(self.optimizer, self.schedule, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        self._own_weight = torch.zeros((), device=self.device)
         with self.gradient_sum.step():
-            counted = self._accumulate(batch) if self._takes_part(batch) else []
-        self._divide_by_weight()
+            counted = self._accumulate(batch) if self.share.takes_part(batch) else []
+        if self.world.world_size > 1 and self.criterion.class_weights is not None:
+            gradients = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+            self.share.divide_by_weight(gradients, self.device)
         self.clock.lap("forward_backward")
 
         self._updating = True
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for loss, _, _ in counted:
-            finite = finite & loss.isfinite()
+        finite = self._all_finite([loss for loss, _, _ in counted])
         if self._may_update(self.world.all_(finite), batch):
             self.scaler.step(self.optimizer)
             self.average.update(self.model)
@@ -269,9 +268,9 @@ class Trainer:
         images = self.normalizer.normalize_(images)
         self.clock.lap("prepare")
 
-        parts = self._micro_batches(images, targets)
+        parts = self.share.split(images, targets, self.num_micro_batches)
         weights = [self.criterion.total_weight(micro_targets) for _, micro_targets in parts]
-        total = self._total_weight(weights, len(images))
+        total = self.share.total_weight(weights, len(images))
         counted = []
         for number, ((micro_images, micro_targets), weight) in enumerate(zip(parts, weights, strict=True)):
             with autocast(self.device, self.dtype):
@@ -286,35 +285,10 @@ class Trainer:
             counted.append((loss.detach(), logits.detach(), micro_targets))
         return counted
 
-    def _total_weight(self, weights: Sequence[torch.Tensor | int], num_images: int) -> torch.Tensor | int:
-        """What the losses of this process's micro-batches are divided by, so that they add up to the batch's mean."""
-        own = sum(weights)
-        if self.world.world_size == 1:
-            return num_images if isinstance(own, int) else own
-        if not isinstance(own, int):
-            self._own_weight = own  # that of the whole batch is asked for later, see _divide_by_weight
-        return self._batch_images
-
-    def _divide_by_weight(self) -> None:
-        """With class weights, a batch's mean is over the weights of its images, of which a process knows its own."""
-        if self.world.world_size == 1 or self.criterion.class_weights is None:
-            return
-        total = self.world.sum_(self._own_weight)
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, self._batch_images / total)
-
-    def _micro_batches(self, images: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        parts = min(self.num_micro_batches, len(images))
-        if self._shares_batch_norm:  # all processes talk in each forward pass: they need equally many
-            parts = min(self.num_micro_batches, -(-self._batch_images // self.world.world_size))
-        return list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
-
-    def _usual_micro_batches(self) -> tuple[int, int]:
-        """Images of a micro-batch of this process's share of a full batch, and how many micro-batches that has."""
-        share, more = divmod(self.train_loader.batch_size, self.world.world_size)
-        share += self.world.rank < more
-        parts = min(self.num_micro_batches, share)
-        return -(-share // parts), parts
+    def _all_finite(self, losses: list[torch.Tensor]) -> torch.Tensor:
+        if len(losses) == 1:
+            return losses[0].isfinite()
+        return torch.stack(losses).isfinite().all() if losses else torch.ones((), dtype=torch.bool, device=self.device)
 
     def _may_update(self, finite: torch.Tensor, batch: Batch) -> bool:
         """Clip the gradient, and say whether the update may happen.
@@ -325,9 +299,8 @@ class Trainer:
         skips = self.settings.on_nonfinite == "skip"
         if self.settings.clip_grad_norm is not None or skips:
             self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             limit = self.settings.clip_grad_norm or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters(), limit)
             # With fp16 an infinite gradient is the scaler's business: it skips the update and scales down.
             if not self.scaler.is_enabled():
                 finite = finite & norm.isfinite()
@@ -352,36 +325,15 @@ class Trainer:
                 self.train_step(batch)
                 return
             except torch.OutOfMemoryError as error:
-                if self._updating or self._shares_batch_norm:  # whose talk was cut in the middle
+                if self._updating or self.share.talks_in_forward:  # whose talk was cut in the middle
                     raise
-                self.num_micro_batches = more_micro_batches(self.num_micro_batches, self._largest_share(batch), error)
+                self.num_micro_batches = more_micro_batches(self.num_micro_batches, self.share.largest(batch), error)
 
-    def _largest_share(self, batch: Batch) -> int:
-        """Images of the batch at hand that some process has at least."""
-        return len(batch) if self.world.world_size == 1 else -(-self._batch_images // self.world.world_size)
+    def _parameters(self) -> list[nn.Parameter]:
+        """Those that the optimizer has."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     # ------------------------------------------------------------------ around the step
-
-    def _count_over_processes(self, batch: Batch) -> int:
-        """Images of the batch that all processes are going to train on; 0: there is no step."""
-        if not self._shares_batch_norm:
-            return self.agreement.exchange(len(batch) if self._is_trainable(batch) else 0)
-        total = self.agreement.exchange(len(batch))
-        return 0 if total == 1 < self.train_loader.batch_size else total
-
-    def _takes_part(self, batch: Batch) -> bool:
-        """Whether this process has something to do in a step that others do."""
-        return self.world.world_size == 1 or self._shares_batch_norm or self._is_trainable(batch)
-
-    def _is_trainable(self, batch: Batch) -> bool:
-        """False for a batch with no image left, or with a single one, whose batch statistics mean nothing."""
-        if len(batch.labels) == 0:
-            return False
-        return (
-            len(batch.labels) > 1
-            or not self._has_batch_norm
-            or self.train_loader.batch_size < 2 * self.world.world_size
-        )
 
     def _set_train_mode(self) -> None:
         frozen = self.settings.freeze_backbone and (
@@ -391,7 +343,7 @@ class Trainer:
             if self.epoch + 1 == self.settings.unfreeze_epoch and self.batch == 0:
                 log.info("epoch %d: the backbone trains from here on", self.epoch + 1)
             set_backbone_trainable(self.model, self.head, trainable=not frozen, fixed=self.fixed)
-        self.gradient_sum.watch([p for group in self.optimizer.param_groups for p in group["params"]])
+        self.gradient_sum.watch(self._parameters())
         train_mode(self.model, self.head, backbone_frozen=frozen)
 
     def learning_rate(self, step: int) -> float:
@@ -546,17 +498,11 @@ class Trainer:
         self.guard.forget()
         if self.settings.on_nonfinite != "rollback" or self.num_rollbacks >= MAX_ROLLBACKS:
             raise error
-        self.store.wait()
-        found = newest_valid(self.store.folder) if self.world.is_main else None
-        path = self.world.broadcast(None if found is None else found[0])
-        if path is None:
-            raise error
-        state = load_checkpoint(path) if found is None else found[1]
         scale, rollbacks = self.lr_scale * self.settings.rollback_lr_factor, self.num_rollbacks + 1
-        restore_training_state(self, state)
+        if not return_to_checkpoint(self):
+            raise error
         scale_learning_rates(self, scale)
         self.num_rollbacks = rollbacks
-        self.logger.rewind(state["loggers"])
         log.warning(
             "%s\n  back to the checkpoint of step %d, from here on with %g times the learning rate of the config",
             str(error).splitlines()[0],

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cvtrain.checkpoint import load_checkpoint, newest_valid
 from cvtrain.data.bad_images import BadImage
 from cvtrain.runtime import generator_states, set_generator_states
 
@@ -120,6 +121,19 @@ def restore_training_state(trainer: "Trainer", state: dict[str, Any]) -> None:
     trainer.last_metrics = state["metrics"]
     for split, loader in (("train", trainer.train_loader), ("val", trainer.val_loader)):
         loader.bad_images |= {index: BadImage(index, name, cause) for index, name, cause in state["bad_images"][split]}
+
+
+def return_to_checkpoint(trainer: "Trainer") -> bool:
+    """Put the trainer, and its loggers, where its newest checkpoint was taken; False if there is none."""
+    trainer.store.wait()
+    found = newest_valid(trainer.store.folder) if trainer.world.is_main else None
+    path = trainer.world.broadcast(None if found is None else found[0])
+    if path is None:
+        return False
+    state = load_checkpoint(path) if found is None else found[1]
+    restore_training_state(trainer, state)
+    trainer.logger.rewind(state["loggers"])
+    return True
 
 
 def scale_learning_rates(trainer: "Trainer", scale: float) -> None:

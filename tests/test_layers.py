@@ -42,7 +42,7 @@ LAYERS = (
         "optim",
         "progress",
     },
-    {"evaluation", "faults", "features", "loop_times", "report", "training_state"},
+    {"batch_share", "evaluation", "faults", "features", "loop_times", "report", "training_state"},
     {"trainer"},
     {"continuation"},
     {"assembly"},

@@ -114,7 +114,7 @@ def held(run: Run) -> float:
     synchronize(trainer.device)
     started = time.perf_counter()
     for _ in range(loader.num_batches):
-        trainer._batch_images = trainer._count_over_processes(batch)  # as before each step
+        trainer.share.count(batch)  # as before each step
         trainer.train_step(batch)
     synchronize(trainer.device)
     return loader.num_batches * len(batch) / (time.perf_counter() - started)
