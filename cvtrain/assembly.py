@@ -24,6 +24,7 @@ from cvtrain.data.balance import class_counts, class_weights
 from cvtrain.data.build import build_splits
 from cvtrain.data.loading import BatchLoader, Loaders, build_loaders
 from cvtrain.data.plan import BatchKey
+from cvtrain.data.same_splits import require_same_splits
 from cvtrain.data.source import Splits
 from cvtrain.data.splits import describe_splits
 from cvtrain.distributed.world import ALONE, World
@@ -95,6 +96,7 @@ def assemble(
 
     with world.local_main_first():  # which downloads what the others find there
         splits = build_splits(config.data)
+    require_same_splits(splits, world)
     log_splits(splits)
     if state is not None:
         check_classes(splits.classes, state)

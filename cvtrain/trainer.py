@@ -21,7 +21,7 @@ from cvtrain.compilation import CompiledModel
 from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
-from cvtrain.data.transfer import on_device
+from cvtrain.data.transfer import on_device, send
 from cvtrain.distributed.world import ALONE, World
 from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batches
@@ -108,6 +108,8 @@ class Trainer:
         self.optimizer = optimizer
         self.schedule = schedule
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        # It makes its scale when it is first used, which a process without images in the first step would not do.
+        self.scaler.scale(torch.zeros((), device=device))
         self.average = average
         self.normalizer = normalizer
         self.batch_transform = batch_transform
@@ -261,8 +263,8 @@ class Trainer:
         Returns:
             Loss, logits and targets of each micro-batch; none where there is nothing to learn from.
         """
-        images = self.normalizer.to_unit(batch.images.to(self.device, non_blocking=True))
-        labels = batch.labels.to(self.device, non_blocking=True)
+        images = self.normalizer.to_unit(send(batch.images, self.device))
+        labels = send(batch.labels, self.device)
         seed = derive_rank_seed(self.settings.seed, BATCH_TRANSFORM_STREAM, self.step, rank=self.world.rank)
         images, targets = self.batch_transform(images, labels, seed)
         images = self.normalizer.normalize_(images)

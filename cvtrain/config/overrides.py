@@ -62,7 +62,7 @@ def value_text(value: Any) -> str:
 def _quoted(text: str) -> str:
     # Backslashes count only before a quote, and at the end, where the closing quote comes.
     escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
-    return "'" + re.sub(r"(\\+)$", lambda match: match[1] * 2, escaped) + "'"
+    return "'" + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, escaped) + "'"
 
 
 def _mapping_key(name: Any) -> str:

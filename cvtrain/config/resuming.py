@@ -63,6 +63,7 @@ HARMLESS = (
     "augment.preview",
     "data.cache_dir",
     "data.cache_limit_gib",
+    "data.device_cache",
     "data.download",
     "data.eval_batch_size",
     "data.num_workers",

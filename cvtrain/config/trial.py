@@ -150,6 +150,8 @@ def _as_meant(value: Any) -> Any:
     """The number or null that a text means: to W&B's reader of YAML `1e-5` is text, and `"null"` is common there."""
     if isinstance(value, list):
         return [_as_meant(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _as_meant(item) for name, item in value.items()}
     if not isinstance(value, str):
         return value
     if value == "null":

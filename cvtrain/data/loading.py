@@ -121,9 +121,12 @@ def build_loaders(config: Config, splits: Splits, *, device: torch.device, world
 def _keep_on_device(config: DataConfig, loaders: Loaders, *, seed: int, device: torch.device, world: World) -> Loaders:
     """The same loaders; train and val from memory of the device where `data.device_cache` says so.
 
-    The test split is read once, so that keeping it would not pay.
+    The test split is read once, so that keeping it would not pay. Of a Dataset of the user's, which may give another
+    image in each epoch, train is kept by `always` only.
     """
     parts = {"train": loaders.train, "val": loaders.val}
+    if isinstance(config, DatasetConfig) and config.device_cache is DeviceCache.auto:
+        del parts["train"]
     kept = {split: loader for split, loader in parts.items() if can_be_resident(loader, loader.plan)}
     if not fits_on_device(config.device_cache, sum(map(resident_bytes, kept.values())), device):
         return loaders

@@ -13,6 +13,7 @@ from cvtrain.data.batch_loader import BatchLoader
 from cvtrain.data.batches import Batch
 from cvtrain.data.cache.room import free_memory
 from cvtrain.data.plan import EpochPlan
+from cvtrain.data.transfer import send
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class ResidentLoader(BatchLoader):
         for key in self.plan.batches(epoch, start_batch):
             indices, bad = self._readable(key.indices)
             # Up to 64 KiB, such as 8,192 indices, CUDA copies without making the host wait.
-            places = torch.from_numpy(indices).to(self.device, non_blocking=True)
+            places = send(torch.from_numpy(indices), self.device)
             taken = images.index_select(0, places), labels.index_select(0, places)
             yield Batch(*taken, torch.from_numpy(indices), bad, key.epoch, key.number)
 
@@ -83,7 +84,9 @@ class ResidentLoader(BatchLoader):
 
 def can_be_resident(loader: BatchLoader, plan: EpochPlan) -> bool:
     """True if the images are the same in each epoch, and an epoch is about all of them."""
-    return loader.dataset.train_transform is None and plan.num_images == len(loader.dataset.source)
+    dataset = loader.dataset
+    is_one_view = dataset.train_transform is None and dataset.num_views in (None, 1)
+    return is_one_view and plan.num_images == len(dataset.source)
 
 
 def resident_bytes(loader: BatchLoader) -> int:

@@ -14,8 +14,15 @@ T = TypeVar("T")
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with images and labels on `device`; `indices` stay on the host, where names are looked up."""
-    images = batch.images.to(device, non_blocking=True)
-    return replace(batch, images=images, labels=batch.labels.to(device, non_blocking=True))
+    return replace(batch, images=send(batch.images, device), labels=send(batch.labels, device))
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`. Only CUDA's copies may go on when this returns: CUDA keeps pinned memory until they end.
+
+    MPS would read memory that has been given to the next batch by then (pytorch/pytorch#189690).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.cache.choice import gib, memory_room
 from cvtrain.data.cache.room import free_memory
 from cvtrain.data.loading import Loaders
+from cvtrain.data.transfer import send
 from cvtrain.features.loader import FeatureLoader
 from cvtrain.models.built import BuiltModel
 from cvtrain.models.freeze import train_mode
@@ -43,7 +44,7 @@ class Backbone:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, S, S) uint8 to (B, ...), in as many parts as the device's memory asks for."""
         try:
-            inputs = self.normalizer(images.to(self.device, non_blocking=True))
+            inputs = self.normalizer(send(images, self.device))
             with autocast(self.device, self.dtype):
                 return compute_features(self.model, self.heads[0], inputs)
         except torch.OutOfMemoryError:

@@ -13,7 +13,7 @@ TEXTS = [
     "resnet18", "", " ", "a b", " lead", "tail ", "a,b", "a=b", "f(x)", "[x]", "{a:1}", "it's", '"quoted"', "'", "''",
     "\\", "\\\\", "ends\\", "a\\'b", "\\'", "null", "None", "NULL", "true", "False", "1", "1e-3", "-2", "1_000", "nan",
     "inf", "3x", "C:\\data\\new", "~x", "+1", "a:b", "50 %", "ünïcödé", "tab\there", "line\nbreak", "$HOME", "@", "#",
-    "a/b/c", "-x", ".5", "*.jpg", "x!", "https://host:80/?a=b&c", "glob(*)", "choice(a,b)", "shuffle(1)",
+    "a\\\n", "a/b/c", "-x", ".5", "*.jpg", "x!", "https://host:80/?a=b&c", "glob(*)", "choice(a,b)", "shuffle(1)",
 ]  # fmt: skip
 
 

@@ -82,9 +82,16 @@ def test_parameters_arrive_without_a_macro_and_beside_the_commands_own_settings(
 
 def test_texts_that_mean_numbers_or_null_and_nested_parameters(start):
     """To W&B's reader of YAML `1e-5` is text; `"null"` is what sweep files had to write until now."""
-    words = start({"optimizer.lr": "1e-5", "trainer.clip_grad_norm": "null", "optimizer": {"momentum": {"x": 0.9}}})
+    nested = {"momentum": {"x": 0.9}}
+    transforms = [{"Normalize": {"std": "1e-2", "mean": "null"}}]
+    words = start({"optimizer.lr": "1e-5", "a.clip": "null", "optimizer": nested, "augment.transforms": transforms})
     tokens = with_parameters(words["args_no_hyphens"], current_trial())
-    assert parsed(tokens) == {"optimizer.lr": 1e-5, "trainer.clip_grad_norm": None, "optimizer.momentum.x": 0.9}
+    assert parsed(tokens) == {
+        "optimizer.lr": 1e-5,
+        "a.clip": None,
+        "optimizer.momentum.x": 0.9,
+        "augment.transforms": [{"Normalize": {"std": 0.01, "mean": None}}],
+    }
 
 
 def test_a_preempted_trial_gets_its_whole_config_and_takes_what_the_sweep_chose(start):

@@ -8,13 +8,13 @@ import torch
 from made_images import NoisySource
 
 from cvtrain.config.augment import AugmentConfig
-from cvtrain.config.data import Balance, CustomConfig, DeviceCache, OnBadImage
+from cvtrain.config.data import Balance, CustomConfig, DatasetConfig, DeviceCache, OnBadImage
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.root import Config
-from cvtrain.data import resident
+from cvtrain.data import loading, resident
 from cvtrain.data.bad_images import BadImageError
 from cvtrain.data.loading import Loaders, build_loaders
-from cvtrain.data.resident import ResidentLoader, fits_on_device
+from cvtrain.data.resident import ResidentLoader, can_be_resident, fits_on_device
 from cvtrain.data.source import ArraySource, Splits
 
 CPU = torch.device("cpu")
@@ -35,8 +35,10 @@ def array_source(count: int) -> ArraySource:
     return ArraySource(images=images, labels=np.arange(count) % 3, prefix="made")
 
 
-def make_loaders(train, wanted: str, device: torch.device = CPU, *, transforms=(), limit=None, **data) -> Loaders:
-    config = Config(data=CustomConfig(root="", image_size=SIZE, batch_size=4, num_workers=0), seed=3)
+def make_loaders(
+    train, wanted: str, device: torch.device = CPU, *, transforms=(), limit=None, source=None, **data
+) -> Loaders:
+    config = Config(data=source or CustomConfig(root="", image_size=SIZE, batch_size=4, num_workers=0), seed=3)
     config.augment = AugmentConfig(name="mine", transforms=list(transforms))
     config.data.device_cache = DeviceCache(wanted)
     config.trainer.limit_train_batches = limit
@@ -96,6 +98,22 @@ def test_what_is_not_the_same_in_each_epoch_is_not_kept(caplog):
         assert not isinstance(loaders.train, ResidentLoader) and isinstance(loaders.val, ResidentLoader)
     told = [record.message for record in caplog.records]
     assert "augment=small_batch" in told[0] and "does not take all" in told[1]
+
+
+def test_a_dataset_of_the_users_is_not_held_to_its_first_epoch(monkeypatch):
+    """Its items may differ from epoch to epoch; on a GPU `auto` would train all epochs on those of the first."""
+    monkeypatch.setattr(loading, "fits_on_device", lambda wanted, *_: wanted is not DeviceCache.never)
+    own = DatasetConfig(target="mine.Birds", image_size=SIZE, batch_size=4, num_workers=0)
+    for wanted, kept in (("auto", False), ("always", True)):
+        loaders = make_loaders(array_source(17), wanted, source=own)
+        assert isinstance(loaders.train, ResidentLoader) == kept and isinstance(loaders.val, ResidentLoader)
+
+
+def test_views_are_not_held_to_the_first():
+    loader = make_loaders(array_source(17), "never").train
+    assert can_be_resident(loader, loader.plan)
+    loader.dataset.num_views = 2
+    assert not can_be_resident(loader, loader.plan)
 
 
 def test_auto_keeps_nothing_on_a_cpu_and_always_needs_room(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cvtrain.data.batches import Batch
-from cvtrain.data.transfer import on_device, one_ahead
+from cvtrain.data.transfer import on_device, one_ahead, to_device
 
 
 def made_batches(count: int, pin: bool = False):
@@ -85,3 +85,18 @@ def test_cuda_gets_equal_batches_while_it_computes():
     assert [(int(images), int(labels), number) for images, labels, number in received] == [
         (48 * number, 4 * number, number) for number in range(20)
     ]
+
+
+@pytest.mark.parametrize(("device", "goes_on"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_only_cuda_copies_may_outlive_the_call(device, goes_on):
+    """MPS reads the host's memory when it comes to the copy, and a worker writes its next batch there meanwhile."""
+    sent = []
+
+    class Images:
+        def to(self, device, *, non_blocking):
+            sent.append((device.type, non_blocking))
+            return self
+
+    batch = Batch(Images(), Images(), torch.arange(2))  # type: ignore[arg-type]
+    to_device(batch, torch.device(device))
+    assert sent == [(device, goes_on)] * 2
