@@ -1,25 +1,21 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
-import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from cvtrain.config.errors import ConfigError, Problem, RunError
-from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
+from cvtrain.command import Command, build_composer, parse_command, with_sweeps_parameters
+from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.ranks import rank_of_process
 from cvtrain.distributed.session import Session, SharedSession
 
 if TYPE_CHECKING:
     from cvtrain.config.compose import Composer
-    from cvtrain.job import Job
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
@@ -73,27 +69,6 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
     "sweep": run_sweep,
 }
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command line taken apart.
-
-    `flags` are Hydra's, as given; `options` the same as argparse reads them; `overrides` key=value tokens;
-    `trial_overrides` those of a search's trials.
-    """
-
-    verb: str
-    flags: list[str]
-    options: argparse.Namespace
-    overrides: list[str]
-    trial_overrides: tuple[str, ...] = ()
-
-    @property
-    def only_shows(self) -> bool:
-        """True for commands that print something and start no run."""
-        options = self.options
-        return bool(options.help or options.hydra_help or options.cfg or options.info or options.shell_completion)
 
 
 def run(arguments: list[str], *, checked: bool = False) -> int:
@@ -189,7 +164,7 @@ def _run(arguments: list[str], session: Session, *, checked: bool = False) -> No
 
         complete(arguments)
         return
-    command = parse_command(_with_sweeps_parameters(arguments))
+    command = parse_command(with_sweeps_parameters(arguments))
     options = command.options
     composer = build_composer(command.verb, options, command.overrides)
     register_resolvers(composer)
@@ -203,17 +178,28 @@ def _run(arguments: list[str], session: Session, *, checked: bool = False) -> No
         session.end(EXIT_OK)  # of several processes, the others have nothing to do
     if command.only_shows:
         with explained(composer, command.overrides):
-            _hand_over(command, composer, session)
+            _run_job(command, composer, session)
         return
     if command.verb == "sweep":
         _search(command, composer)
         return
-    if checked:
-        _run_checked(command, composer, session)
-        return
-    if not options.experimental_rerun:  # which brings a config of its own
+    if not checked and not options.experimental_rerun:  # which brings a config of its own
         check_command(composer, command.overrides, options.multirun)
-    _hand_over(command, composer, session)
+    _run_job(command, composer, session, checked=checked)
+
+
+def _run_job(command: Command, composer: "Composer", session: Session, *, checked: bool = False) -> None:
+    from cvtrain.handing_over import hand_over, run_checked
+    from cvtrain.job import Job
+    from cvtrain.starting import TrainTask
+
+    verb = VERBS[command.verb]
+    task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
+    job = Job(task, composer, session=session)
+    if checked:
+        run_checked(command, job)
+    else:
+        hand_over(command, job)
 
 
 def _search(command: Command, composer: "Composer") -> None:
@@ -225,166 +211,6 @@ def _search(command: Command, composer: "Composer") -> None:
     trial_composer = build_composer("train", command.options, list(command.trial_overrides))
     search = plan_search(composer, trial_composer, command.overrides, command.trial_overrides, command.flags)
     VERBS["sweep"](search, search.folder, list(search.fixed))
-
-
-def _with_sweeps_parameters(arguments: list[str]) -> list[str]:
-    """The command of a W&B sweep's trial with the sweep's parameters as overrides; any other command as it is."""
-    from cvtrain.config.trial import current_trial, with_parameters
-
-    verb = next((word for word in arguments if word in VERBS), "train")
-    trial = current_trial() if verb == "train" else None
-    return arguments if trial is None else with_parameters(arguments, trial)
-
-
-def parse_command(arguments: list[str]) -> Command:
-    """Take a command line apart; raises ConfigError for an unknown verb or flag."""
-    from hydra._internal.utils import get_args_parser
-
-    from cvtrain.config.diagnosis import bare_word
-    from cvtrain.config.overrides import open_up
-    from cvtrain.config.resuming import going_on_as_trial, resuming_tokens
-    from cvtrain.config.sweep_files import split_search
-
-    parser = get_args_parser()
-    parser.error = _refuse_flags  # type: ignore[method-assign,assignment]
-    options, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        raise ConfigError(problems=[_unknown_flag(parser, flag) for flag in unknown])
-    words = list(options.overrides)
-    verb = words.pop(0) if words and words[0] in VERBS else "train"
-    wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
-    if wrong and not options.shell_completion:
-        composer = build_composer(verb, options, words)
-        raise ConfigError(problems=[bare_word(composer, word) for word in wrong])
-    flags = list(arguments)
-    for word in options.overrides:
-        flags.remove(word)
-    if verb == "sweep":
-        own, trials = split_search(words)
-        return Command(verb, flags, options, own, tuple(open_up(token, "train") for token in trials))
-    tokens = [open_up(word, verb) for word in words]
-    if verb == "train":
-        tokens = going_on_as_trial(tokens, options.multirun)
-        # Each trial of a --multirun finds its own, in its folder below hydra.sweep.dir.
-        tokens = resuming_tokens(
-            tokens,
-            lambda: None if options.multirun else _newest_run(build_composer(verb, options, tokens), tokens),
-        )
-    return Command(verb, flags, options, tokens)
-
-
-def _newest_run(composer: "Composer", tokens: list[str]) -> Path | None:
-    """The folder that `resume=auto` goes on in: that of hydra.run.dir, or the newest unfinished run of the name."""
-    from cvtrain.config.diagnosis import COMPOSITION_ERRORS
-    from cvtrain.config.resuming import unfinished_run
-
-    chosen = next((token.partition("=")[2] for token in tokens if token.startswith("hydra.run.dir=")), None)
-    if chosen is not None:
-        return Path(chosen)
-    try:
-        cfg = composer.compose(tokens)
-        return unfinished_run(cfg.output_root, cfg.name)
-    except COMPOSITION_ERRORS:  # told later, with what is wrong
-        return None
-
-
-def build_composer(verb: str, options: argparse.Namespace, overrides: list[str]) -> "Composer":
-    """The composer that sees what Hydra will see: the folders of the flags, and of hydra.searchpath."""
-    from cvtrain.config.compose import Composer
-
-    search_path = next((token for token in overrides if token.startswith("hydra.searchpath=")), None)
-    return Composer(verb, options.config_dir, options.config_path, options.config_name, search_path)
-
-
-def _refuse_flags(message: str) -> NoReturn:
-    raise ConfigError(rule=message, remedy="cvtrain --help shows what there is")
-
-
-def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> Problem:
-    from cvtrain.config.schema import settings_by_key
-
-    name, equals, value = flag.partition("=")
-    known = [option for action in parser._actions for option in action.option_strings]
-    if equals:
-        keys = settings_by_key("train")
-        key = name.lstrip("-")
-        close = [key] if key in keys else closest_keys(key, keys) or [key]
-        remedy = f"settings are written without dashes: {close[0]}={value}"
-    else:
-        remedy = did_you_mean(closest(name, known)) or "settings are written key=value, without dashes"
-    return Problem(flag, rule="no such flag", remedy=remedy)
-
-
-def _hand_over(command: Command, composer: "Composer", session: Session) -> None:
-    """Let Hydra run the checked command: it makes the run folder, sets up logging and calls the verb."""
-    import hydra
-    from omegaconf import DictConfig
-
-    from cvtrain.config.location import conf_dir
-    from cvtrain.job import Refused
-
-    job = _build_job(command, composer, session)
-
-    def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
-        return job(cfg)
-
-    with _hydra_arguments(command):
-        try:
-            hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base="1.3")(task)()
-        except Refused as refused:
-            raise refused.error from refused.__cause__
-
-
-def _build_job(command: Command, composer: "Composer", session: Session) -> "Job":
-    from cvtrain.job import Job
-    from cvtrain.starting import TrainTask
-
-    verb = VERBS[command.verb]
-    task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
-    return Job(task, composer, session=session)
-
-
-def _run_checked(command: Command, composer: "Composer", session: Session) -> None:
-    """What `_hand_over` does, without Hydra's own reading of the command line."""
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.utils import run_job
-    from hydra.types import HydraContext
-
-    from cvtrain.config.loading import explained
-    from cvtrain.job import Refused
-
-    with explained(composer, command.overrides):
-        config = composer.compose(command.overrides)
-    HydraConfig.instance().set_config(config)
-    context = HydraContext(config_loader=composer.loader, callbacks=Callbacks())
-    try:
-        result = run_job(
-            task_function=_build_job(command, composer, session),
-            config=config,
-            job_dir_key="hydra.run.dir",
-            job_subdir_key=None,
-            hydra_context=context,
-        )
-    except Refused as refused:
-        raise refused.error from refused.__cause__
-    _ = result.return_value  # raises what the job raised
-
-
-@contextmanager
-def _hydra_arguments(command: Command) -> Iterator[None]:
-    """`sys.argv` as Hydra reads it, and exceptions that come through instead of being printed short."""
-    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [argv[0], *command.flags, *command.overrides]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        sys.argv = argv
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 def _print_problems(error: ConfigError | RunError) -> None:

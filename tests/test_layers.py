@@ -14,6 +14,7 @@ LAYERS = (
     {"__init__", "config"},
     {
         "atomic",
+        "command",
         "compilation",
         "completion",
         "console",
@@ -50,6 +51,7 @@ LAYERS = (
     {"outcome"},
     {"cache", "evaluate", "sweep", "train"},
     {"job", "joining", "starting"},
+    {"handing_over"},
     {"cli"},
     {"__main__"},
     {"trial_worker"},

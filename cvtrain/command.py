@@ -1,0 +1,123 @@
+"""A command line taken apart: verb, flags of Hydra's, overrides, and the run that `resume=auto` means."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
+
+if TYPE_CHECKING:
+    from cvtrain.config.compose import Composer
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line taken apart.
+
+    `flags` are Hydra's, as given; `options` the same as argparse reads them; `overrides` key=value tokens;
+    `trial_overrides` those of a search's trials.
+    """
+
+    verb: str
+    flags: list[str]
+    options: argparse.Namespace
+    overrides: list[str]
+    trial_overrides: tuple[str, ...] = ()
+
+    @property
+    def only_shows(self) -> bool:
+        """True for commands that print something and start no run."""
+        options = self.options
+        return bool(options.help or options.hydra_help or options.cfg or options.info or options.shell_completion)
+
+
+def with_sweeps_parameters(arguments: list[str]) -> list[str]:
+    """The command of a W&B sweep's trial with the sweep's parameters as overrides; any other command as it is."""
+    from cvtrain.config.root import VERBS
+    from cvtrain.config.trial import current_trial, with_parameters
+
+    verb = next((word for word in arguments if word in VERBS), "train")
+    trial = current_trial() if verb == "train" else None
+    return arguments if trial is None else with_parameters(arguments, trial)
+
+
+def parse_command(arguments: list[str]) -> Command:
+    """Take a command line apart; raises ConfigError for an unknown verb or flag."""
+    from hydra._internal.utils import get_args_parser
+
+    from cvtrain.config.diagnosis import bare_word
+    from cvtrain.config.overrides import open_up
+    from cvtrain.config.resuming import going_on_as_trial, resuming_tokens
+    from cvtrain.config.root import VERBS
+    from cvtrain.config.sweep_files import split_search
+
+    parser = get_args_parser()
+    parser.error = _refuse_flags  # type: ignore[method-assign,assignment]
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise ConfigError(problems=[_unknown_flag(parser, flag) for flag in unknown])
+    words = list(options.overrides)
+    verb = words.pop(0) if words and words[0] in VERBS else "train"
+    wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
+    if wrong and not options.shell_completion:
+        composer = build_composer(verb, options, words)
+        raise ConfigError(problems=[bare_word(composer, word) for word in wrong])
+    flags = list(arguments)
+    for word in options.overrides:
+        flags.remove(word)
+    if verb == "sweep":
+        own, trials = split_search(words)
+        return Command(verb, flags, options, own, tuple(open_up(token, "train") for token in trials))
+    tokens = [open_up(word, verb) for word in words]
+    if verb == "train":
+        tokens = going_on_as_trial(tokens, options.multirun)
+        # Each trial of a --multirun finds its own, in its folder below hydra.sweep.dir.
+        tokens = resuming_tokens(
+            tokens,
+            lambda: None if options.multirun else _newest_run(build_composer(verb, options, tokens), tokens),
+        )
+    return Command(verb, flags, options, tokens)
+
+
+def _newest_run(composer: "Composer", tokens: list[str]) -> Path | None:
+    """The folder that `resume=auto` goes on in: that of hydra.run.dir, or the newest unfinished run of the name."""
+    from cvtrain.config.diagnosis import COMPOSITION_ERRORS
+    from cvtrain.config.resuming import unfinished_run
+
+    chosen = next((token.partition("=")[2] for token in tokens if token.startswith("hydra.run.dir=")), None)
+    if chosen is not None:
+        return Path(chosen)
+    try:
+        cfg = composer.compose(tokens)
+        return unfinished_run(cfg.output_root, cfg.name)
+    except COMPOSITION_ERRORS:  # told later, with what is wrong
+        return None
+
+
+def build_composer(verb: str, options: argparse.Namespace, overrides: list[str]) -> "Composer":
+    """The composer that sees what Hydra will see: the folders of the flags, and of hydra.searchpath."""
+    from cvtrain.config.compose import Composer
+
+    search_path = next((token for token in overrides if token.startswith("hydra.searchpath=")), None)
+    return Composer(verb, options.config_dir, options.config_path, options.config_name, search_path)
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    raise ConfigError(rule=message, remedy="cvtrain --help shows what there is")
+
+
+def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> Problem:
+    from cvtrain.config.schema import settings_by_key
+
+    name, equals, value = flag.partition("=")
+    known = [option for action in parser._actions for option in action.option_strings]
+    if equals:
+        keys = settings_by_key("train")
+        key = name.lstrip("-")
+        close = [key] if key in keys else closest_keys(key, keys) or [key]
+        remedy = f"settings are written without dashes: {close[0]}={value}"
+    else:
+        remedy = did_you_mean(closest(name, known)) or "settings are written key=value, without dashes"
+    return Problem(flag, rule="no such flag", remedy=remedy)

@@ -1,0 +1,70 @@
+"""A command as a job of Hydra's, which makes the run folder, sets up logging and calls the verb."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from cvtrain.command import Command
+from cvtrain.config.loading import explained
+from cvtrain.config.location import conf_dir
+from cvtrain.job import Job, Refused
+
+
+def hand_over(command: Command, job: Job) -> None:
+    """Let Hydra read the command again, show what it is asked for, or run `job` once or for each trial."""
+
+    def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
+        return job(cfg)
+
+    with _hydra_arguments(command), _own_errors():
+        hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base="1.3")(task)()
+
+
+def run_checked(command: Command, job: Job) -> None:
+    """What `hand_over` does for one run, without Hydra's own reading of the command line."""
+    composer = job.composer
+    with explained(composer, command.overrides):
+        config = composer.compose(command.overrides)
+    HydraConfig.instance().set_config(config)
+    with _own_errors():
+        result = run_job(
+            task_function=job,
+            config=config,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=HydraContext(config_loader=composer.loader, callbacks=Callbacks()),
+        )
+    _ = result.return_value  # raises what the job raised
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Takes a user's error out of what has carried it through Hydra."""
+    try:
+        yield
+    except Refused as refused:
+        raise refused.error from refused.__cause__
+
+
+@contextmanager
+def _hydra_arguments(command: Command) -> Iterator[None]:
+    """`sys.argv` as Hydra reads it, and exceptions that come through instead of being printed short."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [argv[0], *command.flags, *command.overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
