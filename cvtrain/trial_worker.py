@@ -8,6 +8,7 @@ The search speaks to it over the socket CONTROL_FD in lines of JSON; TRIAL_FD is
 """
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -20,6 +21,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+
+PR_SET_PDEATHSIG = 1
 
 
 class TrialWorker:
@@ -36,6 +39,7 @@ class TrialWorker:
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
         os.set_blocking(self._wake, False)
+        self._prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
         signal.signal(signal.SIGCHLD, _note)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
@@ -85,11 +89,17 @@ class TrialWorker:
     def _fork(self, order: dict[str, Any]) -> int:
         child = os.fork()
         if child == 0:
+            self._end_me_with_worker()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.control.close()
             run_trial(order)
         return child
+
+    def _end_me_with_worker(self) -> None:
+        """In a trial's process: be told to save and end should this worker be killed, which could not tell it."""
+        if self._prctl is not None:
+            self._prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def _spawn(self, order: dict[str, Any]) -> int:
         """Start a trial as a program of its own, which loads everything itself."""
@@ -101,6 +111,7 @@ class TrialWorker:
                 stdout=output,
                 stderr=output,
                 pass_fds=[self.trial_fd],
+                preexec_fn=self._end_me_with_worker,  # safe: this process has one thread
                 start_new_session=True,
             )
         return process.pid

@@ -18,6 +18,7 @@ from cvtrain.config.errors import Problem
 from cvtrain.config.launchers import GROUP as LAUNCHERS
 from cvtrain.config.launchers import missing_plugin
 from cvtrain.config.origins import COMMAND_LINE, readable
+from cvtrain.config.redact import redact
 from cvtrain.config.root import VERBS
 from cvtrain.config.rules import find_rule_problems, unknown_key
 from cvtrain.config.schema import settings_by_key, settings_of
@@ -82,12 +83,13 @@ def _is_group(composer: Composer, override: Override) -> bool:
 
 
 def _grammar_problem(composer: Composer, token: str, error: OverrideParseException) -> Problem:
-    key, equals, value = token.partition("=")
+    key, equals, _ = token.partition("=")
     if not equals:
         return bare_word(composer, token)
-    reason = str(error).splitlines()[0]
+    reason = redact(str(error).splitlines()[0])
     remedy = f"{reason}\nquote special characters for shell and Hydra: '{key}=\"...\"'"
-    return Problem(key, value, "is not in Hydra's grammar of values", remedy, COMMAND_LINE)
+    shown = redact(token).partition("=")[2]
+    return Problem(key, shown, "is not in Hydra's grammar of values", remedy, COMMAND_LINE)
 
 
 def bare_word(composer: Composer, word: str) -> Problem:

@@ -15,6 +15,8 @@ _SECRET_KEY = re.compile(
 _HARMLESS_VALUE = re.compile(r"(true|false|null|none|yes|no|\?\?\?|[+-]?\d{1,4})?", re.IGNORECASE)
 
 _URL_USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^/\s?#'\"]+)@", re.IGNORECASE)
+# A database's driver takes everything up to the last @ for user and password, slashes and question marks too.
+_DATABASE_USER = re.compile(r"\b((?:postgresql|mysql|mariadb)(?:\+\w+)?://)[^\s'\"@]*:[^\s'\"]*@", re.IGNORECASE)
 _AUTH_SCHEME = re.compile(r"\b(Bearer|Basic)(\s+)[A-Za-z0-9._~+/=-]{8,}")
 # key=value, key: value, "key": "value", with the value in quotes or up to a blank, comma, bracket or ampersand.
 _ASSIGNMENT = re.compile(
@@ -76,6 +78,7 @@ def _is_secret_flag(flag: Any, item: Any) -> bool:
 
 
 def _redact_text(text: str) -> str:
+    text = _DATABASE_USER.sub(rf"\1{REDACTED}@", text)
     text = _URL_USER.sub(_redact_user, text)
     text = _AUTH_SCHEME.sub(rf"\1\2{REDACTED}", text)
     text = _redact_pairs(_ASSIGNMENT, text)

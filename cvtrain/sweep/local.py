@@ -19,7 +19,8 @@ from cvtrain.interruption import SIGNALS
 from cvtrain.sweep.display import best_trial, build_display, describe_values
 from cvtrain.sweep.report import write_report
 from cvtrain.sweep.search import Search
-from cvtrain.sweep.study import DATABASE_ERRORS, StudyBook
+from cvtrain.sweep.storage import DatabaseGoneError, Patience, explained_folder, make_folder
+from cvtrain.sweep.study import StudyBook
 from cvtrain.sweep.trial import (
     CONSOLE,
     RunningTrial,
@@ -52,15 +53,28 @@ def search_locally(search: Search) -> int:
     folder = search.folder
     workers = search.config.sweep.workers
     with StopWish() as wish:
-        pool = WorkerPool(workers, cores=usable_cores(), warm=search.config.sweep.warm, overrides=search.fixed)
+        pool = WorkerPool(
+            workers,
+            cores=usable_cores(),
+            warm=search.config.sweep.warm,
+            overrides=search.fixed,
+            is_hurried=lambda: wish.count > 1,
+        )
         with pool:  # they load their libraries while the database is opened
-            book = StudyBook(search)
+            book = StudyBook(search, Patience(lambda: wish.count))
             refuse_strange_folders(book, folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "sweep.yaml").write_bytes(search.spec.path.read_bytes())
+            make_folder(folder)
+            with explained_folder(folder):
+                (folder / "sweep.yaml").write_bytes(search.spec.path.read_bytes())
+                (folder / "sweep.log").touch()
             with log_file(folder / "sweep.log"):
-                LocalSearch(search, book, pool, wish).run()
-                write_report(search, book.study, book.trials(), folder)
+                try:
+                    LocalSearch(search, book, pool, wish).run()
+                    write_report(search, book.study, book.trials(), folder)
+                except DatabaseGoneError as error:
+                    if wish.received is None:
+                        raise
+                    log.error("%s", error)
                 if wish.received is not None:
                     log.info("go on with it: the same command again")
     return wish.exit_code
@@ -200,11 +214,7 @@ class LocalSearch:
         if trial is None:
             return
         trial.observe(row["value"], self.metric)
-        stop = False
-        try:
-            stop = self.book.report(trial.handle, trial.count(row["step"]), row["value"])
-        except DATABASE_ERRORS as error:
-            log.warning("trial %d: a value was not kept: %s", trial.number, str(error).splitlines()[0])
+        stop = self.book.report(trial.handle, trial.count(row["step"]), row["value"])
         worker.answer(trial.number, stop=stop)
 
     def _ended(self, trial: RunningTrial, exit_code: int) -> None:

@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ PROGRAM = ("-m", "cvtrain.trial_worker")
 DEVICES = "CUDA_VISIBLE_DEVICES"
 # How long the loop sleeps where nothing happens: then it looks at the clock, and at the user's wish to stop.
 TICK_SECONDS = 0.5
+# How long trials that a search leaves in the middle may take to save.
+SAVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -127,22 +130,38 @@ class Worker:
         with contextlib.suppress(OSError):  # a worker that is gone shows when its line is read
             line.sendall((json.dumps(message) + "\n").encode())
 
-    def close(self) -> None:
-        """Close the lines; the process ends, and so does a trial that still runs."""
+    def hang_up(self) -> None:
+        """Close the lines: the process ends, once a trial that still runs has saved and ended."""
         for line in self.lines:
             line.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
+
+    def is_done(self) -> bool:
+        """True if nothing is lost when it is killed: it has no trial in hand, or has ended."""
+        return self.trial is None or self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End the process and its trial at once."""
+        if self._process.poll() is None:
             self.signal(signal.SIGKILL, all_processes=True)
             self._process.kill()
-            self._process.wait()
+        self._process.wait()
 
 
 class WorkerPool:
-    """All workers of a search on this machine, and one place to wait for what they tell."""
+    """All workers of a search on this machine, and one place to wait for what they tell.
 
-    def __init__(self, count: int, *, cores: int, warm: bool, overrides: Sequence[str]) -> None:
+    Args:
+        count: how many.
+        cores: of this machine, for them to share.
+        warm: see `Worker`.
+        overrides: see `Worker`.
+        is_hurried: True once trials are not to save any more, at the end of the block.
+    """
+
+    def __init__(
+        self, count: int, *, cores: int, warm: bool, overrides: Sequence[str], is_hurried: Callable[[], bool]
+    ) -> None:
+        self._is_hurried = is_hurried
         self._selector = selectors.DefaultSelector()
         self.warm = warm and sys.platform == "linux"
         self.workers: list[Worker] = []
@@ -159,7 +178,14 @@ class WorkerPool:
     def __exit__(self, *_: object) -> None:
         self._selector.close()
         for worker in self.workers:
-            worker.close()
+            worker.hang_up()
+        deadline = time.monotonic() + SAVE_SECONDS
+        while not all(worker.is_done() for worker in self.workers):
+            if self._is_hurried() or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        for worker in self.workers:
+            worker.kill()
 
     def wait_until_ready(self) -> None:
         """Wait until the workers have loaded what they need, and share out the GPUs.
