@@ -47,6 +47,7 @@ from cvtrain.runtime import (
     seed_generators,
     select_device,
     select_precision,
+    visible_gpus,
 )
 from cvtrain.tracking import Monitor, monitor_mode
 from cvtrain.trainer import Trainer, whole_network
@@ -178,10 +179,23 @@ def take_device(config: Config, world: World) -> torch.device:
             world.local_world_size,
         )
     name = config.trainer.device
-    device = select_device(name, local_rank=world.local_rank, num_processes=world.local_world_size)
+    if world.world_size > 1 and has_gpu_of_its_own(visible_gpus(), world):
+        device = select_device(name)
+    else:
+        device = select_device(name, local_rank=world.local_rank, num_processes=world.local_world_size)
     if device.type == "cuda" and world.world_size > 1:
         torch.cuda.set_device(device)
     return device
+
+
+def has_gpu_of_its_own(gpus: list[str], world: World) -> bool:
+    """True if each process of each machine sees one GPU, and each another, as with Slurm's --gpus-per-task.
+
+    Args:
+        gpus: ids of those that this process sees.
+    """
+    seen = world.all_gather((world.node, tuple(gpus)))
+    return all(len(ids) == 1 for _, ids in seen) and len(set(seen)) == world.world_size
 
 
 def build_store(config: Config, run_dir: Path, world: World) -> CheckpointStore:

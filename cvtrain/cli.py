@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cvtrain.command import Command, build_composer, parse_command, with_sweeps_parameters
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
-from cvtrain.distributed.ranks import rank_of_process
+from cvtrain.distributed.ranks import rank_of_process, search_alone
 from cvtrain.distributed.session import Session, SharedSession
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def run(arguments: list[str], *, checked: bool = False) -> int:
         print(f"cvtrain {cvtrain.__version__}")
         return EXIT_OK
     try:
+        if "sweep" in arguments:
+            search_alone()
         rank = rank_of_process()
     except ConfigError as error:
         _print_problems(error)

@@ -113,6 +113,15 @@ def available_devices() -> list[str]:
     return [*names, "cpu"]
 
 
+def visible_gpus() -> list[str]:
+    """Ids of the GPUs that this process may use, which are the same for all processes of a machine."""
+    if not torch.cuda.is_available():
+        return []
+    # A build of torch that knows no ids gives the same ones to all.
+    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [str(getattr(each, "uuid", index)) for index, each in enumerate(properties)]
+
+
 def select_device(
     name: str, *, key: str = "trainer.device", local_rank: int = 0, num_processes: int = 1
 ) -> torch.device:
@@ -155,7 +164,7 @@ def _select_shared(name: str, key: str, available: list[str], local_rank: int, n
         raise ConfigError(
             key=key,
             value=name,
-            rule=f"this machine has {num_gpus} GPUs for {num_processes} processes",
+            rule=f"{num_processes} processes of this machine see {num_gpus} GPUs together",
             remedy=f"start as many processes as there are GPUs, or use {key}=cpu",
         )
     return torch.device(f"cuda:{local_rank}")

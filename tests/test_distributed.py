@@ -12,9 +12,12 @@ import torch
 from rank_runs import RUNS, compose, poison, train_steps
 from wandb_server import API_KEY, WandbServer
 
-from cvtrain.assembly import assemble
+from cvtrain import runtime
+from cvtrain.assembly import assemble, has_gpu_of_its_own, take_device
 from cvtrain.config.errors import ConfigError
-from cvtrain.distributed.ranks import first_host, rank_of_process
+from cvtrain.config.root import Config
+from cvtrain.distributed.ranks import first_host, rank_of_process, search_alone
+from cvtrain.distributed.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -74,10 +77,62 @@ def test_a_process_knows_its_rank_from_srun_but_not_in_the_batch_script():
     assert first_host("node1,node2") == "node1" and first_host("r[1-2]n-ib") == "r1n-ib"
 
 
+def test_each_task_of_srun_searches_by_itself_and_torchrun_starts_no_search():
+    step = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    assert rank_of_process(dict(step)).rank == 1
+    search_alone(step)
+    assert rank_of_process(step) is None  # nor are its trials, which inherit this
+    search_alone({"RANK": "0", "WORLD_SIZE": "1"})
+    with pytest.raises(ConfigError, match="leave torchrun out"):
+        search_alone({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_a_trial_of_an_agent_that_srun_started_is_no_rank():
+    step = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    for variables, is_rank in (({}, False), ({"WANDB_RUN_ID": "r1"}, True)):
+        # What srun started: an agent, or the processes of a trial, which an agent's command gave srun.
+        task = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **variables})
+        try:
+            trial = {**step, "WANDB_RUN_ID": "r1", "SLURM_TASK_PID": str(task.pid)}
+            assert (rank_of_process(trial) is not None) == is_rank
+        finally:
+            task.kill()
+            task.wait()
+    gone = {**step, "WANDB_RUN_ID": "r1", "SLURM_TASK_PID": str(task.pid)}
+    assert rank_of_process(gone).rank == 1
+
+
 @pytest.mark.parametrize("variables", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x", "WORLD_SIZE": "2"}])
 def test_an_environment_that_contradicts_itself_is_refused(variables):
     with pytest.raises(ConfigError, match="RANK"):
         rank_of_process(variables)
+
+
+@pytest.mark.parametrize(
+    ("seen", "own"),
+    [
+        ([("0", ("g1",)), ("0", ("g2",)), ("1", ("g1",))], True),  # as with --gpus-per-task=1
+        ([("0", ("g1", "g2")), ("0", ("g1", "g2"))], False),
+        ([("0", ("g1",)), ("0", ("g1",))], False),
+        ([("0", ()), ("0", ())], False),
+    ],
+)
+def test_a_process_that_sees_one_gpu_of_its_own_takes_it(seen, own, monkeypatch):
+    class Several(World):
+        rank, world_size, local_rank, local_world_size = 1, len(seen), 1, 2
+
+        def all_gather(self, value):
+            return seen
+
+    assert has_gpu_of_its_own([], Several()) == own
+    monkeypatch.setattr(runtime, "available_devices", lambda: ["cuda:0", "cpu"])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    if own:
+        assert take_device(Config(), Several()) == torch.device("cuda:0")
+    else:
+        with pytest.raises(ConfigError, match="2 processes of this machine see 1 GPUs"):
+            take_device(Config(), Several())
 
 
 # ---------------------------------------------------------------------- two and four ranks beside one process

@@ -5,11 +5,15 @@ import re
 import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.trial import RUN_ID
 
 # Ports that srun's processes meet on: below those that systems give to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 12_000, 16_000
+# How many processes srun has started together.
+_STEP_TASKS = "SLURM_STEP_NUM_TASKS"
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def rank_of_process(environ: MutableMapping[str, str] | None = None) -> Rank | N
     environ = os.environ if environ is None else environ
     if "RANK" in environ and "WORLD_SIZE" in environ:
         rank = _torchrun_rank(environ)
-    elif int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environ:
+    elif int(environ.get(_STEP_TASKS, "1")) > 1 and "SLURM_PROCID" in environ and not _has_agent_for_task(environ):
         rank = _slurm_rank(environ)
     else:
         return None
@@ -59,10 +63,38 @@ def rank_of_process(environ: MutableMapping[str, str] | None = None) -> Rank | N
     return rank if rank.world_size > 1 else None
 
 
+def search_alone(environ: MutableMapping[str, str] | None = None) -> None:
+    """For a search, whose trials are runs of their own: each task of srun's searches by itself.
+
+    Raises:
+        ConfigError: torchrun has started several processes.
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get("WORLD_SIZE", "1") != "1" and "RANK" in environ:
+        raise ConfigError(
+            rule="torchrun starts the processes of one run, and a search makes many",
+            remedy="leave torchrun out: sweep.workers=N trains N trials at a time, trainer.devices=N gives each of them "
+            "N processes",
+        )
+    environ.pop(_STEP_TASKS, None)
+
+
 def attempt_of_process(environ: Mapping[str, str] | None = None) -> str:
     """How often torchrun has started the processes of this run before: what they tell each other must not mix."""
     environ = os.environ if environ is None else environ
     return environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+def _has_agent_for_task(environ: Mapping[str, str]) -> bool:
+    """True for a trial whose agent of W&B is what srun has started: its other tasks are agents with other trials."""
+    run, task = environ.get(RUN_ID), environ.get("SLURM_TASK_PID")
+    if not run or not task:
+        return False
+    try:
+        variables = Path(f"/proc/{int(task)}/environ").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return False
+    return f"{RUN_ID}={run}".encode() not in variables  # an agent sets it for its trial
 
 
 def _torchrun_rank(environ: Mapping[str, str]) -> Rank:
@@ -86,7 +118,7 @@ def _slurm_rank(environ: MutableMapping[str, str]) -> Rank:
     return Rank(
         rank=_number(environ, "SLURM_PROCID", None),
         local_rank=_number(environ, "SLURM_LOCALID", 0),
-        world_size=_number(environ, "SLURM_STEP_NUM_TASKS", None),
+        world_size=_number(environ, _STEP_TASKS, None),
         local_world_size=_tasks_of_node(environ.get("SLURM_STEP_TASKS_PER_NODE", "1"), node),
         node=str(node),
     )

@@ -11,6 +11,10 @@ from cvtrain.models.heads import is_inside
 from cvtrain.models.tracing import evaluation_mode
 
 
+# How much of their length an image's features may move because a kernel adds up in another order, in bf16 at that.
+_ROUNDING = 0.02
+
+
 class SplitError(ValueError):
     """Why a network cannot be taken apart at its head, in words that go on from "because"."""
 
@@ -73,8 +77,13 @@ def examine_split(module: nn.Module, head: str, images: torch.Tensor) -> Feature
         features = _trace(module, head, images)
         torch.manual_seed(1)
         again = compute_features(module, head, images)
+        beside_another = compute_features(module, head, torch.cat([images[:1], torch.zeros_like(images[1:])]))
     if not torch.equal(features, again):
         raise SplitError("the backbone gives other features each time, even in evaluation mode")
+    # Not to the bit, since a kernel may add in another order.
+    moved = torch.linalg.vector_norm((beside_another[0] - features[0]).float())
+    if moved > _ROUNDING * torch.linalg.vector_norm(features[0].float()):
+        raise SplitError("an image's features depend on those beside it, as with batch norm without running statistics")
     channels_last = features.dim() == 4 and features.is_contiguous(memory_format=torch.channels_last)
     return FeatureForm(
         tuple(features.shape[1:]), features.dtype, torch.channels_last if channels_last else torch.contiguous_format

@@ -63,6 +63,7 @@ def test_the_layout_of_maps_is_kept():
         ("NeverCalls", (10, 1), "classifier", "calls its head, classifier, 0 times"),
         ("TwoInputs", (10,), "head", "something else than one row of features"),
         ("Noisy", (10, 1), "classifier", "other features each time"),
+        ("Neighbourly", (10, 1), "classifier", "depend on those beside it"),
         ("Photographic", (10, 1), "", "the head is the whole network"),
     ],
 )
