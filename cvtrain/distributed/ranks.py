@@ -73,8 +73,8 @@ def search_alone(environ: MutableMapping[str, str] | None = None) -> None:
     if environ.get("WORLD_SIZE", "1") != "1" and "RANK" in environ:
         raise ConfigError(
             rule="torchrun starts the processes of one run, and a search makes many",
-            remedy="leave torchrun out: sweep.workers=N trains N trials at a time, trainer.devices=N gives each of them "
-            "N processes",
+            remedy="leave torchrun out: sweep.workers=N trains N trials at a time, trainer.devices=N gives each of "
+            "them N processes",
         )
     environ.pop(_STEP_TASKS, None)
 

@@ -10,7 +10,6 @@ from torch.func import functional_call
 from cvtrain.models.heads import is_inside
 from cvtrain.models.tracing import evaluation_mode
 
-
 # How much of their length an image's features may move because a kernel adds up in another order, in bf16 at that.
 _ROUNDING = 0.02
 
