@@ -57,6 +57,8 @@ class BatchShare:
         parts = min(num_parts, len(images))
         if self.talks_in_forward:
             parts = min(num_parts, -(-self.num_images // self._world.world_size))
+        if parts == 1:
+            return [(images, targets)]
         return list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
     def usual_split(self, num_parts: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ class TrainWindow:
         # loss sum, correct, images; float64 is exact for counts, float32 is what MPS has
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._window = torch.zeros(3, dtype=dtype, device=device)
+        self._parts = self._window.unbind()  # views
         self._epoch = torch.zeros(3, dtype=dtype, device=device)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -32,14 +33,11 @@ class TrainWindow:
         """
         labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
         num_images = len(labels)
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
-        self._window += torch.stack(
-            [
-                loss.detach().to(self._window.dtype) * num_images,
-                correct.to(self._window.dtype),
-                torch.full_like(correct, num_images, dtype=self._window.dtype),
-            ]
-        )
+        # Few operations, as each is a launch on a GPU and has its price beside the step of a small network.
+        loss_sum, correct, images = self._parts
+        loss_sum.add_(loss.detach(), alpha=num_images)
+        correct.add_((logits.detach().argmax(dim=1) == labels).sum())
+        images.add_(num_images)
 
     def read_window(self) -> dict[str, float]:
         """`train/loss` and `train/accuracy` since the last reading; empty if nothing was added. Synchronises."""

@@ -54,7 +54,7 @@ class ArraySource:
 
     def __init__(self, *, images: np.ndarray, labels: np.ndarray, prefix: str, rows: np.ndarray | None = None) -> None:
         assert images.ndim == 4 and images.dtype == np.uint8 and len(images) == len(labels)
-        self.images = images
+        self.images = images if images.flags.writeable else images.copy()  # torch shares no read-only memory
         self.labels = labels
         self.prefix = prefix
         self.rows = np.arange(len(labels), dtype=np.int64) if rows is None else rows

@@ -122,8 +122,8 @@ def place_square(figure: "Figure", axes: "Axes", image: "AxesImage", *, side: fl
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Write a PNG atomically; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    # Level 1 takes a third of the time of the default, for files that are a tenth larger.
-    figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+    # Figure.savefig would draw everything twice. Level 1 compresses faster than the default, into larger files.
+    figure.canvas.print_png(buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 1})  # type: ignore[attr-defined]
     with atomic_file(path, text=False) as file:
         file.write(buffer.getvalue())
 

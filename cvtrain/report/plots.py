@@ -137,17 +137,17 @@ def plot_images(
     height = max(1, grid_rows) * (cell + caption_height) + top
     with style():
         figure = new_figure(width, height)
-        # Places are known, and constrained layout takes seconds for 64 axes.
+        # Places are known, in inches. Axes for each image, or a layout engine, would take longer than all the rest.
         figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)
+        axes.set_axis_off()
         if title:
             figure.text(gap / width, 1 - 0.13 / height, drawable(title, 90), va="top", size=10, weight="bold")
         for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
             row, column = divmod(index, columns)
             left = gap + column * (cell + gap)
             bottom = height - top - (row + 1) * cell - row * caption_height
-            axes = figure.add_axes((left / width, bottom / height, cell / width, cell / height))
-            axes.set_axis_off()
-            _draw_image(axes, image)
+            _draw_image(axes, image, left, bottom, cell)
             text = figure.text(
                 (left + cell / 2) / width,
                 (bottom - 0.04) / height,
@@ -268,9 +268,13 @@ def _write_counts(axes: "Axes", counts: NDArray[Any], shares: NDArray[np.float64
         axes.text(predicted, true, str(count), ha="center", va="center", size=size, color="white" if dark else INK)
 
 
-def _draw_image(axes: "Axes", image: NDArray[np.uint8]) -> None:
+def _draw_image(axes: "Axes", image: NDArray[np.uint8], left: float, bottom: float, cell: float) -> None:
+    """Draw `image` in the middle of the square of `cell` inches at (`left`, `bottom`)."""
     channels, height, width = image.shape
+    half_width, half_height = (cell / 2 * side / max(height, width) for side in (width, height))
+    x, y = left + cell / 2, bottom + cell / 2
+    extent = (x - half_width, x + half_width, y - half_height, y + half_height)
     # Small images are shown as the pixels that they are.
     interpolation = "nearest" if max(height, width) <= 64 else "antialiased"
     shown = image[0] if channels == 1 else image.transpose(1, 2, 0)
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation, extent=extent, aspect="auto")

@@ -28,7 +28,7 @@ from cvtrain.config.compose import Composer
 from cvtrain.config.loading import check_command, typed_config
 from cvtrain.config.resolvers import register_resolvers
 from cvtrain.config.root import register_schemas
-from cvtrain.runtime import autocast
+from cvtrain.runtime import autocast, keep_freed_memory
 
 BATCH_SIZE = 512
 OVERRIDES = (
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60_000)
     arguments = parser.parse_args()
     print(describe_machine())
+    keep_freed_memory(torch.device("cpu"))  # as a run does; it holds for the peers in this process too
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_set(root, arguments.images)

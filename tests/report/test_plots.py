@@ -169,16 +169,16 @@ def test_drawable() -> None:
 
 
 def test_an_unfinished_picture_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = tmp_path / "curves.png"
     plot_curves([], path)
     before = path.read_bytes()
 
-    def savefig(self: Figure, file: io.BytesIO, **options: object) -> None:
+    def print_png(self: FigureCanvasAgg, file: io.BytesIO, **options: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", print_png)
     with pytest.raises(OSError, match="disk full"):
         plot_curves(rows(), path)
     assert path.read_bytes() == before
