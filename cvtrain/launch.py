@@ -29,13 +29,17 @@ def launch(arguments: Sequence[str], num_processes: int, variables: Mapping[str,
     processes: list[subprocess.Popen[bytes]] = []
     reading, writing = os.pipe()  # the processes see that this one is gone when its end of the pipe closes
     try:
-        with _forwarded_signals(processes):
+        with _forwarded_signals(processes) as received:
             port = _free_port()
             for rank in range(num_processes):
+                if received:  # the one that was being started has not been told
+                    _send(processes, received[0])
+                    break
                 processes.append(
                     _start(arguments, {**_environment(rank, num_processes, port, reading), **variables}, reading)
                 )
-            return _wait(processes)
+            exit_code = _wait(processes)
+            return 128 + received[0] if len(processes) < num_processes else exit_code
     finally:
         for process in processes:
             if process.poll() is None:
@@ -97,12 +101,25 @@ def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> int:
         failed = next((process.returncode for process in processes if process.poll()), 0)
         if failed and not exit_code:
             exit_code, deadline = failed, time.monotonic() + SECONDS_TO_END
+            _tell_of_killed(processes)
             _send(processes, signal.SIGTERM)
         if time.monotonic() > deadline:
             _send(processes, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
     exit_code = exit_code or next((process.returncode for process in processes if process.returncode), 0)
     return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def _tell_of_killed(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
+    """Name those that a signal has ended which they could not handle: the others know only that they are gone."""
+    for rank, process in enumerate(processes):
+        code = process.returncode or 0
+        if code < 0 and -code not in SIGNALS:
+            hint = ", most often by the system because memory ran out" if -code == signal.SIGKILL else ""
+            print(
+                f"error: process {rank} of {len(processes)} was killed by {signal.Signals(-code).name}{hint}",
+                file=sys.stderr,
+            )
 
 
 def _send(processes: "Sequence[subprocess.Popen[bytes]]", number: int) -> None:
@@ -112,14 +129,18 @@ def _send(processes: "Sequence[subprocess.Popen[bytes]]", number: int) -> None:
 
 
 @contextlib.contextmanager
-def _forwarded_signals(processes: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
+def _forwarded_signals(processes: "list[subprocess.Popen[bytes]]") -> Iterator[list[int]]:
+    """Inside, signals go on to `processes`; gives the numbers of those that have come."""
+    received: list[int] = []
+
     def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         _send(processes, number)
 
     is_main_thread = threading.current_thread() is threading.main_thread()
     previous = {number: signal.signal(number, forward) for number in SIGNALS} if is_main_thread else {}
     try:
-        yield
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

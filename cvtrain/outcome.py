@@ -138,8 +138,10 @@ def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
 
 def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader) -> None:
     """Write the tables and plots of a split, and hand the plots to the loggers."""
-    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, draws=run.config.plots)
-    log_evaluation_plots(run.logger, run.run_dir, split, run.trainer.step)
+    draws = run.config.plots
+    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, draws=draws)
+    if draws:  # pictures of a run that goes on may lie there from its first end
+        log_evaluation_plots(run.logger, run.run_dir, split, run.trainer.step)
 
 
 def write_test(run: Run) -> dict[str, float]:
@@ -232,10 +234,11 @@ def write_evaluation(
 
 
 def plot_mistakes(path: Path, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...]) -> None:
-    """Write a grid of the images that were most surely called the wrong class; nothing if all were right."""
+    """Write a grid of the images that were most surely called the wrong class; none if all were right."""
     predictions = evaluation.predictions
     wrong = np.flatnonzero(predictions.preds != predictions.labels)
     if len(wrong) == 0:
+        path.unlink(missing_ok=True)  # of the end before, in a run that went on
         return
     worst = wrong[np.argsort(-predictions.top_probs[wrong, 0], kind="stable")][:SAMPLE_IMAGES]
     batch = loader.dataset[BatchKey(0, 0, predictions.indices[worst])]

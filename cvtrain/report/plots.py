@@ -173,8 +173,8 @@ def _step_label(rows: Sequence[Row]) -> str:
     ends = [row for row in rows if "train/epoch_loss" in row]
     if not ends:
         return "step"
-    last = ends[-1]
-    return f"step ({last['step'] / last['epoch']:.6g} per epoch)"
+    # A limit may have cut the last epoch short, and images that cannot be read any.
+    return f"step ({max(row['step'] / row['epoch'] for row in ends):.6g} per epoch)"
 
 
 def _draw_metric(axes: "Axes", rows: Sequence[Row], name: str) -> None:

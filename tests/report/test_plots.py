@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cvtrain.report.figure import drawable
-from cvtrain.report.plots import plot_confusion, plot_curves, plot_images
+from cvtrain.report.plots import _step_label, plot_confusion, plot_curves, plot_images
 
 
 def rows(steps: int = 100) -> list[dict[str, float | None]]:
@@ -56,6 +56,12 @@ def test_curves_are_drawn_in_their_colors_and_missing_panels_left_out(tmp_path: 
 def test_curves_of_unusual_runs(tmp_path: Path, found: list[dict[str, float | None]]) -> None:
     plot_curves(found, tmp_path / "curves.png")
     assert pixels(tmp_path / "curves.png").shape[0] == 525
+
+
+def test_a_last_epoch_that_a_limit_cuts_short_does_not_count_as_an_epoch() -> None:
+    ends = [{"step": step, "epoch": epoch, "train/epoch_loss": 1.0} for epoch, step in ((1, 45), (2, 90), (3, 100))]
+    assert _step_label(ends) == "step (45 per epoch)"
+    assert _step_label([]) == "step"
 
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:

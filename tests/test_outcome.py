@@ -1,0 +1,26 @@
+"""What a run leaves, where a run test would not come to it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from cvtrain.evaluation import Predictions
+from cvtrain.outcome import plot_mistakes
+
+
+def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):
+    path = tmp_path / "mistakes_val.png"
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+
+    class Images:
+        def __getitem__(self, key):
+            return SimpleNamespace(images=images, indices=torch.from_numpy(key.indices))
+
+    loader = SimpleNamespace(dataset=Images())
+    for pred, is_there in ((1, True), (0, False)):
+        predictions = Predictions(
+            np.array([5]), np.array([0]), np.array([[pred, 1 - pred]]), np.array([[0.9, 0.1]], np.float32)
+        )
+        plot_mistakes(path, SimpleNamespace(predictions=predictions), loader=loader, classes=("ant", "bee"))
+        assert path.exists() == is_there
