@@ -56,6 +56,14 @@ def content_for_server(search: Search) -> dict[str, Any]:
         ConfigError: the metric is none that W&B gets, or the trials would not log to W&B.
     """
     content = dict(search.spec.content)
+    termination = search.spec.early_termination
+    if termination is not None and termination.kind != "hyperband":
+        raise ConfigError(
+            "early_terminate.type",
+            termination.kind,
+            "is understood by engine=local only: W&B's server would end no trial by it",
+            "type: hyperband, or leave early_terminate out",
+        )
     metric = content.get("metric")
     problem = None if metric is None else metric_problem("metric.name", metric["name"])
     if problem is not None:

@@ -82,6 +82,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], dict[str, str | None], str]]
         {"metric": {"name": "test/accuracy", "goal": "maximize"}}, [], {}, "test/accuracy: no run logs this metric"
     ),
     "logger": ({}, ["logger=csv"], {}, "error: logger=csv: the server would wait for the trials' figures"),
+    "median": (
+        {"early_terminate": {"type": "median"}}, [], {}, "early_terminate.type=median: is understood by engine=local"
+    ),
     "no effect": ({}, ["sweep.storage=sqlite:///a.db"], {}, "has no effect with engine=wandb"),
 }  # fmt: skip
 
@@ -89,7 +92,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], dict[str, str | None], str]]
 @pytest.mark.parametrize(
     "names",
     [
-        ("no key", "no server", "entity", "test metric"),
+        ("no key", "no server", "entity", "median"),
         pytest.param(tuple(REFUSED), marks=pytest.mark.slow, id="all"),
     ],
 )
