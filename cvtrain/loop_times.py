@@ -1,6 +1,5 @@
 """What a process measured while it trained: the loop's stages, the data's, and those of the epochs after the first."""
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -16,22 +15,20 @@ class LoopTimes:
     def __init__(self, device: torch.device) -> None:
         self.clock = StageClock(device)
         self._data: dict[str, float] = {}
-        self._data_cpu = 0.0
+        self._data_cpu: dict[str, float] = {}
         self._num_epochs = 0
         self._first_epoch: Times | None = None
-        self._cpu_before = time.process_time()
 
     def start(self) -> None:
         """The loop begins here."""
-        self._cpu_before = time.process_time()
         self.clock.start()
 
     def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; what making them took is added up."""
         for batch in batches:
-            for name, seconds in batch.seconds.items():
-                self._data[name] = self._data.get(name, 0.0) + seconds
-            self._data_cpu += batch.cpu_seconds
+            for sums, counted in ((self._data, batch.seconds), (self._data_cpu, batch.cpu_seconds)):
+                for name, seconds in counted.items():
+                    sums[name] = sums.get(name, 0.0) + seconds
             yield batch
 
     def end_epoch(self) -> None:
@@ -45,8 +42,8 @@ class LoopTimes:
         return Times(
             loop=self.clock.seconds(),
             data=dict(self._data),
-            data_cpu=self._data_cpu,
-            main_cpu=time.process_time() - self._cpu_before,
+            data_cpu=dict(self._data_cpu),
+            loop_cpu=self.clock.cpu_seconds(),
             num_epochs=self._num_epochs,
         )
 

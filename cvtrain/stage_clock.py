@@ -17,15 +17,15 @@ class Times:
     Attributes:
         loop: by stage of `stage_clock`, in the main process.
         data: by stage of `data.stage_times`, over all processes that made training batches; they may overlap.
-        data_cpu: of `data`, seconds that a core was at work.
-        main_cpu: core seconds of the main process, all threads.
+        data_cpu: of `data`, seconds in which a core was at work.
+        loop_cpu: core seconds of the main process, all threads, by stage of `stage_clock`; none of a CUDA device.
         num_epochs: epochs' ends within.
     """
 
     loop: dict[str, float] = field(default_factory=dict)
     data: dict[str, float] = field(default_factory=dict)
-    data_cpu: float = 0.0
-    main_cpu: float = 0.0
+    data_cpu: dict[str, float] = field(default_factory=dict)
+    loop_cpu: dict[str, float] = field(default_factory=dict)
     num_epochs: int = 0
 
     @property
@@ -40,12 +40,16 @@ class Times:
     def since(self, earlier: "Times") -> "Times":
         """What came after `earlier`."""
         return Times(
-            loop={name: seconds - earlier.loop.get(name, 0.0) for name, seconds in self.loop.items()},
-            data={name: seconds - earlier.data.get(name, 0.0) for name, seconds in self.data.items()},
-            data_cpu=self.data_cpu - earlier.data_cpu,
-            main_cpu=self.main_cpu - earlier.main_cpu,
+            loop=_less(self.loop, earlier.loop),
+            data=_less(self.data, earlier.data),
+            data_cpu=_less(self.data_cpu, earlier.data_cpu),
+            loop_cpu=_less(self.loop_cpu, earlier.loop_cpu),
             num_epochs=self.num_epochs - earlier.num_epochs,
         )
+
+
+def _less(seconds: dict[str, float], earlier: dict[str, float]) -> dict[str, float]:
+    return {name: value - earlier.get(name, 0.0) for name, value in seconds.items()}
 
 
 class StageClock:
@@ -59,13 +63,15 @@ class StageClock:
         self._is_cuda = device.type == "cuda"
         self._device = device
         self._seconds: dict[str, float] = {}
+        self._cpu_seconds: dict[str, float] = {}
         self._since = time.perf_counter()
+        self._cpu_since = time.process_time()
         self._last_event: torch.cuda.Event | None = None
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
         """Begin here: what was before belongs to no stage."""
-        self._since = time.perf_counter()
+        self._since, self._cpu_since = time.perf_counter(), time.process_time()
         if self._is_cuda:
             self._last_event = self._event()
 
@@ -79,9 +85,10 @@ class StageClock:
                 self._pending.append((stage, self._last_event, event))
             self._last_event = event
             return
-        now = time.perf_counter()
+        now, cpu_now = time.perf_counter(), time.process_time()
         self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._since
-        self._since = now
+        self._cpu_seconds[stage] = self._cpu_seconds.get(stage, 0.0) + cpu_now - self._cpu_since
+        self._since, self._cpu_since = now, cpu_now
 
     def settle(self) -> None:
         """Read the laps that the device has come to; call it now and then, where the host waits for it anyway."""
@@ -95,6 +102,10 @@ class StageClock:
             torch.cuda.synchronize(self._device)
             self.settle()
         return dict(self._seconds)
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Core seconds of this process by stage, all threads; none on a CUDA device, which works beside the host."""
+        return dict(self._cpu_seconds)
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)

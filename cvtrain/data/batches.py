@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -34,7 +33,7 @@ class Batch:
         bad: images of this batch that could not be read.
         epoch, number: which batch of which epoch, 0-based.
         seconds: what making it took, by stage of `stage_times`.
-        cpu_seconds: in which a core was at work on it.
+        cpu_seconds: of these, in which a core was at work on it.
     """
 
     images: torch.Tensor
@@ -44,7 +43,7 @@ class Batch:
     epoch: int = 0
     number: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    cpu_seconds: float = 0.0
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,12 +117,11 @@ class BatchDataset(Dataset[Batch]):
             memory: `num_bytes(key)` uint8, which become the images of the batch; None: of its own.
         """
         take_seconds()  # of a batch that failed
-        cpu_before = time.thread_time()
         with stage("collate"):
             memory = torch.empty(self.num_bytes(key), dtype=torch.uint8) if memory is None else memory
             places = memory.view(len(key.indices), self.image_size, self.image_size, self.channels)
             batch = self._take(key, places) if self.is_ready_made else self._gather(key, places, on_image)
-        batch.seconds, batch.cpu_seconds = take_seconds(), time.thread_time() - cpu_before
+        batch.seconds, batch.cpu_seconds = take_seconds()
         return batch
 
     def _gather(self, key: BatchKey, places: torch.Tensor, on_image: Callable[[int], None]) -> Batch:

@@ -1,4 +1,4 @@
-"""Where the time of making a batch goes: seconds per stage, counted where the work is done.
+"""Where the time of making a batch goes: seconds per stage, and of a core, counted where the work is done.
 
 A batch carries its seconds to the main process, from a worker as from this process. A stage within a stage counts for
 itself and not for the outer one, so that the stages of a batch add up to the time that it took.
@@ -17,34 +17,40 @@ class _Open(threading.local):
     """The stages that are open in this thread, and what was counted in it."""
 
     def __init__(self) -> None:
-        self.inner_seconds: list[float] = []
+        self.inner: list[tuple[float, float]] = []  # seconds and core seconds of the stages within each open one
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
 
 _open = _Open()
 
 
 class stage:
-    """Counts the seconds of its block for a stage; 1 us each. For one thread; others count nothing for it."""
+    """Counts the seconds of its block for a stage; 2 us each. For one thread; others count nothing for it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __enter__(self) -> None:
-        _open.inner_seconds.append(0.0)
+        _open.inner.append((0.0, 0.0))
+        self.cpu_began = time.thread_time()
         self.began = time.perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         elapsed = time.perf_counter() - self.began
-        own = elapsed - _open.inner_seconds.pop()
-        _open.seconds[self.name] = _open.seconds.get(self.name, 0.0) + own
-        if _open.inner_seconds:
-            _open.inner_seconds[-1] += elapsed
+        cpu_elapsed = time.thread_time() - self.cpu_began
+        inner, cpu_inner = _open.inner.pop()
+        _open.seconds[self.name] = _open.seconds.get(self.name, 0.0) + elapsed - inner
+        _open.cpu_seconds[self.name] = _open.cpu_seconds.get(self.name, 0.0) + cpu_elapsed - cpu_inner
+        if _open.inner:
+            inner, cpu_inner = _open.inner[-1]
+            _open.inner[-1] = (inner + elapsed, cpu_inner + cpu_elapsed)
 
 
-def take_seconds() -> dict[str, float]:
-    """Seconds by stage since the last call in this thread."""
-    taken, _open.seconds = _open.seconds, {}
+def take_seconds() -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by stage since the last call in this thread, and those in which a core was at work on it."""
+    taken = _open.seconds, _open.cpu_seconds
+    _open.seconds, _open.cpu_seconds = {}, {}
     return taken

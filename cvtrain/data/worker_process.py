@@ -44,19 +44,19 @@ class Parcel:
         self._content: bytes | None = None
         self._has_arrived = False
         self._place, self._pool = place, pool
-        arrays = (batch.labels.numpy(), batch.indices.numpy())
-        content = ForkingPickler.dumps((batch.images, *arrays, batch.bad, batch.epoch, batch.number, batch.seconds))
-        self._content = bytes(content)
+        by_value = vars(batch) | {"labels": batch.labels.numpy(), "indices": batch.indices.numpy()}
+        self._content = bytes(ForkingPickler.dumps(by_value))
 
     def open(self) -> Batch:
         """The batch, once. Raises what the transport raises if the worker is gone or too many files are open."""
         content, self._content = self._content, None
         assert content is not None, "a parcel is opened once"
-        images, labels, indices, bad, epoch, number, seconds = pickle.loads(content)
+        fields = pickle.loads(content)
         memory = BATCH_MEMORIES.get(self._pool)
         if memory is not None:  # else its workers have ended, and nobody will use the place again
-            images = memory.follow(images, self._place)
-        return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), bad, epoch, number, seconds)
+            fields["images"] = memory.follow(fields["images"], self._place)
+        arrays = {name: torch.from_numpy(fields[name]) for name in ("labels", "indices")}
+        return Batch(**fields | arrays)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory: what DataLoader's own thread calls in the main process."""

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
+from cvtrain.report.estimate import seconds_with_cache, seconds_with_workers
 from cvtrain.stage_clock import Times
 
 # A change that promises less than this is not worth a word.
-WORTHWHILE = 1.1
-# Cores that are busy for this share of the time leave nothing for workers to hide behind.
-_SATURATED = 0.85
+WORTHWHILE = 1.05
 # Up to here an evaluation in each epoch is not remarkable.
 _LARGE_EVALUATION = 0.3
 _LARGE_REST = 0.15
@@ -71,42 +70,6 @@ def find_bottleneck(times: Times, facts: Facts) -> Finding:
     return _without_estimate(times, facts)
 
 
-def seconds_with_cache(times: Times, facts: Facts) -> float:
-    """Seconds of `times.loop` if images came decoded: reading a stored image is taken to cost nothing."""
-    saved = sum(times.data.get(name, 0.0) for name in ("read", "decode", "cache"))
-    return _seconds_without(saved, times, facts)
-
-
-def seconds_with_workers(times: Times, facts: Facts, num_workers: int) -> float:
-    """Seconds of `times.loop` if `num_workers` made the batches, each on a core.
-
-    They work beside the device; where the network computes on these cores, its time comes on top.
-    """
-    wait = times.loop.get("wait", 0.0)
-    making = sum(times.data.values()) / num_workers
-    if facts.on_cpu:
-        return times.total - wait + making
-    return times.total - wait + max(0.0, making - (times.training - wait))
-
-
-def _seconds_without(saved: float, times: Times, facts: Facts) -> float:
-    """Seconds of `times.loop` if making the batches took `saved` seconds less.
-
-    Without workers that is what is saved. With them, the loop waits for what they do not manage while it computes; and
-    if it computes on the same cores, and these are busy, the work that falls away is shared by all of them.
-    """
-    data = sum(times.data.values())
-    if facts.num_workers == 0:
-        return times.total - min(saved, times.loop.get("wait", 0.0))
-    wait = times.loop.get("wait", 0.0)
-    core_share = times.data_cpu / data if data else 0.0
-    busy = (times.main_cpu + times.data_cpu) / (facts.num_cores * times.total)
-    if facts.on_cpu and busy >= _SATURATED:
-        return times.total - saved * core_share / facts.num_cores
-    making = (data - saved) / facts.num_workers
-    return times.total - wait + min(wait, max(0.0, making - (times.training - wait)))
-
-
 def _data_proposals(times: Times, facts: Facts) -> list[Finding]:
     data = sum(times.data.values())
     if data <= 0:
@@ -118,11 +81,14 @@ def _data_proposals(times: Times, facts: Facts) -> list[Finding]:
         opening = f"{_WORDS.get(mostly, mostly)} takes cores from computing"
     found = []
     if facts.can_cache:
-        speedup = times.total / seconds_with_cache(times, facts)
+        seconds = seconds_with_cache(
+            times, num_workers=facts.num_workers, num_cores=facts.num_cores, on_cpu=facts.on_cpu
+        )
+        speedup = times.total / seconds
         found.append(_proposal(opening, facts.cache_remedy, speedup))
     spare = facts.num_cores if not facts.on_cpu or facts.num_workers == 0 else 0
     if spare > facts.num_workers:
-        speedup = times.total / seconds_with_workers(times, facts, spare)
+        speedup = times.total / seconds_with_workers(times, spare, num_cores=facts.num_cores, on_cpu=facts.on_cpu)
         found.append(_proposal(opening, f"data.num_workers={spare}", speedup))
     return found
 

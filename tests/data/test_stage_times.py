@@ -56,6 +56,9 @@ def test_each_stage_is_counted_where_it_is_done(num_workers):
         assert batch.seconds.keys() == {"read", "decode", "augment", "collate"}
         for name, seconds in (("read", 2 * READ), ("decode", 2 * DECODE), ("augment", 2 * AUGMENT)):
             assert batch.seconds[name] >= seconds, name
+        # Core seconds come home too: without them a network on the same cores would seem to be left alone.
+        assert batch.cpu_seconds.keys() == batch.seconds.keys()
+        assert 0 < sum(batch.cpu_seconds.values()) < sum(batch.seconds.values())
 
 
 def test_a_stage_within_a_stage_counts_for_itself():
@@ -68,17 +71,37 @@ def test_a_stage_within_a_stage_counts_for_itself():
                 time.sleep(0.02)
         time.sleep(0.005)
     elapsed = time.perf_counter() - began
-    seconds = take_seconds()
+    seconds, cpu_seconds = take_seconds()
     assert sum(seconds.values()) == pytest.approx(elapsed, abs=1e-3)
+    assert sum(cpu_seconds.values()) < 0.01  # sleeping takes no core
     assert seconds["read"] >= 0.02
     assert seconds["decode"] >= 0.01
-    assert take_seconds() == {}
+    assert take_seconds() == ({}, {})
 
 
 def test_a_stage_that_fails_is_counted_and_closed():
     with pytest.raises(OSError, match="gone"), stage("read"):
         raise OSError("gone")
-    assert take_seconds().keys() == {"read"}
+    assert take_seconds()[0].keys() == {"read"}
     with stage("decode"):
         pass
-    assert take_seconds()["decode"] < 0.01
+    assert take_seconds()[0]["decode"] < 0.01
+
+
+def test_core_seconds_of_a_stage_are_its_own():
+    take_seconds()
+    with stage("decode"):
+        time.sleep(0.01)
+        with stage("read"):
+            spin(0.03)
+    seconds, cpu_seconds = take_seconds()
+    assert cpu_seconds["read"] == pytest.approx(0.03, abs=5e-3)
+    assert seconds["read"] >= cpu_seconds["read"]
+    assert cpu_seconds["decode"] < 5e-3 < seconds["decode"]
+
+
+def spin(seconds):
+    """Take a core for `seconds`."""
+    began = time.thread_time()
+    while time.thread_time() - began < seconds:
+        pass

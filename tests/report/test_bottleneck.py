@@ -13,8 +13,8 @@ GPU = Facts(num_workers=2, num_cores=2, on_cpu=False, can_cache=True, cache_reme
 STARVED = Times(
     loop={"wait": 71.0, "forward_backward": 25.0, "optimizer": 4.0},
     data={"read": 20.0, "decode": 140.0, "augment": 30.0, "collate": 10.0},
-    data_cpu=190.0,
-    main_cpu=20.0,
+    data_cpu={"read": 10.0, "decode": 140.0, "augment": 30.0, "collate": 10.0},
+    loop_cpu={"wait": 1.0, "forward_backward": 10.0, "optimizer": 2.0},
     num_epochs=1,
 )
 
@@ -37,16 +37,38 @@ def test_without_workers_the_time_with_files_is_what_is_saved():
 
 def test_workers_where_there_are_none_and_the_network_computes_on_the_cores_too():
     facts = dataclasses.replace(GPU, num_workers=0, num_cores=4, on_cpu=True, can_cache=False)
-    finding = find_bottleneck(dataclasses.replace(STARVED, data={"augment": 60.0, "collate": 8.0}), facts)
+    data = {"augment": 60.0, "collate": 8.0}
+    times = dataclasses.replace(
+        STARVED, data=data, data_cpu=data, loop_cpu={"wait": 71.0, "forward_backward": 4 * 29.0}
+    )
+    finding = find_bottleneck(times, facts)
     assert finding.remedy == "data.num_workers=4"
     assert finding.speedup == pytest.approx(100 / (29 + 68 / 4), abs=0.01)
 
 
-def test_where_the_network_computes_on_the_same_busy_cores_work_that_falls_away_is_shared():
-    times = dataclasses.replace(STARVED, data_cpu=100.0, main_cpu=95.0)  # of 200 core seconds
+def test_where_the_network_computes_on_the_same_busy_cores_work_that_falls_away_is_given_back():
+    # Two workers and two threads ask for two cores all the time: each has one for half of it.
+    times = Times(
+        loop={"wait": 0.0, "forward_backward": 100.0},
+        data={"decode": 160.0, "augment": 40.0},
+        data_cpu={"decode": 80.0, "augment": 20.0},
+        loop_cpu={"forward_backward": 100.0},
+        num_epochs=1,
+    )
     finding = find_bottleneck(times, dataclasses.replace(GPU, on_cpu=True))
-    # 160 s of the workers are 80 core seconds: 100 - 80 / 2 = 60 s.
-    assert finding.speedup == pytest.approx(100 / 60, abs=0.01)
+    # All cores together: 200 core seconds with decoding, 120 without.
+    assert finding.speedup == pytest.approx(200 / 120, rel=0.1)
+    assert finding.sentence.startswith("decoding takes cores from computing: data.cache=ram would make an epoch about")
+
+
+def test_a_gain_below_5_percent_is_not_worth_a_word():
+    times = dataclasses.replace(COMPUTING, data={"decode": 2.0}, data_cpu={"decode": 2.0})
+    for wait, promised in ((2.0, None), (4.0, None), (8.0, 1.09)):
+        waiting = dataclasses.replace(times, loop={"wait": wait, "forward_backward": 100 - wait})
+        starved = dataclasses.replace(waiting, data={"decode": wait})
+        finding = find_bottleneck(starved, dataclasses.replace(GPU, num_workers=0, num_cores=1))
+        assert finding.speedup == promised
+        assert ("would make" in finding.sentence) == (promised is not None)
 
 
 def test_more_workers_where_cores_are_free():
