@@ -75,7 +75,7 @@ def _data_proposals(times: Times, facts: Facts) -> list[Finding]:
     if data <= 0:
         return []
     share = times.loop.get("wait", 0.0) / times.total
-    mostly = max(times.data, key=lambda name: times.data[name])
+    mostly = _largest_stage(times)
     opening = f"waiting for data {share:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}"
     if share < 0.05:
         opening = f"{_WORDS.get(mostly, mostly)} takes cores from computing"
@@ -91,6 +91,18 @@ def _data_proposals(times: Times, facts: Facts) -> list[Finding]:
         speedup = times.total / seconds_with_workers(times, spare, num_cores=facts.num_cores, on_cpu=facts.on_cpu)
         found.append(_proposal(opening, f"data.num_workers={spare}", speedup))
     return found
+
+
+def _largest_stage(times: Times) -> str:
+    """The stage of the data that asks for most: of a core, or of a disk.
+
+    Seconds alone would blame what a worker does as it wakes up, when other processes have its core.
+    """
+    return max(
+        times.data,
+        key=lambda name: times.data[name] if name == "read" else times.data_cpu.get(name, times.data[name]),
+        default="collate",
+    )
 
 
 def _evaluation_proposals(times: Times) -> list[Finding]:
@@ -118,7 +130,7 @@ def _without_estimate(times: Times, facts: Facts) -> Finding:
         words = "logging" if largest == "logging" else "copying checkpoints"
         return Finding(f"{words} {writing[largest]:.0%} of the time: a larger {remedy} would save some of it", remedy)
     if wait >= _LARGE_REST:
-        mostly = max(times.data, key=lambda name: times.data[name], default="collate")
+        mostly = _largest_stage(times)
         advice = "a lighter augment or more cores would help" if mostly == "augment" else "more cores would help"
         return Finding(f"waiting for data {wait:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}: {advice}")
     opening = f"computing {computing:.0%} of the time, waiting for data {wait:.0%}"

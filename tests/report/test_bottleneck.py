@@ -134,3 +134,11 @@ def test_features_that_are_computed_once_ask_for_no_setting():
     finding = find_bottleneck(STARVED, dataclasses.replace(GPU, keeps_features=True))
     assert finding.sentence == "waiting for features 71% of the time, each computed once: more epochs cost little"
     assert finding.remedy is None and finding.speedup is None
+
+
+def test_the_stage_that_is_named_is_the_one_that_takes_cores():
+    # A worker that finds its core taken as it wakes up loses time before it comes to decoding.
+    times = dataclasses.replace(
+        STARVED, data={"decode": 60.0, "collate": 140.0}, data_cpu={"decode": 60.0, "collate": 1.0}
+    )
+    assert "mostly decoding" in find_bottleneck(times, GPU).sentence
