@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,9 @@ def get_console() -> Console:
     """The shared rich console on stdout; rich is imported at the first call (40 ms)."""
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower().replace("-", "") != "utf8":
+        # In a C or Latin-1 locale a letter that it lacks would end the line in an error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     return Console(highlight=False, emoji=False)
 
 

@@ -2,22 +2,31 @@
 
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
 from cvtrain.config.errors import format_value
 from cvtrain.console import get_console
-from cvtrain.sweep.spec import Metric
+from cvtrain.sweep.spec import Metric, SweepSpec
 from cvtrain.sweep.trial import RunningTrial
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 log = logging.getLogger(__name__)
 
-# Finished trials that the live table shows, the newest ones, besides the best.
+# Finished trials that the live table shows at most.
 ROWS = 12
+REDRAW_SECONDS = 0.2
+# Lines of a terminal that are not the table's rows: its title, head and ends, and the newest log lines above it.
+LINES_AROUND = 9
+COLUMNS = ("trial", "state", "metric", "best", "time", "parameters")
+# Columns that a narrow terminal does without, the most welcome first, and what the parameters need to say something.
+SPARED = ("parameters", "best", "time")
+PARAMETERS_WIDTH = 16
+GAP = 3
 STATES = {
     TrialState.COMPLETE: "done",
     TrialState.PRUNED: "pruned",
@@ -42,54 +51,122 @@ class NoTable:
 
 
 class LiveTable:
-    """A table that is drawn anew twice a second; log lines scroll above it."""
+    """A table that is drawn anew a few times a second; log lines scroll above it.
 
-    def __init__(self, title: str, metric: Metric, limit: int) -> None:
+    It takes a line per trial and never more of them than the terminal has: trials that run first, then the best, then
+    the newest that have ended. A narrow terminal gets fewer columns.
+    """
+
+    def __init__(self, title: str, spec: SweepSpec, limit: int) -> None:
         from rich.live import Live
 
         self._title = title
-        self._metric = metric
+        self._metric = spec.metric
+        self._names = short_names([parameter.key for parameter in spec.parameters if parameter.varies()])
         self._limit = limit
+        self._drawn_at = 0.0
         self._live = Live(console=get_console(), auto_refresh=False, transient=True)
         self._live.start()
 
     def update(self, running: list[RunningTrial], trials: list[FrozenTrial]) -> None:
-        self._live.update(self._table(running, trials), refresh=True)
+        if time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
+            self._live.update(self._table(running, trials, *get_console().size), refresh=True)
+            self._drawn_at = time.monotonic()
 
     def close(self) -> None:
         self._live.stop()
 
-    def _table(self, running: list[RunningTrial], trials: list[FrozenTrial]) -> "Table":
+    def _table(self, running: list[RunningTrial], trials: list[FrozenTrial], width: int, height: int) -> "Group":
+        from rich import box
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         finished = [trial for trial in trials if trial.state.is_finished()]
-        best = best_trial(finished, self._metric)
         title = f"{self._title}: {len(finished)} of {self._limit} trials, {len(running)} running"
-        table = Table(title=title, title_justify="left", expand=False, row_styles=[""])
-        for head in ("trial", "state", self._metric.name, "best so far", "time", "parameters"):
-            table.add_column(head, justify="left" if head in ("state", "parameters") else "right", overflow="fold")
-        shown = finished[-ROWS:]
-        if best is not None and best not in shown:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        rows = list(self._rows(running, finished, max(1, height - LINES_AROUND)))
+        headings = {name: self._metric.name if name == "metric" else name for name in COLUMNS}
+        widths = {name: max(len(headings[name]), *(len(row[name]) for row, _ in rows)) for name in COLUMNS}
+        columns = columns_for(width, widths)
+        for name in columns:
+            is_text = name in ("state", "parameters")
+            table.add_column(
+                headings[name],
+                justify="left" if is_text else "right",
+                overflow="ellipsis",
+                no_wrap=True,
+                min_width=None if name == "parameters" else widths[name],  # where room is short, it is there
+            )
+        for cells, style in rows:
+            table.add_row(*(Text(cells[name]) for name in columns), style=style)
+        return Group(Text(title, overflow="ellipsis", no_wrap=True, style="italic"), table)
+
+    def _rows(
+        self, running: list[RunningTrial], finished: list[FrozenTrial], room: int
+    ) -> Iterator[tuple[dict[str, str], str]]:
+        """Cells by column, and their colour; no more than there is room for."""
+        shown_running = running[:room]
+        best = best_trial(finished, self._metric)
+        left = min(ROWS, room - len(shown_running))
+        shown = finished[-left:] if left > 0 else []
+        if best is not None and shown and best not in shown:
             shown = [best, *shown[1:]]
         for trial in shown:
             is_best = best is not None and trial.number == best.number
-            seconds = trial.duration.total_seconds() if trial.duration else 0.0
-            value = _number(trial.value if trial.state is TrialState.COMPLETE else last_value(trial))
-            style = "bold green" if is_best else "red" if trial.state is TrialState.FAIL else ""
-            state = STATES[trial.state]
-            row = (str(trial.number), state, value, "best" if is_best else "", f"{seconds:.0f} s", _parameters(trial))
-            table.add_row(*row, style=style)
-        for each in running:
-            seconds = time.monotonic() - each.begun
-            values = describe_values(each.values)
-            row = (str(each.number), "running", _number(each.last), _number(each.best), f"{seconds:.0f} s", values)
-            table.add_row(*row, style="cyan")
-        return table
+            value = trial.value if trial.state is TrialState.COMPLETE else last_value(trial)
+            cells = {
+                "trial": str(trial.number),
+                "state": STATES[trial.state],
+                "metric": _number(value),
+                "best": "best" if is_best else "",
+                "time": duration(trial.duration.total_seconds() if trial.duration else 0.0),
+                "parameters": self._parameters(trial.user_attrs.get("run", {}).get("values", trial.params)),
+            }
+            yield cells, "bold green" if is_best else "red" if trial.state is TrialState.FAIL else ""
+        for each in shown_running:
+            cells = {
+                "trial": str(each.number),
+                "state": "running",
+                "metric": _number(each.last),
+                "best": _number(each.best),
+                "time": duration(time.monotonic() - each.begun),
+                "parameters": self._parameters(each.values),
+            }
+            yield cells, "cyan"
+
+    def _parameters(self, values: dict[str, Any]) -> str:
+        return describe_values({name: values[key] for key, name in self._names.items() if key in values})
 
 
-def build_display(title: str, metric: Metric, limit: int) -> Display:
+def build_display(title: str, spec: SweepSpec, limit: int) -> Display:
     """A live table if the console is a terminal, else nothing."""
-    return LiveTable(title, metric, limit) if get_console().is_terminal else NoTable()
+    return LiveTable(title, spec, limit) if get_console().is_terminal else NoTable()
+
+
+def columns_for(width: int, widths: dict[str, int]) -> list[str]:
+    """The columns of the table that a terminal has room for, given how wide each would be."""
+    needed = {name: min(widths[name], PARAMETERS_WIDTH) if name == "parameters" else widths[name] for name in COLUMNS}
+    taken = [name for name in COLUMNS if name not in SPARED]
+    for name in SPARED:
+        if sum(needed[each] + GAP for each in (*taken, name)) - GAP < width:
+            taken.append(name)
+    return [name for name in COLUMNS if name in taken]
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted key, where no other ends so: `lr` for `optimizer.lr`."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `12:05`, `3:20:15`."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def best_trial(trials: list[FrozenTrial], metric: Metric) -> FrozenTrial | None:
@@ -113,10 +190,6 @@ def describe_values(values: dict[str, Any]) -> str:
 def short(value: Any) -> str:
     """A value for people: numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else format_value(value)
-
-
-def _parameters(trial: FrozenTrial) -> str:
-    return describe_values(trial.user_attrs.get("run", {}).get("values", trial.params))
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from cvtrain.config.checks.sweep import usable_cores
 from cvtrain.config.errors import ConfigError, RunError
-from cvtrain.console import ConsoleHandler, shown_path
+from cvtrain.console import ConsoleHandler, log_to_file, shown_path
 from cvtrain.interruption import SIGNALS
 from cvtrain.sweep.display import best_trial, build_display, describe_values
 from cvtrain.sweep.report import write_report
@@ -130,7 +130,7 @@ class LocalSearch:
         if self._is_complete():
             return
         self.pool.wait_until_ready()
-        display = build_display(self.search.name, self.metric, self.limit)
+        display = build_display(self.search.name, self.search.spec, self.limit)
         try:
             while True:
                 self._give_out()
@@ -188,7 +188,9 @@ class LocalSearch:
         arguments = trial_arguments(self.search, trial.number, trial.values, again=assignment.again)
         worker.start(trial.number, arguments=arguments, output=console, metric=self.metric.name)
         verb = "goes on" if assignment.again else "starts"
-        log.info("trial %d %s: %s", trial.number, verb, describe_values(trial.values))
+        varying = {item.key for item in self.search.spec.parameters if item.varies()}
+        told = {key: value for key, value in trial.values.items() if key in varying}
+        log.info("trial %d %s: %s", trial.number, verb, describe_values(told or trial.values))
 
     def _target_reached(self) -> bool:
         target, best = self.metric.target, best_trial(self.book.trials(), self.metric)
@@ -309,6 +311,9 @@ def log_file(path: Path) -> Iterator[None]:
         root.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        log_to_file(error)
+        raise
     finally:
         for handler in handlers:
             root.removeHandler(handler)

@@ -68,6 +68,10 @@ class Parameter:
     choices: tuple[Any, ...]
     range: Range | None
 
+    def varies(self) -> bool:
+        """False if every trial has the same value."""
+        return len(self.choices) != 1
+
     def value_of(self, drawn: float) -> Any:
         """The value that a number out of `range` stands for."""
         return _DRAWN.get(self.distribution, _as_drawn)(drawn, self.settings)

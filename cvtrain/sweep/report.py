@@ -55,7 +55,12 @@ def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTri
         file.write(page(search, finished, best, command, pictures))
     counts = {state: sum(trial.state is state for trial in finished) for state in STATES}
     told = ", ".join(f"{count} {STATES[state]}" for state, count in counts.items() if count)
-    log.info("%d of %s trials: %s", len(finished), search.trials, told or "none has ended")
+    open_counts = {
+        "cut": sum(trial.state is TrialState.WAITING for trial in trials),
+        "running elsewhere": sum(trial.state is TrialState.RUNNING for trial in trials),
+    }
+    others = "".join(f"; {count} {name}" for name, count in open_counts.items() if count)
+    log.info("%d of %s trials: %s%s", len(finished), search.trials, told or "none has ended", others)
     if best is not None:
         log.info("best: trial %d, %s %.4f", best.number, metric.name, best.value)
         log.info("its command: %s", command)
