@@ -75,6 +75,11 @@ def search_locally(search: Search) -> int:
                     if wish.received is None:
                         raise
                     log.error("%s", error)
+                except OSError as error:  # such as a full disk
+                    told = f"{error.filename or folder}: {error.strerror or error}"
+                    raise RunError(
+                        f"{told}\n  trials save and end; the same command goes on with the search"
+                    ) from error
                 if wish.received is not None:
                     log.info("go on with it: the same command again")
     return wish.exit_code
@@ -154,7 +159,8 @@ class LocalSearch:
         if done:
             log.info("%d of %d trials are done", done, self.limit)
         if done >= self.limit:
-            log.info("that was all; sweep.trials=N with a larger N goes on, sweep.name=... begins anew")
+            more = "" if spec.grid_size() == self.limit else "sweep.trials=N with a larger N goes on, "
+            log.info("that was all; %ssweep.name=... begins anew", more)
         log.info("trials in %s", shown_path(self.search.folder))
 
     def _is_complete(self) -> bool:

@@ -210,6 +210,8 @@ def explained_storage(url: str) -> Iterator[None]:
     key, shown = "sweep.storage", redact(url)
     try:
         yield
+    except ConfigError:
+        raise
     except ImportError as error:
         module = getattr(error.__cause__, "name", None) or "its driver"
         remedy = DRIVERS.get(dialect_of(url)[0])

@@ -33,7 +33,7 @@ def test_a_grid_is_run_once_in_its_order(search, table, starts):
     assert starts(5)[0]["optimizer.lr"] == "0.3" and starts(5)[0]["data.batch_size"] == "8"
     assert "best: trial 4, val/accuracy 0.3000" in answer.out
     again = search({**LR, "trainer.epochs": {"values": [2, 4]}, "data.batch_size": {"value": 8}})
-    assert again.status == 0 and "that was all" in again.out
+    assert again.status == 0 and "that was all; sweep.name=... begins anew" in again.out
     assert len(table()) == 6 and all(len(starts(number)) == 1 for number in range(6))
 
 
@@ -203,7 +203,7 @@ def test_another_search_of_the_same_name_is_refused(search, table):
     assert search(LR).status == 0
     answer = search({"optimizer.lr": {"values": [0.1, 0.4]}})
     assert answer.status == 2
-    assert "there is a study of this name with another search" in answer.err
+    assert answer.err.startswith("error: sweep.name=search: there is a study of this name with another search")
     assert "optimizer.lr: {distribution:categorical,values:[0.1,0.2,0.3]} -> " in answer.err
     assert "data.batch_size: 32 -> 16" in search(LR, "data.batch_size=16").err
     assert search(LR, "data.num_workers=0").status == 0  # how fast, not what
@@ -295,6 +295,21 @@ def test_a_killed_search_is_continued_and_leaves_no_process(tmp_path, search, ta
     assert search(VALUES).status == 0
     assert [row["state"] for row in table()] == ["done"] * 3
     assert [start.get("resume") for start in starts(0)] == [None, "auto"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word that a parent has died")
+def test_the_trial_of_a_killed_worker_saves_and_the_search_says_so(tmp_path, search, table):
+    process = start_search(tmp_path, VALUES)
+    metrics = tmp_path / "runs/sweeps/search/trials/0000/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "the process that starts trials is gone" in out
+    wait_for(lambda: (metrics.parent / "summary.json").exists())
+    assert "interrupted" in (metrics.parent / "summary.json").read_text()
+    assert search(VALUES).status == 0
+    assert [row["state"] for row in table()] == ["done"] * 3
 
 
 def test_two_searches_share_a_study_and_its_number_of_trials(tmp_path, table):
