@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
+from cvtrain.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from cvtrain.config.compose import Composer
@@ -47,7 +46,7 @@ def parse_command(arguments: list[str]) -> Command:
     """Take a command line apart; raises ConfigError for an unknown verb or flag."""
     from hydra._internal.utils import get_args_parser
 
-    from cvtrain.config.diagnosis import bare_word
+    from cvtrain.config.bare_words import bare_word, unknown_flags
     from cvtrain.config.overrides import open_up
     from cvtrain.config.resuming import going_on_as_trial, resuming_tokens
     from cvtrain.config.root import VERBS
@@ -57,7 +56,8 @@ def parse_command(arguments: list[str]) -> Command:
     parser.error = _refuse_flags  # type: ignore[method-assign,assignment]
     options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        raise ConfigError(problems=[_unknown_flag(parser, flag) for flag in unknown])
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise ConfigError(problems=unknown_flags(arguments, unknown, known))
     words = list(options.overrides)
     verb = words.pop(0) if words and words[0] in VERBS else "train"
     wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
@@ -106,18 +106,3 @@ def build_composer(verb: str, options: argparse.Namespace, overrides: list[str])
 
 def _refuse_flags(message: str) -> NoReturn:
     raise ConfigError(rule=message, remedy="cvtrain --help shows what there is")
-
-
-def _unknown_flag(parser: argparse.ArgumentParser, flag: str) -> Problem:
-    from cvtrain.config.schema import settings_by_key
-
-    name, equals, value = flag.partition("=")
-    known = [option for action in parser._actions for option in action.option_strings]
-    if equals:
-        keys = settings_by_key("train")
-        key = name.lstrip("-")
-        close = [key] if key in keys else closest_keys(key, keys) or [key]
-        remedy = f"settings are written without dashes: {close[0]}={value}"
-    else:
-        remedy = did_you_mean(closest(name, known)) or "settings are written key=value, without dashes"
-    return Problem(flag, rule="no such flag", remedy=remedy)

@@ -13,13 +13,13 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cvtrain.config.bare_words import bare_word, grammar_remedy
 from cvtrain.config.compose import COMPOSITION_ERRORS, Composer
 from cvtrain.config.errors import Problem
 from cvtrain.config.launchers import GROUP as LAUNCHERS
 from cvtrain.config.launchers import missing_plugin
 from cvtrain.config.origins import COMMAND_LINE, readable
 from cvtrain.config.redact import redact
-from cvtrain.config.root import VERBS
 from cvtrain.config.rules import find_rule_problems, unknown_key
 from cvtrain.config.schema import settings_by_key, settings_of
 from cvtrain.config.suggestions import closest, did_you_mean
@@ -87,20 +87,11 @@ def _grammar_problem(composer: Composer, token: str, error: OverrideParseExcepti
     if not equals:
         return bare_word(composer, token)
     reason = redact(str(error).splitlines()[0])
-    remedy = f"{reason}\nquote special characters for shell and Hydra: '{key}=\"...\"'"
     shown = redact(token).partition("=")[2]
+    remedy = grammar_remedy(key, shown)
+    if not reason.startswith("Error parsing override"):
+        remedy = f"{reason}\n{remedy}"
     return Problem(key, shown, "is not in Hydra's grammar of values", remedy, COMMAND_LINE)
-
-
-def bare_word(composer: Composer, word: str) -> Problem:
-    """A word without `=` that is no verb."""
-    by_option = {option: group for group in composer.groups for option in composer.options(group)}
-    names = [f"{by_option[name]}={name}" for name in closest(word, by_option)]
-    names = closest(word, VERBS) or names
-    if word in VERBS:
-        remedy = f"the verb comes first: cvtrain {word} key=value ..."
-        return Problem(word, rule="stands in the place of key=value", remedy=remedy, origin=COMMAND_LINE)
-    return Problem(word, rule="is neither a verb nor key=value", remedy=did_you_mean(names), origin=COMMAND_LINE)
 
 
 def _choice_problem(composer: Composer, override: Override) -> Problem | None:

@@ -67,7 +67,12 @@ def unknown_key(key: str, value: Any, composer: Composer) -> Problem:
         groups = closest(key, [group for group in composer.groups if not group.startswith("hydra")])
         if groups and value in composer.options(groups[0]):
             return Problem(key, value, "no such setting or group", did_you_mean([f"{groups[0]}={value}"]))
-    names = closest_keys(key, [*known, *{name.rpartition(".")[0] for name in known if "." in name}])
+    sections = sorted({name.rpartition(".")[0] for name in known if "." in name})
+    names = closest_keys(key, [*known, *sections])
+    if not names or names[0] in sections:
+        part = f" -p {names[0]}" if names and composer.verb == "train" else ""
+        verb = "" if composer.verb == "train" else f"{composer.verb} "
+        return Problem(key, value, "no such setting", f"cvtrain {verb}--cfg job{part} shows what there is")
     return Problem(key, value, "no such setting", did_you_mean(names))
 
 
