@@ -84,7 +84,8 @@ class Job:
 
     def _run(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
         overrides = list(hydra_config.overrides.task)
-        config = typed_config(cfg, self.composer, [*hydra_config.overrides.hydra, *overrides])
+        tokens = [*hydra_config.overrides.hydra, *overrides]
+        config = typed_config(cfg, self.composer, tokens, hydra_config.runtime.choices)
         if hydra_config.mode == RunMode.MULTIRUN and was_put_back() and getattr(config, "resume", AUTO) is None:
             config = replace(config, resume=AUTO)  # in the same folder as before
         return self.task(config, Path(hydra_config.runtime.output_dir), overrides)

@@ -5,6 +5,7 @@ itself; hydra-core is pinned below 1.4 because the loader is no public interface
 """
 
 import itertools
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +88,11 @@ class Composer:
         return self.loader._parse_overrides_and_create_caching_repo(self.primary, tokens)[1]
 
     @property
+    def has_own_files(self) -> bool:
+        """True if the command brings folders or a primary config of the user's."""
+        return bool(self.config_dir or self.config_path or self.config_name or self.search_path)
+
+    @property
     def primary(self) -> str:
         return self.config_name or self.verb
 
@@ -161,19 +167,18 @@ class Composer:
         choices: dict[str, list[str]] = {}
         for override in (self.parse(token) for token in tokens):
             choices[override.get_key_element()] = _job_tokens(override)
-        lists = list(choices.values())
-        count = 1
-        for tokens in lists:
-            count *= len(tokens)
-        if count <= MOST_JOBS_CHECKED:
-            return [list(job) for job in itertools.product(*lists)]
-        first = [tokens[0] for tokens in lists]
-        return [
-            [*first[:position], token, *first[position + 1 :]]
-            for position, tokens in enumerate(lists)
-            for token in tokens
-            if len(tokens) > 1
-        ]
+        return jobs_to_check(list(choices.values()))
+
+
+def jobs_to_check(lists: list[list[str]]) -> list[list[str]]:
+    """All combinations of one token of each list if they are few, else each token once, beside the others' first."""
+    if math.prod(len(tokens) for tokens in lists) <= MOST_JOBS_CHECKED:
+        return [list(job) for job in itertools.product(*lists)]
+    first = [tokens[0] for tokens in lists]
+    jobs = [first]
+    for position, tokens in enumerate(lists):
+        jobs += [[*first[:position], token, *first[position + 1 :]] for token in tokens[1:]]
+    return jobs
 
 
 def _job_tokens(override: Override) -> list[str]:

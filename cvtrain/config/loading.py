@@ -1,6 +1,6 @@
 """From a command to a typed, checked config: the one door between Hydra's raw config and the rest of cvtrain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -68,18 +68,23 @@ def explained(composer: Composer, overrides: list[str]) -> Iterator[None]:
         raise with_origins(ConfigError(problems=problems), composer, overrides) from error
 
 
-def typed_config(cfg: DictConfig, composer: Composer, overrides: list[str]) -> Any:
+def typed_config(
+    cfg: DictConfig, composer: Composer, overrides: list[str], choices: Mapping[str, Any] | None = None
+) -> Any:
     """The typed config of one job: an instance of the verb's dataclass that keeps every rule.
 
     Args:
         cfg: composed config; a `hydra` node in it is left out.
         composer: composer of the job's verb, asked for origins only when something is wrong.
         overrides: the overrides of this job.
+        choices: the option of each group, where `cfg` has no `hydra` node to tell.
 
     Raises:
         ConfigError: every problem found, each with the place where its value was set.
     """
-    origins = Origins(composer, overrides)
+    if "hydra" in cfg:
+        choices = cfg.hydra.runtime.choices
+    origins = Origins(composer, overrides, choices)
     problems = find_rule_problems(cfg, composer)
     if not problems:
         config = _to_dataclass(cfg)

@@ -1,9 +1,11 @@
 """Where a setting comes from: the command line, or which file of the composition."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -12,6 +14,8 @@ from cvtrain.config.compose import COMPOSITION_ERRORS, Composer, ConfigFile, fla
 from cvtrain.config.location import conf_dir
 
 COMMAND_LINE = "on the command line"
+# Groups whose files stand for the user's own words, also where they are ours.
+USERS_GROUPS = ("experiment", "debug")
 
 
 @dataclass
@@ -21,10 +25,12 @@ class Origins:
     Args:
         composer: the composer of the command.
         overrides: the job's overrides, in Hydra's grammar.
+        choices: the option of each group, or null; None: not known.
     """
 
     composer: Composer
     overrides: list[str]
+    choices: Mapping[str, Any] | None = None
 
     @cached_property
     def _parsed(self) -> list[Override]:
@@ -59,7 +65,12 @@ class Origins:
         section = key.partition(".")[0]
         if any(override.key_or_group.partition(".")[0] == section for override in self._parsed):
             return False
+        if self.choices is not None and not self._has_users_files(self.choices):
+            return False  # without reading the option files again
         return any(_holds(file, key) and _is_users(file) for file in self._files)
+
+    def _has_users_files(self, choices: Mapping[str, Any]) -> bool:
+        return self.composer.has_own_files or any(choices.get(group) for group in USERS_GROUPS)
 
     def _on_command_line(self, key: str) -> bool:
         for override in self._parsed:
@@ -86,7 +97,7 @@ def _holds(file: ConfigFile, key: str) -> bool:
 
 def _is_users(file: ConfigFile) -> bool:
     shipped = file.path.is_relative_to(conf_dir())
-    return not shipped or file.config_path.startswith(("experiment/", "debug/"))
+    return not shipped or file.config_path.startswith(tuple(f"{group}/" for group in USERS_GROUPS))
 
 
 def readable(path: Path) -> str:

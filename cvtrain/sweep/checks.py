@@ -1,10 +1,9 @@
 """Whether runs accept what a search will ask of them: every value of a sweep file, before the first trial starts."""
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cvtrain.config.compose import MOST_JOBS_CHECKED, Composer
+from cvtrain.config.compose import Composer, jobs_to_check
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.loading import compose_or_explain, typed_config
 from cvtrain.config.origins import COMMAND_LINE, readable
@@ -63,16 +62,7 @@ def probing_jobs(parameters: Iterable[Parameter]) -> list[list[str]]:
     lists = [
         [open_up(override(parameter.key, value), "train") for value in parameter.probes()] for parameter in parameters
     ]
-    count = 1
-    for tokens in lists:
-        count *= len(tokens)
-    if count <= MOST_JOBS_CHECKED:
-        return [list(job) for job in itertools.product(*lists)]
-    first = [tokens[0] for tokens in lists]
-    jobs = [first]
-    for position, tokens in enumerate(lists):
-        jobs += [[*first[:position], token, *first[position + 1 :]] for token in tokens[1:]]
-    return jobs
+    return jobs_to_check(lists)
 
 
 def _key_problems(spec: SweepSpec, fixed: list[str]) -> list[Problem]:
