@@ -21,11 +21,12 @@ from cvtrain.data.build import build_splits
 from cvtrain.data.loading import build_eval_loader
 from cvtrain.data.source import Concatenation, ImageSource, Splits
 from cvtrain.evaluation import Evaluation, evaluate_split
+from cvtrain.evaluation_files import write_evaluation
 from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model, without_weights
 from cvtrain.models.weights import check_checkpointed_weights, load_checkpointed_weights
 from cvtrain.normalization import Normalizer
-from cvtrain.outcome import record_start, write_evaluation
+from cvtrain.outcome import record_start
 from cvtrain.progress import build_progress
 from cvtrain.report.summary import write_json
 from cvtrain.runtime import choose_memory_format, fast_kernels, precision_name, select_device, select_precision

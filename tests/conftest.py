@@ -1,14 +1,19 @@
 """What tests share: the command line in process, and configs composed as the command line composes them."""
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cvtrain.config.root import Config
+
+if TYPE_CHECKING:
+    from cvtrain.assembly import Run
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The test processes share the cores; with a thread per core in each, all of them would wait for each other.
@@ -52,6 +57,26 @@ def cvtrain(
         return Answer(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def assembled(compose_config: Callable[..., Config], tmp_path: Path) -> Iterator[Callable[..., "Run"]]:
+    """`assembled("model=mlp", ...)`: a run that has not begun, in a folder of its own; closed at the end."""
+    from cvtrain.assembly import assemble
+
+    made: list[Run] = []
+    numbers = itertools.count()  # also of runs that could not be made
+
+    def make(*overrides: str) -> "Run":
+        run_dir = tmp_path / f"run{next(numbers)}"
+        run_dir.mkdir()
+        made.append(assemble(compose_config(*overrides), run_dir))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.loaders.close()
+        run.logger.finish(0)
 
 
 @pytest.fixture(scope="session")

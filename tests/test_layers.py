@@ -44,7 +44,7 @@ LAYERS = (
         "progress",
     },
     {"batch_share", "evaluation", "faults", "features", "loop_times", "report", "training_state"},
-    {"trainer"},
+    {"evaluation_files", "trainer"},
     {"continuation"},
     {"assembly"},
     {"advice"},

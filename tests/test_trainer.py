@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cvtrain.assembly import Run, assemble
+from cvtrain.assembly import Run
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.faults import NonFiniteLossError
 from cvtrain.train import train
@@ -33,20 +34,8 @@ PLAIN_SGD = (
 
 
 @pytest.fixture
-def make_run(compose_config, tmp_path):
-    """Assemble a small run on the digits in a folder of its own."""
-    made: list[Run] = []
-
-    def make(*overrides: str) -> Run:
-        run_dir = tmp_path / f"run{len(made)}"
-        run_dir.mkdir()
-        made.append(assemble(compose_config(*SMALL, *overrides), run_dir))
-        return made[-1]
-
-    yield make
-    for run in made:
-        run.loaders.close()
-        run.logger.finish(0)
+def make_run(assembled):
+    return partial(assembled, *SMALL)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

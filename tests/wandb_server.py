@@ -9,8 +9,8 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -254,13 +254,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the tests look at the state."""
-
-
-@contextmanager
-def wandb_server() -> Iterator[WandbServer]:
-    """A running server, closed at the end."""
-    server = WandbServer()
-    try:
-        yield server
-    finally:
-        server.close()

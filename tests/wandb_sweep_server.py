@@ -9,8 +9,6 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,13 +222,3 @@ class WandbSweepServer(WandbServer):
         """The metric's values of a run, signed so that less is better."""
         history = self.runs[run_id].history
         return [sweep.sign * row[sweep.metric] for row in history if sweep.metric in row]
-
-
-@contextmanager
-def wandb_sweep_server() -> Iterator[WandbSweepServer]:
-    """A running server, closed at the end."""
-    server = WandbSweepServer()
-    try:
-        yield server
-    finally:
-        server.close()

@@ -3,6 +3,7 @@
 from cvtrain.config.compose import Composer
 from cvtrain.config.errors import Problem
 from cvtrain.config.origins import COMMAND_LINE
+from cvtrain.config.redact import redact
 from cvtrain.config.root import GROUP_SCHEMAS, VERBS
 from cvtrain.config.schema import settings_by_key
 from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
@@ -66,7 +67,9 @@ def unknown_flags(arguments: list[str], unknown: list[str], known: list[str]) ->
         following = [*arguments, "-"][arguments.index(written) + 1]
         if flag.startswith("--") and not equals and not following.startswith("-") and "=" not in following:
             value, written = following, f"{written} {following}"
-        problems.append(Problem(written, rule="no such flag", remedy=_flag_remedy(flag, value, known)))
+        shown = redact(written)
+        remedy = _flag_remedy(flag, value if shown == written else "", known)
+        problems.append(Problem(shown, rule="no such flag", remedy=remedy))
     return problems
 
 

@@ -45,10 +45,16 @@ class SGDConfig(OptimizerConfig):
 
 
 @dataclass
-class AdamConfig(OptimizerConfig):
-    name: str = "adam"
+class MomentsConfig(OptimizerConfig):
+    """What the optimizers share that keep a first and a second moment of the gradient."""
+
     betas: List[float] = setting([0.9, 0.999], "decay rates of the two moments", at_least=0, below=1)
     eps: float = setting(1e-8, "added to the denominator", above=0)
+
+
+@dataclass
+class AdamConfig(MomentsConfig):
+    name: str = "adam"
     amsgrad: bool = setting(False, "the AMSGrad variant")
 
 
@@ -59,19 +65,15 @@ class AdamWConfig(AdamConfig):
 
 
 @dataclass
-class NAdamConfig(OptimizerConfig):
+class NAdamConfig(MomentsConfig):
     name: str = "nadam"
-    betas: List[float] = setting([0.9, 0.999], "decay rates of the two moments", at_least=0, below=1)
-    eps: float = setting(1e-8, "added to the denominator", above=0)
     momentum_decay: float = setting(4e-3, "decay of the momentum", at_least=0)
     decoupled_weight_decay: bool = setting(True, "weight decay as in AdamW, not as L2")
 
 
 @dataclass
-class RAdamConfig(OptimizerConfig):
+class RAdamConfig(MomentsConfig):
     name: str = "radam"
-    betas: List[float] = setting([0.9, 0.999], "decay rates of the two moments", at_least=0, below=1)
-    eps: float = setting(1e-8, "added to the denominator", above=0)
     decoupled_weight_decay: bool = setting(True, "weight decay as in AdamW, not as L2")
 
 
@@ -101,11 +103,9 @@ class AdadeltaConfig(OptimizerConfig):
 
 
 @dataclass
-class AdamaxConfig(OptimizerConfig):
+class AdamaxConfig(MomentsConfig):
     name: str = "adamax"
     lr: float = setting(2e-3, "learning rate that the schedule's factor 1 stands for", above=0)
-    betas: List[float] = setting([0.9, 0.999], "decay rates of the two moments", at_least=0, below=1)
-    eps: float = setting(1e-8, "added to the denominator", above=0)
 
 
 @dataclass

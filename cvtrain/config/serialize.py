@@ -7,22 +7,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvtrain.config.augment import AugmentConfig
-from cvtrain.config.data import DATA_CONFIGS
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.model import MODEL_CONFIGS
-from cvtrain.config.optim import LOSS_CONFIGS, OPTIMIZER_CONFIGS, SCHEDULER_CONFIGS
-from cvtrain.config.root import Config
+from cvtrain.config.root import GROUP_SCHEMAS, Config
 
 # Groups whose options differ in type: the schema's name is kept beside the values.
-_POLYMORPHIC: dict[str, dict[str, type]] = {
-    "data": DATA_CONFIGS,
-    "augment": {"augment": AugmentConfig},
-    "model": MODEL_CONFIGS,
-    "loss": LOSS_CONFIGS,
-    "optimizer": OPTIMIZER_CONFIGS,
-    "scheduler": SCHEDULER_CONFIGS,
-}
+_POLYMORPHIC = {group: schemas for group, schemas in GROUP_SCHEMAS.items() if group != "logger"}
 
 
 def to_plain(value: Any) -> Any:

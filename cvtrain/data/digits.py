@@ -26,9 +26,7 @@ def build_digits(config: DigitsConfig) -> Splits:
     grey = np.floor(values * (255 / 16) + 0.5).astype(np.uint8)  # (1797, 8, 8)
     train = ArraySource(images=to_channels(grey[..., None], config.channels), labels=labels, prefix="digits")
     return complete_splits(
-        train=train,
-        val=None,
-        test=None,
+        {"train": train},
         classes=tuple(str(digit) for digit in range(10)),
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,

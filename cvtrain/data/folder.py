@@ -90,9 +90,7 @@ def splits_of_folder(
     if empty:
         warnings.append(f"class folders without images are left out: {listed(empty)}")
     return complete_splits(
-        train=sources["train"],
-        val=sources.get("val"),
-        test=sources.get("test"),
+        sources,
         classes=classes,
         val_fraction=val_fraction,
         split_seed=split_seed,

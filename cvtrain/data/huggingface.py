@@ -103,9 +103,7 @@ def build_huggingface(config: HuggingFaceConfig) -> Splits:
             prefix=f"{config.path}[{names[split]}]",
         )
     return complete_splits(
-        train=sources["train"],
-        val=sources.get("val"),
-        test=sources.get("test"),
+        sources,
         classes=classes,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,

@@ -79,9 +79,7 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
         if len(part.paths):
             sources[split] = _file_source(part, classes, split, root, config.file, reader)
     return complete_splits(
-        train=sources["train"],
-        val=sources.get("val"),
-        test=sources.get("test"),
+        sources,
         classes=classes,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,

@@ -6,6 +6,8 @@ seed and the names only: not on the order of the listing, the file system, the p
 adding images to a folder moves few of the old ones.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from cvtrain.config.errors import ConfigError
@@ -65,10 +67,8 @@ def stratified_split(labels: np.ndarray, hashes: np.ndarray, val_fraction: float
 
 
 def complete_splits(
+    parts: Mapping[str, ImageSource],
     *,
-    train: ImageSource,
-    val: ImageSource | None,
-    test: ImageSource | None,
     classes: tuple[str, ...],
     val_fraction: float,
     split_seed: int,
@@ -80,11 +80,13 @@ def complete_splits(
     """Check what every source must satisfy and, without a `val`, split one off `train`.
 
     Args:
+        parts: train, and val and test if there are such.
         classes: names; every split's labels are positions in it.
         key: config key that errors name, such as `data.root`.
     """
-    for split, source in (("train", train), ("val", val), ("test", test)):
-        if source is not None and len(source) == 0:
+    train, val, test = parts["train"], parts.get("val"), parts.get("test")
+    for split, source in parts.items():
+        if len(source) == 0:
             raise ConfigError(key=key, rule=f"the {split} split has no images")
     if len(classes) < 2:
         raise ConfigError(

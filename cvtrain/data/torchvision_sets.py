@@ -104,9 +104,7 @@ def build_torchvision(config: TorchvisionDataConfig, reader: Reader) -> Splits:
             parts[split] = _file_source(dataset, root, reader)
         classes = classes or _class_names(dataset, config.dataset, parts[split].labels)
     return complete_splits(
-        train=parts["train"],
-        val=parts.get("val"),
-        test=parts.get("test"),
+        parts,
         classes=classes,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,

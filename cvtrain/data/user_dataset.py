@@ -55,9 +55,7 @@ def build_dataset(config: DatasetConfig) -> Splits:
         parts[split] = _match_classes(parts[split], names[split], classes, split, config.target)
     _check_first_image(parts["train"], config.target)
     return complete_splits(
-        train=parts["train"],
-        val=parts.get("val"),
-        test=parts.get("test"),
+        parts,
         classes=classes,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,

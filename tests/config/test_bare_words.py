@@ -40,6 +40,7 @@ import pytest
         ("--lr", {"--lr": "settings are written without dashes: optimizer.lr=..."}),
         ("--lr seed=1", {"--lr": "settings are written without dashes: optimizer.lr=..."}),
         ("--multirn seed=1,2", {"--multirn": "did you mean --multirun?"}),
+        ("--api-key abcdefgh12345", {"--api-key <redacted>": "settings are written key=value, without dashes"}),
         ("-v", {"-v": "settings are written key=value, without dashes"}),
     ],
 )

@@ -28,7 +28,8 @@ def source_of(labels: list[int]) -> ArraySource:
 
 def complete(train: ImageSource, val: ImageSource | None = None, test: ImageSource | None = None, **changes: object):
     arguments = {"classes": ("a", "b"), "val_fraction": 0.25, "split_seed": 0, "key": "data.root", **changes}
-    return complete_splits(train=train, val=val, test=test, **arguments)
+    parts = {"train": train, "val": val, "test": test}
+    return complete_splits({name: source for name, source in parts.items() if source is not None}, **arguments)
 
 
 def test_the_reference_splitmix64_is_the_published_one() -> None:

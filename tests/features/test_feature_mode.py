@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -34,19 +35,8 @@ VIEWS = ("augment=light", "augment.views=2")
 
 
 @pytest.fixture
-def make_run(compose_config, tmp_path):
-    made: list[Run] = []
-
-    def make(*overrides: str) -> Run:
-        run_dir = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        run_dir.mkdir()
-        made.append(assemble(compose_config(*FROZEN, *overrides), run_dir))
-        return made[-1]
-
-    yield make
-    for run in made:
-        run.loaders.close()
-        run.logger.finish(0)
+def make_run(assembled):
+    return partial(assembled, *FROZEN)
 
 
 def keeps_features(run: Run) -> bool:

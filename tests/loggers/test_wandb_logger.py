@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_server import API_KEY, ENTITY, WandbServer, wandb_server
+from wandb_server import API_KEY, ENTITY, WandbServer
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.loggers.wandb_session import open_session
@@ -64,7 +65,7 @@ for options in json.loads(sys.argv[1]):
 
 @pytest.fixture
 def server() -> Iterator[WandbServer]:
-    with wandb_server() as running:
+    with closing(WandbServer()) as running:
         yield running
 
 
@@ -275,7 +276,7 @@ def test_a_server_that_dies_in_the_middle(environment: dict[str, str], tmp_path:
         "gate": str(gate),
         "checkpoints": [str(tmp_path / "best.pt")],
     }
-    with wandb_server() as server:
+    with closing(WandbServer()) as server:
         process = start(environment | online(server), tmp_path, options)
         assert process.stdout is not None
         lines = []
@@ -299,7 +300,7 @@ def test_a_server_that_dies_in_the_middle(environment: dict[str, str], tmp_path:
     command = re.search(r"wandb (sync --include-online (\S+))$", warning)
     assert "logger.wandb.finish_timeout_seconds=2" in warning and command is not None
     # Nothing is lost: the command that the warning names brings every row to a server.
-    with wandb_server() as again:
+    with closing(WandbServer()) as again:
         synced = subprocess.run(
             [sys.executable, "-m", "wandb", *command[1].split()],
             env=environment | online(again),

@@ -4,13 +4,14 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from wandb_programs import BIN, QUICK, Programs, spec_of, wait_for
-from wandb_sweep_server import WandbSweepServer, wandb_sweep_server
+from wandb_sweep_server import WandbSweepServer
 
 from cvtrain.sweep.command import agents_command, settings_of_command
 
@@ -20,7 +21,7 @@ CVTRAIN = [str(BIN / "python"), "-m", "cvtrain", "sweep", "engine=wandb"]
 
 @pytest.fixture
 def server() -> Iterator[WandbSweepServer]:
-    with wandb_sweep_server() as running:
+    with closing(WandbSweepServer()) as running:
         yield running
 
 

@@ -3,13 +3,14 @@
 import json
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from wandb_programs import BIN, Programs, Said, spec_of, wait_for
-from wandb_sweep_server import Sweep, WandbSweepServer, wandb_sweep_server
+from wandb_sweep_server import Sweep, WandbSweepServer
 
 # Every kind of value that a parameter can have. The agent writes them without quotes, null as None.
 VALUES: dict[str, Any] = {
@@ -32,7 +33,7 @@ ENDLESS = ("trainer.epochs=1000000", "trainer.log_every_steps=1000")
 
 @pytest.fixture
 def server() -> Iterator[WandbSweepServer]:
-    with wandb_sweep_server() as running:
+    with closing(WandbSweepServer()) as running:
         yield running
 
 
@@ -189,7 +190,7 @@ def test_an_agent_killed_without_forwarding_leaves_its_trial_to_end_well(server,
 @pytest.mark.slow
 def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
     settings = ("trainer.epochs=400", "logger.wandb.finish_timeout_seconds=3")
-    with wandb_sweep_server() as server:
+    with closing(WandbSweepServer()) as server:
         programs = Programs(tmp_path, server)
         sweep = programs.create(spec_of({"seed": {"value": 1}}, *settings))
         agent = agents(programs.agent(sweep))
@@ -203,7 +204,7 @@ def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
     assert seen < 400
     wait_for(lambda: "wandb sync --include-online" in (folder / "train.log").read_text(encoding="utf-8"))
     agent.process.kill()
-    with wandb_sweep_server() as again:
+    with closing(WandbSweepServer()) as again:
         programs = Programs(tmp_path, again)
         (kept,) = (folder / "wandb").glob("run-*")
         done = programs.run([str(BIN / "wandb"), "sync", "--include-online", str(kept)])

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from seeded_transforms import check_function_of_the_seed, photo
 
 from cvtrain.config.augment import AugmentConfig, AugmentLibrary
 from cvtrain.config.errors import ConfigError
@@ -54,10 +55,6 @@ def shrink(image):
     return torch.from_numpy(image[:SIDE, :SIDE].copy()).permute(2, 0, 1).contiguous()
 
 
-def photo(height=45, width=40, channels=3, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
 def build(*transforms, channels=3):
     augment = AugmentConfig(name="test", library=AugmentLibrary.albumentations, transforms=list(transforms))
     return build_train_transform(augment, image_size=SIDE, channels=channels, eval_transform=shrink)
@@ -67,10 +64,6 @@ def error_of(*transforms, **options):
     with pytest.raises(ConfigError) as caught:
         build(*transforms, **options)
     return str(caught.value)
-
-
-def generator_states():
-    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -86,20 +79,7 @@ def test_every_name_runs_on_uint8_as_a_function_of_the_seed(name, channels):
         assert "makes 3 channels where data.channels is 1" in error_of("EvalResize", item, channels=1)
         return
     transform = build("EvalResize", item, *["Resize"] * (name in CHANGES_SIZE), channels=channels)
-    images = [photo(channels=channels, seed=seed) for seed in range(4)]
-    given = [image.copy() for image in images]
-    states = generator_states()
-    forwards = [transform(image, seed) for seed, image in enumerate(images)]
-    assert generator_states() == states
-    random.seed(1)
-    np.random.seed(1)  # noqa: NPY002 (the global generator is what must not matter)
-    cv2.setRNGSeed(1)
-    backwards = [transform(image, seed) for seed, image in reversed(list(enumerate(images)))][::-1]
-    for first, second in zip(forwards, backwards, strict=True):
-        assert first.shape == (channels, SIDE, SIDE)
-        assert first.dtype == torch.uint8
-        assert torch.equal(first, second)
-    assert all(np.array_equal(image, copy) for image, copy in zip(images, given, strict=True))
+    check_function_of_the_seed(transform, channels=channels, side=SIDE)
 
 
 def test_every_transform_of_the_library_is_offered_or_refused():

@@ -1,9 +1,7 @@
-import random
-
-import numpy as np
 import pytest
 import torch
 from kornia import augmentation
+from seeded_transforms import generator_states
 
 from cvtrain.config.augment import AugmentConfig
 from cvtrain.config.errors import ConfigError
@@ -55,10 +53,6 @@ def error_of(*transforms, **options):
 def batch(channels=3):
     generator = torch.Generator().manual_seed(0)
     return torch.rand(4, channels, SIDE, SIDE, generator=generator), torch.arange(4)
-
-
-def generator_states():
-    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
 
 
 @pytest.mark.parametrize("channels", [3, 1])

@@ -1,11 +1,11 @@
 import inspect
 import logging
 import pickle
-import random
 
 import numpy as np
 import pytest
 import torch
+from seeded_transforms import check_function_of_the_seed, photo
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
@@ -43,10 +43,6 @@ def resize(image):
     return F.resize(tensor, [SIDE, SIDE], antialias=True).contiguous()
 
 
-def photo(height=45, width=40, channels=3, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
 def build(*transforms, channels=3, image_size=SIDE, eval_transform=resize):
     augment = AugmentConfig(name="test", transforms=list(transforms))
     return build_train_transform(augment, image_size=image_size, channels=channels, eval_transform=eval_transform)
@@ -65,10 +61,6 @@ def seeded(transform, image, seed):
         return transform(torch.from_numpy(image).permute(2, 0, 1))
 
 
-def generator_states():
-    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-
-
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("name", TORCHVISION.names)
 def test_every_name_runs_on_uint8_as_a_function_of_the_seed(name, channels):
@@ -77,20 +69,7 @@ def test_every_name_runs_on_uint8_as_a_function_of_the_seed(name, channels):
         assert "makes 3 channels where data.channels is 1" in error_of("EvalResize", item, channels=1)
         return
     transform = build("EvalResize", item, *["CenterCrop"] * (name in ENLARGING), channels=channels)
-    images = [photo(channels=channels, seed=seed) for seed in range(4)]
-    given = [image.copy() for image in images]
-    states = generator_states()
-    forwards = [transform(image, seed) for seed, image in enumerate(images)]
-    assert generator_states() == states
-    random.seed(1)
-    np.random.seed(1)  # noqa: NPY002 (the global generator is what must not matter)
-    torch.manual_seed(1)
-    backwards = [transform(image, seed) for seed, image in reversed(list(enumerate(images)))][::-1]
-    for first, second in zip(forwards, backwards, strict=True):
-        assert first.shape == (channels, SIDE, SIDE)
-        assert first.dtype == torch.uint8
-        assert torch.equal(first, second)
-    assert all(np.array_equal(image, copy) for image, copy in zip(images, given, strict=True))
+    check_function_of_the_seed(transform, channels=channels, side=SIDE)
 
 
 def test_every_transform_of_the_library_is_offered_or_refused():
