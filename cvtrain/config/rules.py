@@ -44,14 +44,15 @@ def _check_setting(node: DictConfig, name: str, item: Setting) -> Iterator[Probl
         return
     try:
         value = node[name]
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except InterpolationToMissingValueError:
         return  # what it points to is reported by itself
     except (InterpolationResolutionError, OmegaConfBaseException) as error:
         raw = node._get_node(name)
-        text = raw._value() if isinstance(raw, Node) else raw
+        is_filled = OmegaConf.is_config(raw) and not OmegaConf.is_interpolation(node, name)
+        text = OmegaConf.to_container(raw) if is_filled else raw._value() if isinstance(raw, Node) else raw
         yield Problem(item.key, text, "cannot be resolved", str(error).splitlines()[0])
         return
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     if item.rule is not None and plain is not None and not item.is_open() and breaks_rule(plain, item.rule):
         yield Problem(item.key, plain, f"must be {item.allowed()}", item.rule.help)
 

@@ -85,6 +85,8 @@ def test_all_problems_at_once(problems_of):
         ("'=3", "is not in Hydra's grammar of values"),
         ("=3", "names no setting"),
         ("name=${nothing}", "cannot be resolved"),
+        ("model.hidden=[${nothing}]", "cannot be resolved"),
+        ("augment.transforms=[{Flip:{p:${nothing}}}]", "cannot be resolved"),
     ],
 )
 def test_value(problems_of, token, rule):
