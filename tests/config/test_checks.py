@@ -275,6 +275,7 @@ def test_debug_smoke_goes_with_any_schedule(problems_of):
     ("made", "broken", "words"),
     [
         ([], "data.root=photos", "no such folder"),
+        (["photos/cat/"], "data.root=", "is empty"),
         (["photos"], "data.root=photos", "holds nothing, no class folders"),
         (["photos/a.jpg"], "data.root=photos/a.jpg", "is a file, not a folder"),
         (["photos/a.jpg"], "data.root=photos", "holds only files, no class folders"),

@@ -15,7 +15,9 @@ def folder_has_classes(config: Config, is_set: Callable[[str], bool]) -> Iterato
     if not isinstance(config.data, CustomConfig):
         return
     given, root = config.data.root, Path(config.data.root).expanduser()
-    if not root.exists():
+    if not given:  # as of a shell's variable that is not set; a Path makes the current folder of it
+        yield Problem("data.root", given, "is empty", "name the folder of the photos; data.root=. is the one you are in")
+    elif not root.exists():
         yield Problem("data.root", given, "no such folder", _nearest(root))
     elif not root.is_dir():
         yield Problem("data.root", given, "is a file, not a folder", _archive_remedy(root))
