@@ -16,7 +16,7 @@ def folder_has_classes(config: Config, is_set: Callable[[str], bool]) -> Iterato
         return
     given, root = config.data.root, Path(config.data.root).expanduser()
     if not given:  # as of a shell's variable that is not set; a Path makes the current folder of it
-        yield Problem("data.root", given, "is empty", "name the folder of the photos; data.root=. is the one you are in")
+        yield Problem("data.root", given, "is empty", "name the folder of the photos; data.root=. is this one")
     elif not root.exists():
         yield Problem("data.root", given, "no such folder", _nearest(root))
     elif not root.is_dir():
