@@ -8,7 +8,8 @@ from pathlib import Path
 from cvtrain import __version__
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.root import CacheConfig, Clean
-from cvtrain.data.cache.folder import CacheFolder, Entry, default_folder
+from cvtrain.data.cache.entry import Entry
+from cvtrain.data.cache.folder import CacheFolder, default_folder
 from cvtrain.data.scan_cache import ENDING, read_subject
 
 

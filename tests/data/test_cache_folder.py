@@ -1,5 +1,6 @@
 """`CacheFolder`: making, sharing, evicting and repairing caches; what room there is; what a key depends on."""
 
+import fcntl
 import logging
 import os
 from pathlib import Path
@@ -88,6 +89,37 @@ def test_what_a_run_uses_or_needs_itself_stays(caches):
     assert [entry.key for entry in caches.remove(caches.entries())] == ["own"]
     del use
     assert [entry.key for entry in caches.remove(caches.entries())] == ["used"]
+
+
+def test_caches_that_are_filled_at_the_same_time_keep_to_the_limit_together(caches):
+    room = caches.make_room({"a": 30 * MIB}, [], 40 * MIB)
+    assert room == 40 * MIB
+    held = caches.open("a", {}, 3, 30 * MIB)  # and nothing is stored yet
+    assert caches.room(["b"], 40 * MIB) == 10 * MIB
+    assert caches.make_room({"b": 30 * MIB}, [], 40 * MIB) == 10 * MIB
+    assert caches.make_room({"a": 30 * MIB}, [], 40 * MIB) == 40 * MIB  # a second run on the same images
+    assert caches.most_room(40 * MIB) == 40 * MIB
+    del held
+    # Its run has ended before it was full: what is not there is nobody's.
+    assert caches.make_room({"b": 30 * MIB}, [], 40 * MIB) > 39 * MIB
+
+
+def test_what_is_promised_is_not_free_on_the_disk_either(caches, monkeypatch):
+    monkeypatch.setattr(folder_module, "free_disk", lambda path: 50 * MIB)
+    held = caches.open("a", {}, 3, 30 * MIB)
+    assert caches.room(["b"], 1000 * MIB) == pytest.approx(20 * MIB, abs=1000)
+    assert caches.make_room({"b": 30 * MIB}, [], 1000 * MIB) == pytest.approx(20 * MIB, abs=1000)
+    del held
+
+
+def test_nobody_comes_between_finding_room_and_taking_it(caches):
+    with caches.alone():
+        caches.make_room({"a": MIB}, [], 40 * MIB)
+        with pytest.raises(BlockingIOError), (caches.path / "folder.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        caches.open("a", {}, 3, MIB)
+        with pytest.raises(BlockingIOError), (caches.path / "folder.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_another_of_the_same_subject_is_outdated(caches, caplog):

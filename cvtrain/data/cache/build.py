@@ -100,11 +100,16 @@ def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dic
     def prints() -> dict[str, Fingerprint]:
         return {split: take_fingerprint(part.source, part.form) for split, part in parts.items()}
 
+    num_bytes = sum(part.num_bytes for part in parts.values())
+
     def disk_room() -> int:
+        # Before each of millions of files is asked for its size and time, in vain.
+        most = folder.most_room(limit)
+        if num_bytes > most:
+            return most
         return folder.room([fingerprint.key for fingerprint in prints().values()], limit)
 
     try:
-        num_bytes = sum(part.num_bytes for part in parts.values())
         choice = choose(config.cache, num_bytes=num_bytes, memory=memory, disk_room=disk_room)
         if choice.kind is DataCache.ram:
             place, stores = "in memory", _open_in_memory(parts, config.channels, memory)
@@ -139,20 +144,29 @@ def _open_on_disk(
     folder: CacheFolder, parts: Mapping[str, Part], prints: Mapping[str, Fingerprint], channels: int, limit: int | None
 ) -> dict[str, SlotFile]:
     wanted = {prints[split].key: part.num_bytes for split, part in parts.items()}
-    room = folder.make_room(wanted, {fingerprint.subject for fingerprint in prints.values()}, limit)
-    capacities = share(room, [part.num_bytes for part in parts.values()])
+    subjects = {fingerprint.subject for fingerprint in prints.values()}
     stores = {}
-    for (split, part), capacity in zip(parts.items(), capacities, strict=True):
-        description = {
-            "subject": prints[split].subject,
-            "root": os.path.realpath(part.source.root),
-            "split": split,
-            "form": describe_form(part.form),
-            "pixels": describe_pixels(part.source),
-        }
-        file, use = folder.open(prints[split].key, description, len(part.source))
-        reserve = disk_reserve(folder.path)
-        stores[split] = SlotFile(
-            file, channels=channels, capacity=capacity, verify=True, min_free_bytes=reserve, use=use
-        )
+    with folder.alone():
+        room = folder.make_room(wanted, subjects, limit)
+        capacities = share(room, [part.num_bytes for part in parts.values()])
+        for (split, part), capacity in zip(parts.items(), capacities, strict=True):
+            promised = min(part.num_bytes, capacity)
+            file, use = folder.open(
+                prints[split].key, _describe(split, part, prints[split]), len(part.source), promised
+            )
+            reserve = disk_reserve(folder.path)
+            stores[split] = SlotFile(
+                file, channels=channels, capacity=capacity, verify=True, min_free_bytes=reserve, use=use
+            )
     return stores
+
+
+def _describe(split: str, part: Part, fingerprint: Fingerprint) -> dict[str, Any]:
+    """What the header of a cache says."""
+    return {
+        "subject": fingerprint.subject,
+        "root": os.path.realpath(part.source.root),
+        "split": split,
+        "form": describe_form(part.form),
+        "pixels": describe_pixels(part.source),
+    }

@@ -1,0 +1,85 @@
+"""`Entry`: a cache in a folder, as another process sees it. Needs no torch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvtrain.data.cache.slots import DamagedCacheError, fcntl, read_header
+
+IMAGES, LOCK = ".images", ".lock"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cache in a folder.
+
+    Attributes:
+        path: its file.
+        num_bytes: length of the file.
+        promised: bytes that it is going to have, if a process is filling it.
+        last_used: when a run last opened it, in seconds since 1970.
+        is_used: a process has it open.
+        description: what its header says; empty if it is damaged.
+        damage: why it cannot be used; empty if it can.
+    """
+
+    path: Path
+    num_bytes: int
+    last_used: float
+    is_used: bool
+    description: Mapping[str, Any]
+    damage: str = ""
+    promised: int = 0
+
+    @property
+    def claimed(self) -> int:
+        """Bytes that nothing else can have while this is there."""
+        return max(self.num_bytes, self.promised)
+
+    @property
+    def key(self) -> str:
+        """The fingerprint of its images."""
+        return self.path.stem
+
+
+def look_at(path: Path) -> Entry | None:
+    """What lies at `path`; None if that is gone."""
+    lock = path.with_suffix(LOCK)
+    description: dict[str, Any] = {}
+    damage = ""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            try:
+                description, _ = read_header(file.fileno())
+            except (DamagedCacheError, ValueError, KeyError, TypeError) as error:
+                damage = str(error)
+    except FileNotFoundError:
+        return None  # removed by another process a moment ago
+    try:
+        last_used = lock.stat().st_mtime
+    except FileNotFoundError:
+        last_used = status.st_mtime
+    is_used = _is_locked(lock)
+    return Entry(path, status.st_size, last_used, is_used, description, damage, _promised(lock) if is_used else 0)
+
+
+def _is_locked(lock: Path) -> bool:
+    try:
+        with lock.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _promised(lock: Path) -> int:
+    """What the run that holds this lock wrote into it; 0 where that is nothing, as by an older version."""
+    try:
+        return max(0, int(lock.read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return 0
