@@ -58,7 +58,8 @@ class CacheWatch:
     def _why_stopped(self, reason: int) -> str:
         stored, total = self.store.count(), self.store.num_images
         if reason == LIMIT_REACHED:
-            cause = f"the limit of {self.store.capacity / 2**30:.2f} GiB is reached (data.cache_limit_gib)"
+            room = f"{self.store.capacity / 2**20:.0f} MiB"
+            cause = f"the {room} that it may take are used (data.cache_limit_gib, else half of what there is)"
         elif reason in (errno.ENOSPC, errno.EDQUOT):
             cause = "the disk is full, but for a reserve that the cache leaves free"
         else:
