@@ -262,7 +262,7 @@ def test_the_limit_holds_for_all_splits_together(photos, caplog):
             pixels(loaders.val)
         sizes = [loader.dataset.source.store.num_bytes for loader in (loaders.train, loaders.val)]
         assert 30_000 < sum(sizes) <= 40_000
-        assert caplog.text.count("(data.cache_limit_gib)") == 2  # one of train, one of val
+        assert caplog.text.count("(data.cache_limit_gib, else half") == 2  # one of train, one of val
         caplog.clear()
 
 
@@ -279,6 +279,15 @@ def test_the_log_says_what_was_picked_and_when_it_is_complete(photos, caplog):
         "cache: 18 train images, 0.00 GiB in memory, complete",
         "cache: 8 val images, 0.00 GiB in memory, complete",
     ]
+
+
+def test_auto_asks_no_file_for_its_time_where_nothing_fits_anyway(photos, caplog, monkeypatch):
+    monkeypatch.setattr(cache_build, "free_memory", lambda: 0)
+    monkeypatch.setattr(cache_build, "take_fingerprint", None)  # a call would fail
+    with caplog.at_level(logging.INFO):
+        loaders = make_loaders(photos, "auto", cache_limit_gib=1000 / 2**30)
+    assert isinstance(loaders.train.dataset.source.store, NoStore)
+    assert "cache: none: " in caplog.text and "of the disk of data.cache_dir" in caplog.text
 
 
 # Several runs
