@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,33 @@ def test_a_trial_of_an_agent_that_srun_started_is_no_rank():
             task.wait()
     gone = {**step, "WANDB_RUN_ID": "r1", "SLURM_TASK_PID": str(task.pid)}
     assert rank_of_process(gone).rank == 1
+
+
+def test_processes_that_know_their_rank_alone_find_out_who_shares_a_machine(tmp_path):
+    """As in containers that a platform starts with RANK, WORLD_SIZE and MASTER_ADDR."""
+    program = (
+        "from cvtrain.distributed.ranks import rank_of_process as rank\n"
+        "from cvtrain.distributed.session import SharedSession\n"
+        "session = SharedSession(rank())\n"
+        "world = session.start({}) if rank().is_main else (session.await_plan(), session.start({}))[1]\n"
+        "print(world.local_rank, world.local_world_size)\n"
+        "world.barrier()\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "3"}
+    # The third is on another machine, as GROUP_RANK tells it.
+    machines = ({}, {}, {"GROUP_RANK": "other"})
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**ENVIRONMENT, **meeting, "RANK": str(number), **machine},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number, machine in enumerate(machines)
+    ]
+    assert [process.communicate(timeout=120)[0] for process in started] == ["0 2\n", "1 2\n", "0 1\n"]
 
 
 @pytest.mark.parametrize("variables", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x", "WORLD_SIZE": "2"}])

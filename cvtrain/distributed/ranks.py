@@ -22,16 +22,17 @@ class Rank:
 
     Attributes:
         rank: 0..world_size - 1. Rank 0 decides, logs and writes.
-        local_rank: the same among the processes of this machine: which GPU is its own.
+        local_rank: the same among the processes of this machine: which GPU is its own. None: the environment does not
+            say, as on platforms that give each container RANK and WORLD_SIZE alone; the processes find out together.
         world_size: processes of the run.
-        local_world_size: processes of the run on this machine.
+        local_world_size: processes of the run on this machine; None with local_rank.
         node: which machine this is, in words.
     """
 
     rank: int
-    local_rank: int
+    local_rank: int | None
     world_size: int
-    local_world_size: int
+    local_world_size: int | None
     node: str
 
     @property
@@ -54,10 +55,11 @@ def rank_of_process(environ: MutableMapping[str, str] | None = None) -> Rank | N
         rank = _slurm_rank(environ)
     else:
         return None
-    if not 0 <= rank.rank < rank.world_size or not 0 <= rank.local_rank < rank.local_world_size:
+    local_rank, local_world_size = rank.local_rank or 0, rank.local_world_size or 1
+    if not 0 <= rank.rank < rank.world_size or not 0 <= local_rank < local_world_size:
         raise ConfigError(
             rule=f"the environment calls this process {rank.rank} of {rank.world_size} (RANK, WORLD_SIZE), and "
-            f"{rank.local_rank} of {rank.local_world_size} on this machine (LOCAL_RANK, LOCAL_WORLD_SIZE)",
+            f"{local_rank} of {local_world_size} on this machine (LOCAL_RANK, LOCAL_WORLD_SIZE)",
             remedy="start with torchrun, srun or trainer.devices=N, or unset RANK and WORLD_SIZE",
         )
     return rank if rank.world_size > 1 else None
@@ -100,11 +102,12 @@ def _has_agent_for_task(environ: Mapping[str, str]) -> bool:
 def _torchrun_rank(environ: Mapping[str, str]) -> Rank:
     world_size = _number(environ, "WORLD_SIZE", None)
     rank = _number(environ, "RANK", None)
+    is_placed = {"LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= environ.keys()
     return Rank(
         rank=rank,
-        local_rank=_number(environ, "LOCAL_RANK", rank),
+        local_rank=_number(environ, "LOCAL_RANK", None) if is_placed else None,
         world_size=world_size,
-        local_world_size=_number(environ, "LOCAL_WORLD_SIZE", world_size),
+        local_world_size=_number(environ, "LOCAL_WORLD_SIZE", None) if is_placed else None,
         node=environ.get("GROUP_RANK") or socket.gethostname(),
     )
 

@@ -87,12 +87,16 @@ class ProcessGroup(World):
         """Meet the others; returns when all are there. `store` is common to all of them."""
         self.rank = rank.rank
         self.world_size = rank.world_size
-        self.local_rank = rank.local_rank
-        self.local_world_size = rank.local_world_size
         self.node = rank.node
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         with self._talking():
             dist.init_process_group(backend, store=store, rank=rank.rank, world_size=rank.world_size, timeout=PATIENCE)
+        if rank.local_rank is None or rank.local_world_size is None:
+            nodes = self.all_gather(self.node)
+            self.local_rank = nodes[: self.rank].count(self.node)
+            self.local_world_size = nodes.count(self.node)
+        else:
+            self.local_rank, self.local_world_size = rank.local_rank, rank.local_world_size
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
