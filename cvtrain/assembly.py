@@ -18,6 +18,7 @@ from cvtrain.config.model import Freeze
 from cvtrain.config.redact import redact
 from cvtrain.config.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
+from cvtrain.config.trainer import Parallel
 from cvtrain.continuation import check_classes, describe_schedule_change
 from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import class_counts, class_weights
@@ -27,6 +28,7 @@ from cvtrain.data.plan import BatchKey
 from cvtrain.data.same_splits import require_same_splits
 from cvtrain.data.source import Splits
 from cvtrain.data.splits import describe_splits
+from cvtrain.distributed.sharding import WholeWeights, build_weights, num_own_bytes
 from cvtrain.distributed.world import ALONE, World
 from cvtrain.features.build import Backbone, build_features
 from cvtrain.interruption import StopSignal
@@ -35,6 +37,7 @@ from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model, without_weights
 from cvtrain.models.freeze import set_backbone_trainable
 from cvtrain.models.summary import summarize_model
+from cvtrain.models.units import choose_units
 from cvtrain.normalization import Normalizer, PassOn, choose_statistics
 from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.groups import format_groups
@@ -107,10 +110,13 @@ def assemble(
         config.augment, num_classes=num_classes, image_size=config.data.image_size, channels=config.data.channels
     )
 
+    weights = choose_weights(config, device, world)
+    # What is spread over the processes is whole on the host only.
+    place = torch.device("cpu") if weights.is_sharded else device
     with world.local_main_first():
-        built, model, normalizer = build_network(config, num_classes, device, state, world)
+        built, model, normalizer = build_network(config, num_classes, device, state, world, place=place)
     if state is None and built.calibrate is not None and world.is_main:
-        built.calibrate(normalizer(first_images(loaders.train).to(device)))
+        built.calibrate(normalizer(first_images(loaders.train).to(device)).to(place))
     world.copy_from_main_([*model.parameters(), *model.buffers()])
     signal = stop_signal or StopSignal()
     features = build_features(
@@ -121,9 +127,13 @@ def assemble(
         batch_transform,
         should_stop=lambda: signal.received is not None,
     )
+    average = build_average(model, config.trainer.ema_decay, weights)
+    if weights.is_sharded:
+        spread(config, weights, model, average.model)
     criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=balance_weights(config, splits))
     optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
     log.info("parameter groups\n%s", format_groups(optimizer.param_groups))
+    weights.adopt(optimizer)
     monitor = build_monitor(config)
     total_steps = planned_steps(config, loaders.train.num_batches)
     schedule = build_schedule(
@@ -141,7 +151,7 @@ def assemble(
         criterion=criterion.to(device),
         optimizer=optimizer,
         schedule=schedule,
-        average=build_average(model, config.trainer.ema_decay),
+        average=average,
         normalizer=PassOn() if features else normalizer,
         batch_transform=batch_transform,
         train_loader=features.train if features else loaders.train,
@@ -160,6 +170,7 @@ def assemble(
         settings=trainer_settings(config, built),
         enter=features.enter if features else whole_network,
         world=world,
+        weights=weights,
     )
     if state is not None:
         go_on_from(trainer, state)
@@ -198,6 +209,29 @@ def has_gpu_of_its_own(gpus: list[str], world: World) -> bool:
     return all(len(ids) == 1 for _, ids in seen) and len(set(seen)) == world.world_size
 
 
+def choose_weights(config: Config, device: torch.device, world: World) -> WholeWeights:
+    """Whole weights in each process, or spread over all of them, by `trainer.parallel`."""
+    wanted = config.trainer.parallel is Parallel.fsdp
+    if wanted and world.world_size == 1:
+        log.warning("trainer.parallel=fsdp has no effect on a run of one process; start more with trainer.devices=N")
+    return build_weights(world, device, sharded=wanted and world.world_size > 1)
+
+
+def spread(config: Config, weights: WholeWeights, model: nn.Module, average: nn.Module) -> None:
+    """Leave this process's part of the weights in `model`, and in its average if that is another network."""
+    data = config.data
+    units = choose_units(model, (data.channels, data.image_size, data.image_size))
+    total = num_own_bytes(model.parameters())
+    for module in (model,) if average is model else (model, average):
+        weights.spread(module, units)
+    log.info(
+        "weights: %.1f of %.1f MiB in this process; whole for the time of their use: %s",
+        num_own_bytes(model.parameters()) / 2**20,
+        total / 2**20,
+        ", ".join((*units, "all else" if units else "the network")),
+    )
+
+
 def build_store(config: Config, run_dir: Path, world: World) -> CheckpointStore:
     """What writes the checkpoints, or leaves that to rank 0."""
     folder = run_dir / "checkpoints"
@@ -222,9 +256,15 @@ def go_on_from(trainer: Trainer, state: dict[str, Any]) -> None:
 
 
 def build_network(
-    config: Config, num_classes: int, device: torch.device, state: dict[str, Any] | None, world: World = ALONE
+    config: Config,
+    num_classes: int,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    world: World = ALONE,
+    *,
+    place: torch.device | None = None,
 ) -> tuple[BuiltModel, nn.Module, Normalizer]:
-    """The network on its device, with what was built around it, and what brings images to its statistics."""
+    """The network on its device, or on `place` for now; what was built around it; and what normalises images for it."""
     data = config.data
     # The weights of a run that goes on come from its checkpoint; published ones need not be there a second time.
     model_config = config.model if state is None else without_weights(config.model)
@@ -235,7 +275,7 @@ def build_network(
         module = share_batch_norm(module, device)
     elif config.trainer.sync_batchnorm:
         log.warning("trainer.sync_batchnorm=true has no effect on a run of one process")
-    model = module.to(device).to(memory_format=memory_format)
+    model = module.to(place or device).to(memory_format=memory_format)
     if config.model.freeze is Freeze.backbone:
         set_backbone_trainable(model, built.head, trainable=False, fixed=built.fixed)
         warn_of_random_backbone(config)

@@ -1,5 +1,8 @@
 """Batch norm over the batch of all processes: `trainer.sync_batchnorm`."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -53,6 +56,19 @@ class HostSyncBatchNorm(_BatchNorm):
 def is_shared(module: nn.Module) -> bool:
     """True for a batch norm whose forward pass talks to other processes."""
     return isinstance(module, (HostSyncBatchNorm, nn.SyncBatchNorm))
+
+
+@contextlib.contextmanager
+def resting_batch_norm(module: nn.Module) -> Iterator[None]:
+    """Within, batch norm takes its running statistics and leaves them as they are."""
+    active = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    for layer in active:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in active:
+            layer.train()
 
 
 def share_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:

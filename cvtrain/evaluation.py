@@ -61,7 +61,6 @@ class Evaluation:
     interrupted: bool = field(default=False)
 
 
-@torch.inference_mode()
 def evaluate_split(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -75,6 +74,7 @@ def evaluate_split(
     on_batch: Callable[[int], None] = lambda num_images: None,
     agreement: Agreement | None = None,
     world: World = ALONE,
+    in_parts: bool = False,
 ) -> Evaluation:
     """Score `model` on every batch; each image counts once, whatever the batch sizes.
 
@@ -88,6 +88,7 @@ def evaluate_split(
         agreement: asked after each batch; once a signal has come the result is marked `interrupted`. None: no signal
             matters.
         world: the processes that share the batches.
+        in_parts: the network's weights are spread over the processes, which all take part in each pass.
     """
     model.eval()
     agreement = agreement or Agreement(StopSignal())
@@ -98,17 +99,20 @@ def evaluate_split(
     interrupted = False
     for batch in agreement.follow(on_device(batches, device)):
         num_skipped += len(batch.bad)
-        if len(batch.labels):
+        # Before the pass, which another process whose batches have failed would not come to.
+        num_images = agreement.exchange(len(batch.labels))
+        # What FSDP gathers is no use for training if it was made in inference mode.
+        with torch.inference_mode(not in_parts), torch.no_grad(), world.passing():
             images, labels = normalizer(batch.images), batch.labels
-            with autocast(device, dtype):
-                logits = model(images).float()
-                if flip:
-                    logits = (logits + model(images.flip(3)).float()) / 2
-            metrics.update(logits, labels, criterion.per_sample(logits, labels))
-            # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
-            classes = logits.topk(num_kept, dim=1).indices
-            kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes)))
-        on_batch(agreement.exchange(len(batch.labels)))
+            if len(labels):
+                logits = _logits(model, images, device, dtype, flip=flip)
+                metrics.update(logits, labels, criterion.per_sample(logits, labels))
+                # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
+                classes = logits.topk(num_kept, dim=1).indices
+                kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes)))
+            elif in_parts and num_images:
+                _logits(model, images.new_zeros((2, *images.shape[1:])), device, dtype, flip=flip)
+        on_batch(num_images)
         if agreement.received is not None:
             interrupted = True
             break
@@ -124,6 +128,15 @@ def evaluate_split(
         num_skipped=num_skipped,
         interrupted=interrupted,
     )
+
+
+def _logits(
+    model: nn.Module, images: torch.Tensor, device: torch.device, dtype: torch.dtype, *, flip: bool
+) -> torch.Tensor:
+    """(B, num_classes) float32."""
+    with autocast(device, dtype):
+        logits = model(images).float()
+        return (logits + model(images.flip(3)).float()) / 2 if flip else logits
 
 
 def _merge(parts: list[Predictions]) -> Predictions:

@@ -72,6 +72,15 @@ class NonFiniteGuard:
             file.writelines(f"  {name}\n" for name in names)
 
 
+def whole_run_out_of_memory(current: int, error: torch.OutOfMemoryError) -> RunError:
+    """The end of a run whose processes talk in each pass: the others wait within the one that did not come about."""
+    return RunError(
+        f"out of memory on the device: {error}\n"
+        "  with trainer.parallel=fsdp or trainer.sync_batchnorm=true a step cannot be tried again in smaller parts.\n"
+        f"  set trainer.grad_accum_steps={2 * current}, a smaller data.batch_size or trainer.precision=bf16"
+    )
+
+
 def more_micro_batches(current: int, batch_size: int, error: torch.OutOfMemoryError) -> int:
     """Twice as many micro-batches, after the device ran out of memory; the effective batch stays the same.
 

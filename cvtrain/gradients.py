@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from cvtrain.distributed.sharding import WholeWeights
 from cvtrain.distributed.world import World
 
 BUCKET_BYTES = 25 * 2**20
@@ -141,7 +142,26 @@ class SharedGradientSum(GradientSum):
                 parameter.grad.copy_(view)
 
 
-def build_gradient_sum(world: World) -> GradientSum:
+class ShardedGradients(GradientSum):
+    """Of a network whose weights are spread: torch adds each part's gradients as soon as they are complete.
+
+    So it does in each micro-batch, since gradients that wait for the last one would be whole on each process.
+    """
+
+    def __init__(self, weights: WholeWeights, optimizer: torch.optim.Optimizer) -> None:
+        self._weights = weights
+        self._optimizer = optimizer
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        with self._weights.world.passing():
+            yield
+        self._weights.take_gradients(self._optimizer)
+
+
+def build_gradient_sum(world: World, weights: WholeWeights, optimizer: torch.optim.Optimizer) -> GradientSum:
+    if weights.is_sharded:
+        return ShardedGradients(weights, optimizer)
     return GradientSum() if world.world_size == 1 else SharedGradientSum(world)
 
 

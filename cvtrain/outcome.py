@@ -179,9 +179,8 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
     trainer = run.trainer
     best_path = run.run_dir / "checkpoints" / "best.pt"
     model = trainer.average.model
-    if trainer.world.is_main and best_path.exists():
-        model.load_state_dict(inference_weights(load_checkpoint(best_path)))
-    trainer.world.copy_from_main_([*model.parameters(), *model.buffers()])
+    is_kept = trainer.world.is_main and best_path.exists()
+    trainer.weights.load_from_main(model, inference_weights(load_checkpoint(best_path)) if is_kept else None)
     trainer.progress.start("scoring", loader.num_images)
     try:
         return evaluate_split(
@@ -196,6 +195,7 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
             on_batch=trainer.progress.advance,
             agreement=build_agreement(StopSignal(), trainer.world),
             world=trainer.world,
+            in_parts=trainer.weights.is_sharded,
         )
     finally:
         trainer.progress.close()

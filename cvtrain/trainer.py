@@ -22,9 +22,10 @@ from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.loading import Batch, BatchLoader
 from cvtrain.data.transfer import on_device, send
+from cvtrain.distributed.sharding import WholeWeights
 from cvtrain.distributed.world import ALONE, World
 from cvtrain.evaluation import Evaluation, evaluate_split
-from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batches
+from cvtrain.faults import NonFiniteGuard, NonFiniteLossError, more_micro_batches, whole_run_out_of_memory
 from cvtrain.features.loader import FeatureLoader
 from cvtrain.gradients import build_gradient_sum
 from cvtrain.interruption import StopSignal
@@ -91,8 +92,10 @@ class Trainer:
         settings: TrainerSettings,
         enter: Callable[[nn.Module], nn.Module] = whole_network,
         world: World = ALONE,
+        weights: WholeWeights | None = None,
     ) -> None:
         self.model = model
+        self.weights = weights or WholeWeights(world)
         self.head = head
         self.fixed = fixed
         # Evaluation and checkpoints use the plain module, so that figures do not depend on compilation.
@@ -107,7 +110,7 @@ class Trainer:
         self.criterion = criterion
         self.optimizer = optimizer
         self.schedule = schedule
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.scaler = self.weights.build_scaler(device, enabled=dtype == torch.float16)
         # It makes its scale when it is first used, which a process without images in the first step would not do.
         self.scaler.scale(torch.zeros((), device=device))
         self.average = average
@@ -127,8 +130,10 @@ class Trainer:
         self.stop_signal = stop_signal
         self.world = world
         self.agreement = build_agreement(stop_signal, world)
-        self.gradient_sum = build_gradient_sum(world)
-        self.share = BatchShare(world, self.agreement, model, batch_size=train_loader.batch_size)
+        self.gradient_sum = build_gradient_sum(world, self.weights, optimizer)
+        self.share = BatchShare(
+            world, self.agreement, model, batch_size=train_loader.batch_size, in_parts=self.weights.is_sharded
+        )
         self.guard = NonFiniteGuard(run_dir=run_dir, image_name=image_name)
         self.settings = settings
 
@@ -276,7 +281,7 @@ class Trainer:
         counted = []
         for number, ((micro_images, micro_targets), weight) in enumerate(zip(parts, weights, strict=True)):
             with autocast(self.device, self.dtype):
-                outputs = self.forward(micro_images)
+                outputs = self.share.outputs(self.forward, micro_images)
             if len(micro_images):
                 loss, logits = model_loss(self.criterion, outputs, micro_targets, self.settings.aux_loss_weight)
             else:
@@ -284,7 +289,7 @@ class Trainer:
             if number == len(parts) - 1:
                 self.gradient_sum.begin_last_backward()
             self.scaler.scale(loss * (weight / total)).backward()
-            counted.append((loss.detach(), logits.detach(), micro_targets))
+            counted.append((loss.detach(), logits.detach()[: len(micro_images)], micro_targets))
         return counted
 
     def _all_finite(self, losses: list[torch.Tensor]) -> torch.Tensor:
@@ -302,7 +307,7 @@ class Trainer:
         if self.settings.clip_grad_norm is not None or skips:
             self.scaler.unscale_(self.optimizer)
             limit = self.settings.clip_grad_norm or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(self._parameters(), limit)
+            norm = self.weights.clip(self._parameters(), limit)
             # With fp16 an infinite gradient is the scaler's business: it skips the update and scales down.
             if not self.scaler.is_enabled():
                 finite = finite & norm.isfinite()
@@ -327,8 +332,10 @@ class Trainer:
                 self.train_step(batch)
                 return
             except torch.OutOfMemoryError as error:
-                if self._updating or self.share.talks_in_forward:  # whose talk was cut in the middle
+                if self._updating:
                     raise
+                if self.share.talks_in_forward:  # and was cut in the middle
+                    raise whole_run_out_of_memory(self.num_micro_batches, error) from error
                 self.num_micro_batches = more_micro_batches(self.num_micro_batches, self.share.largest(batch), error)
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -430,6 +437,7 @@ class Trainer:
             on_batch=self.progress.advance,
             agreement=self.agreement,
             world=self.world,
+            in_parts=self.weights.is_sharded,
         )
         self.clock.lap("evaluation")
         if evaluation.interrupted:

@@ -22,9 +22,9 @@ def training_state(trainer: "Trainer") -> dict[str, Any]:
     """
     several = trainer.world.world_size > 1
     return {
-        "model": trainer.model.state_dict(),
+        "model": trainer.weights.state(trainer.model),
         "average": trainer.average.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer": trainer.weights.optimizer_state(trainer.optimizer),
         "schedule": trainer.schedule.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "monitor": trainer.monitor.state_dict(),
@@ -100,9 +100,9 @@ def restore_training_state(trainer: "Trainer", state: dict[str, Any]) -> None:
     config_rates = [
         (group["initial_lr"] / trainer.lr_scale, group["weight_decay"]) for group in trainer.optimizer.param_groups
     ]
-    trainer.model.load_state_dict(state["model"])
+    trainer.weights.load(trainer.model, state["model"])
     trainer.average.load_state_dict(state["average"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.weights.load_optimizer(trainer.optimizer, state["optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.monitor.load_state_dict(state["monitor"])

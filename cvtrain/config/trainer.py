@@ -26,6 +26,11 @@ class MonitorMode(str, Enum):
     min = "min"
 
 
+class Parallel(str, Enum):
+    data = "data"
+    fsdp = "fsdp"
+
+
 class CompileMode(str, Enum):
     default = "default"
     reduce_overhead = "reduce_overhead"
@@ -44,6 +49,11 @@ class TrainerConfig:
     devices: Union[int, str] = setting(
         1,
         "processes of this machine that train together, one GPU each; auto: one for each GPU. torchrun starts them too",
+    )
+    parallel: Parallel = setting(
+        Parallel.data,
+        "data: each process has the whole network; fsdp: weights, gradients and optimizer state are spread over the "
+        "processes, for a network that does not fit one device",
     )
     sync_batchnorm: bool = setting(
         False, "with several processes, batch norm over the whole batch, not each one's share"

@@ -69,6 +69,10 @@ class World:
     def copy_from_main_(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace `tensors` by those of rank 0."""
 
+    def passing(self) -> contextlib.AbstractContextManager[None]:
+        """Around passes of a network that talks to the other processes itself: their end is told as everywhere."""
+        return contextlib.nullcontext()
+
     def local_main_first(self) -> contextlib.AbstractContextManager[None]:
         """Inside, one process of each machine comes first, and the others when it is through.
 
@@ -152,6 +156,16 @@ class ProcessGroup(World):
                 dense = tensor.detach().contiguous()
                 dist.broadcast(dense, src=0)
                 tensor.detach().copy_(dense)
+
+    @contextlib.contextmanager
+    def passing(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            with self._talking():
+                raise
 
     @contextlib.contextmanager
     def local_main_first(self) -> Iterator[None]:

@@ -1,0 +1,150 @@
+"""Weights spread over real processes (`trainer.parallel=fsdp`) against whole ones, over gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rank_runs import compose
+from rank_sharding import SHARDED_RUNS
+
+from cvtrain.assembly import assemble
+from cvtrain.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+from chaos_compare import differences  # noqa: E402
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+
+
+def run(*command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**ENVIRONMENT, **variables}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def shapes(value):
+    """What a nested state is made of, without its numbers."""
+    if isinstance(value, dict):
+        return {key: shapes(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [shapes(entry) for entry in value]
+    return (type(value), value.dtype, tuple(value.shape)) if isinstance(value, torch.Tensor) else type(value)
+
+
+def loss_of_one_process(folder: Path) -> float:
+    """What the run `plain` comes to in this process."""
+    made = assemble(compose(SHARDED_RUNS["plain"]), folder)
+    made.trainer.fit()
+    made.loaders.close()
+    made.trainer.store.close()
+    made.logger.finish(0)
+    return made.trainer.last_evaluation.metrics["loss"]
+
+
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [(2, ("plain", "normed")), pytest.param(4, ("plain", "normed", "frozen", "skipping"), marks=pytest.mark.slow)],
+    ids=("2", "4"),
+)
+def test_spread_weights_come_to_what_whole_ones_come_to(count, names, tmp_path):
+    script = str(ROOT / "tests" / "rank_sharding.py")
+    done = run(*TORCHRUN, f"--nproc-per-node={count}", script, str(tmp_path), *names, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    for name in names:
+        check_run(name, found["runs"][f"{name}_data"], found["runs"][f"{name}_fsdp"], tmp_path, count)
+    loss = found["runs"]["plain_fsdp"]["metrics"]["loss"]
+    assert loss == pytest.approx(loss_of_one_process(tmp_path / "one"), rel=1e-5)
+    if "skipping" in names:
+        assert found["runs"]["skipping_fsdp"]["skipped_steps"] == [1] * count
+    check_resuming(found["resumed"], tmp_path, count)
+    assert found["scaler"] == [[1.0, 0.5]] * count
+    assert "the network's parameter scale is a single number" in found["refusal"]
+
+
+def check_run(name: str, whole: dict, parts: dict, folder: Path, count: int) -> None:
+    assert parts["losses"] == pytest.approx(whole["losses"], rel=1e-5), name
+    assert parts["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"], rel=1e-5), name
+    assert parts["indices"] == whole["indices"] == list(range(359)), name
+    one, other = (torch.load(folder / f"{name}_{kind}.pt") for kind in ("data", "fsdp"))
+    assert shapes(one) == shapes(other), name
+    for key in one:
+        torch.testing.assert_close(
+            other[key], one[key], rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key} {text}"
+        )
+    # Each byte once; the first rank has no more than its rounded share of 10 and 32 rows.
+    for kind in ("parameter_bytes", "average_bytes", "slot_bytes"):
+        assert sum(parts[kind]) == whole[kind][0], (name, kind)
+        assert max(parts[kind]) <= whole[kind][0] * (0.51 if count == 2 else 0.26), (name, kind)
+
+
+def check_resuming(ends: list, folder: Path, count: int) -> None:
+    paths = (folder / name / "checkpoints" / "last.pt" for name in ("plain_fsdp", "cut", "moved"))
+    whole, cut, moved = map(load_checkpoint, paths)
+    assert ends == [[["all epochs done", whole["monitor"]["best"]]] * count] * 2
+    for state in (whole, cut, moved):
+        del state["config"]  # where `resume` differs
+    assert shapes(cut) == shapes(moved) == shapes(whole)
+    for state in (whole, cut, moved):
+        del state["optimizer"]["param_groups"]
+    for part in ("model", "average", "optimizer"):
+        # What was stopped goes on to the same bits; what began with whole weights ends where the others do.
+        torch.testing.assert_close(cut[part], whole[part], rtol=0, atol=0)
+        torch.testing.assert_close(moved[part], whole[part], rtol=1e-3, atol=1e-6)
+
+
+SETTINGS = (
+    "data.batch_size=100",
+    "model=custom",
+    "model.target=tests.rank_parts.Net",
+    "augment.preview=false",
+    "augment.mixup_alpha=0.2",
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "trainer.progress=false",
+    "trainer.epochs=2",
+    "trainer.ema_decay=0.9",
+    "checkpoint.every_steps=4",
+    "resume=auto",
+)
+
+
+def cvtrain(folder: Path, name: str, *overrides: str, start: tuple[str, ...] = (sys.executable,), **variables: str):
+    command = (*start, "-m", "cvtrain", *SETTINGS, f"hydra.run.dir={folder / name}", *overrides)
+    return run(*command, folder=folder, **variables)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_the_end_is_the_same_to_the_bit(tmp_path):
+    parallel = ("trainer.parallel=fsdp",)
+    done = cvtrain(tmp_path, "whole", *parallel, "trainer.devices=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "in this process; whole for the time of their use: the network" in done.stdout
+    start = (*TORCHRUN, "--nproc-per-node=2", "--max-restarts=2")
+    kill = {"FAIL_AT": "18:1:kill", "FAIL_MARK": str(tmp_path / "mark")}
+    done = cvtrain(tmp_path, "killed", *parallel, start=start, **kill)
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout and "step 16, 1 epochs done" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
+@pytest.mark.slow
+def test_a_run_of_spread_weights_goes_on_in_one_process_and_is_evaluated_there(tmp_path):
+    done = cvtrain(tmp_path, "two", "trainer.parallel=fsdp", "trainer.devices=2", FAIL_AT="5:0:SIGTERM")
+    assert done.returncode == 143, done.stderr
+    done = cvtrain(tmp_path, "two", "trainer.parallel=fsdp", "trainer.devices=1")
+    assert done.returncode == 0, done.stderr
+    assert "trainer.parallel=fsdp has no effect on a run of one process" in done.stdout + done.stderr
+    assert "done: all epochs done, 30 steps" in done.stdout
+    command = (sys.executable, "-m", "cvtrain", "evaluate", "checkpoint=two/checkpoints/best.pt", "device=cpu")
+    options = ("precision=fp32", "model.target=tests.rank_parts.Net", "hydra.run.dir=scored")
+    done = run(*command, *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "scored" / "summary.json").read_text())
+    assert summary["metrics"]["val/loss"] == pytest.approx(summary["metrics_in_checkpoint"]["val/loss"], rel=1e-6)
