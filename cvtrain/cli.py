@@ -13,6 +13,7 @@ from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.ranks import rank_of_process, search_alone
 from cvtrain.distributed.session import Session, SharedSession
+from cvtrain.garbage import importing
 
 if TYPE_CHECKING:
     from cvtrain.config.compose import Composer
@@ -23,7 +24,8 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
-    from cvtrain.train import train
+    with importing():
+        from cvtrain.train import train
 
     options = {} if world is None else {"world": world}
     result = train(config, run_dir=run_dir, overrides=overrides, **options)
@@ -33,13 +35,15 @@ def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = Non
 
 
 def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
-    from cvtrain.evaluate import evaluate
+    with importing():
+        from cvtrain.evaluate import evaluate
 
     return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
 
 
 def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.cache import cache
+    with importing():
+        from cvtrain.cache import cache
 
     cache(config)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cvtrain.config.serialize import from_plain
 from cvtrain.console import ConsoleHandler, log_to_file
 from cvtrain.distributed.session import SharedSession
+from cvtrain.garbage import importing
 
 # Where a process may meet something that the others do not.
 OWN_CONCERNS = ("cvtrain.data", "py.warnings")
@@ -28,7 +29,8 @@ def join(session: SharedSession) -> int:
     config = from_plain(plan["config"], plan["schemas"])
     run_dir = Path(plan["run_dir"])
     start_logging(session.rank.rank, run_dir / plan["log_file"], config.log_level)
-    from cvtrain.train import train
+    with importing():
+        from cvtrain.train import train
 
     try:
         result = train(config, run_dir=run_dir, world=session.start(plan))

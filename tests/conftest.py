@@ -1,5 +1,6 @@
 """What tests share: the command line in process, and configs composed as the command line composes them."""
 
+import gc
 import itertools
 import logging
 import os
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The test processes share the cores; with a thread per core in each, all of them would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_unconfigure() -> None:
+    """Let what commands in this process have frozen be collected: libraries complain of what is left at the end."""
+    gc.unfreeze()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ LAYERS = (
         "completion",
         "console",
         "distributed",
+        "garbage",
         "interruption",
         "run_lock",
         "runtime",

@@ -1,6 +1,7 @@
 """Interpolations that conf/ uses: the run folder's name, and the list of groups in the help text."""
 
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ def register_resolvers(composer: Composer) -> None:
     # The cache belongs to one composed config: asked again, the same config gives the same folder.
     OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("list_groups", lambda: list_groups(composer), replace=True)
-    OmegaConf.register_new_resolver("list_settings", list_settings, replace=True)
-    OmegaConf.register_new_resolver("list_sweeps", lambda: list_sweeps(composer), replace=True)
+    # Parts of the help text, which every composition resolves.
+    OmegaConf.register_new_resolver("list_groups", cache(lambda: list_groups(composer)), replace=True)
+    OmegaConf.register_new_resolver("list_settings", cache(list_settings), replace=True)
+    OmegaConf.register_new_resolver("list_sweeps", cache(lambda: list_sweeps(composer)), replace=True)
 
 
 def new_run_dir(root: str, name: Any) -> str:
