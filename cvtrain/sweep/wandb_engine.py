@@ -166,6 +166,9 @@ def run_agents(path: str, count: int) -> int:
                     start_new_session=True,
                 )
             )
+            if received:  # while this one was being started, which has not been told
+                agents[-1].terminate()
+                break
         try:
             codes = [agent.wait() for agent in agents]
         finally:

@@ -1,7 +1,9 @@
 """`cvtrain sweep engine=wandb`: what it makes on the server, its agents, and everything that it refuses first."""
 
+import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,6 +15,7 @@ import yaml
 from wandb_programs import BIN, QUICK, Programs, spec_of, wait_for
 from wandb_sweep_server import WandbSweepServer
 
+from cvtrain.sweep import wandb_engine
 from cvtrain.sweep.command import agents_command, settings_of_command
 
 pytestmark = pytest.mark.timeout(900)
@@ -141,3 +144,19 @@ def test_the_commands_settings_are_those_of_every_trial(monkeypatch):
     ]  # fmt: skip
     assert agents_command({}, ["seed=1"])[2:] == ["-m", "cvtrain", "seed=1", "logger=wandb", "${args_no_hyphens}"]
     assert agents_command({"program": "mine.py"}, [])[-3:] == ["${program}", "logger=wandb", "${args}"]
+
+
+def test_a_signal_while_agents_are_started_is_not_lost(monkeypatch):
+    asked = []
+
+    def environment(count):
+        asked.append(count)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return dict(os.environ)
+
+    monkeypatch.setattr(wandb_engine, "WANDB", (sys.executable, "-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(wandb_engine, "_agents_environment", environment)
+    begun = time.monotonic()
+    assert wandb_engine.run_agents("e/p/s", 3) == 143
+    assert asked == [3, 3] and time.monotonic() - begun < 30
