@@ -95,8 +95,9 @@ def compose_config() -> Callable[..., Config]:
 
     register_schemas()
 
+    composer = Composer("train")
+
     def compose(*overrides: str) -> Config:
-        composer = Composer("train", None, None, None)
         tokens = [open_up(token, "train") for token in overrides]
         return typed_config(composer.compose(tokens), composer, tokens)
 

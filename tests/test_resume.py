@@ -32,7 +32,7 @@ RICH = (
     "model.norm=batch",
     "augment.transforms=[{RandomRotation: {degrees: 10}}]",
     "augment.mixup_alpha=0.3",
-    "augment.preview=false",
+    "plots=false",
     "checkpoint.every_steps=2",
 )
 
@@ -70,6 +70,14 @@ def run(compose_config, tmp_path, monkeypatch):
             return train(compose_config(*RICH, *overrides), run_dir=tmp_path / folder, overrides=list(overrides))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def whole(compose_config, tmp_path_factory) -> Path:
+    """The folder of a run that nobody touched."""
+    folder = tmp_path_factory.mktemp("untouched") / "whole"
+    train(compose_config(*RICH), run_dir=folder, overrides=[])
+    return folder
 
 
 def rows(folder: Path) -> list[dict]:
@@ -121,22 +129,20 @@ def assert_same_runs(one: Path, other: Path) -> None:
         [{"kill_at": 11}, {"kill_evaluation": 15}],
     ],
 )
-def test_a_killed_run_goes_on_to_the_same_end(run, tmp_path, kills):
-    run("whole")
+def test_a_killed_run_goes_on_to_the_same_end(run, whole, tmp_path, kills):
     for kill in kills:
         with pytest.raises(Killed):
             run("cut", "resume=auto", **kill)
     assert run("cut", "resume=auto").end_reason is EndReason.epochs
-    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+    assert_same_runs(whole, tmp_path / "cut")
 
 
-def test_the_number_of_workers_may_change_on_the_way(run, tmp_path):
-    run("whole")
+def test_the_number_of_workers_may_change_on_the_way(run, whole, tmp_path):
     for workers, step in ((0, 4), (2, 9), (1, 16)):
         with pytest.raises(Killed):
             run("cut", "resume=auto", f"data.num_workers={workers}", kill_at=step)
     run("cut", "resume=auto", "data.num_workers=0")
-    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+    assert_same_runs(whole, tmp_path / "cut")
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(run, tmp_path):

@@ -31,6 +31,7 @@ SMALL = (
     "data.image_size=8",
     "data.batch_size=8",
     "data.num_workers=0",
+    "plots=false",
 )
 COLORS = {"blue": (30, 40, 200), "red": (200, 40, 30), "zebra": (120, 120, 120)}
 
@@ -67,7 +68,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_on_a_folder_leaves_what_the_docs_say(run, photos, tmp_path):
-    result = run("data=custom", f"data.root={photos}", *SMALL)
+    result = run("data=custom", f"data.root={photos}", *SMALL, "plots=true")
     folder = tmp_path / "run"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} >= {
         "config.yaml",

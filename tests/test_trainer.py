@@ -22,7 +22,7 @@ SMALL = (
     "data.batch_size=64",
     "trainer.precision=fp32",
     "trainer.device=cpu",
-    "augment.preview=false",
+    "plots=false",
 )
 PLAIN_SGD = (
     "optimizer=sgd",

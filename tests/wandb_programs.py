@@ -27,7 +27,7 @@ QUICK = (
     "trainer.device=cpu",
     "trainer.precision=fp32",
     "trainer.progress=false",
-    "augment.preview=false",
+    "plots=false",
     "logger=wandb",
 )
 COMMAND = ("${env}", "python", "-m", "cvtrain")

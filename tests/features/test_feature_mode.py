@@ -28,7 +28,7 @@ FROZEN = (
     "trainer.device=cpu",
     "trainer.epochs=3",
     "augment=none",
-    "augment.preview=false",
+    "plots=false",
     "data.num_workers=0",
 )
 VIEWS = ("augment=light", "augment.views=2")

@@ -124,19 +124,19 @@ def test_random_and_bayes_are_repeatable_and_go_on_where_they_stopped(search, ta
     space = {"optimizer.lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 1.0}}
     drawn = {}
     for name, method, steps, seed in (
-        ("whole", "bayes", (13,), 0),
-        ("parts", "bayes", (5, 13), 0),
-        ("chance", "random", (13,), 0),
-        ("other", "random", (13,), 1),
+        ("whole", "bayes", (12,), 0),
+        ("parts", "bayes", (5, 12), 0),
+        ("chance", "random", (3,), 0),
+        ("other", "random", (3,), 1),
     ):
         for trials in steps:
             arguments = (f"sweep.name={name}", f"sweep.trials={trials}", f"sweep.seed={seed}")
             assert search(space, *arguments, method=method).status == 0
         drawn[name] = [row["optimizer.lr"] for row in table(name)]
-        assert len(set(drawn[name])) == 13
-    assert drawn["whole"] == drawn["parts"]
+        assert len(set(drawn[name])) == steps[-1]
     # The first ten trials of a bayes search are drawn by chance too.
-    assert drawn["chance"] != drawn["other"] and drawn["chance"] != drawn["whole"]
+    assert drawn["whole"] == drawn["parts"]
+    assert drawn["chance"] != drawn["other"] and drawn["chance"] != drawn["whole"][:3]
 
 
 def test_workers_share_cores_and_trials(search, table, starts, monkeypatch):
