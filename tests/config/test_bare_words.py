@@ -1,7 +1,9 @@
 """What a newcomer types: words without `=`, flags of other programs, lists with spaces. Each has its remedy."""
 
 import itertools
+import os
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,21 @@ def test_a_value_outside_of_the_grammar_says_how_it_is_written(problems_of, toke
 def test_a_key_that_is_like_none_says_where_to_look(problems_of, token, remedy):
     (problem,) = problems_of(token)
     assert (problem.rule, problem.remedy) == ("no such setting", remedy)
+
+
+def test_a_folder_where_nothing_can_be_written_is_told_before_the_run(problems_of, monkeypatch, tmp_path):
+    (tmp_path / "closed").mkdir()
+    told = f"nothing can be written in {tmp_path / 'closed'}, where the run's folder would be"
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).resolve().name != "closed" and may(path, mode))
+    (problem,) = problems_of("output_root=closed/runs")
+    assert (problem.key, problem.rule, problem.remedy) == (
+        "output_root",
+        told,
+        "set output_root=... to a folder of yours",
+    )
+    assert problems_of("output_root=open/runs") == []
+    assert problems_of("output_root=closed/runs", "hydra.run.dir=open/here") == []
+    monkeypatch.chdir("closed")
+    (problem,) = problems_of()  # `runs` here
+    assert problem.rule == told

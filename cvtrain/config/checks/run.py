@@ -1,5 +1,6 @@
 """Rules of the run itself: its name, its folder, its device, and the checkpoint that `evaluate` reads."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ def output_root_is_folder(config: Config | EvaluateConfig, is_set: Callable[[str
     existing = next((path for path in (root, *root.parents) if path.exists()), None)
     if existing is not None and not existing.is_dir():
         yield Problem("output_root", config.output_root, f"{existing} is a file, not a folder")
+        return
+    takes_its_place = is_set("hydra.run.dir") or is_set("hydra.sweep.dir")
+    if existing is not None and not os.access(existing, os.W_OK | os.X_OK) and not takes_its_place:
+        rule = f"nothing can be written in {existing.absolute()}, where the run's folder would be"
+        yield Problem("output_root", config.output_root, rule, "set output_root=... to a folder of yours")
 
 
 def run_to_resume_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
