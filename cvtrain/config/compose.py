@@ -4,7 +4,6 @@ The command line checks a command with it before Hydra makes a folder. It uses t
 itself; hydra-core is pinned below 1.4 because the loader is no public interface.
 """
 
-import copy
 import itertools
 import math
 from dataclasses import dataclass, fields
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
@@ -80,9 +79,7 @@ class Composer:
             if not folder.is_dir():
                 raise ConfigError(key="--config-dir", value=self.config_dir, rule="is no folder")
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-        loader = ConfigLoaderImpl(config_search_path=search_path)
-        loader.repository = _SharedSources(search_path)
-        return loader
+        return ConfigLoaderImpl(config_search_path=search_path)
 
     @cached_property
     def repository(self) -> CachingConfigRepository:
@@ -171,16 +168,6 @@ class Composer:
         for override in (self.parse(token) for token in tokens):
             choices[override.get_key_element()] = _job_tokens(override)
         return jobs_to_check(list(choices.values()))
-
-
-class _SharedSources(ConfigRepository):
-    """Its copies, of which every composition makes some, share the files and schemas: a fifth of a composition's time.
-
-    Hydra copies so that another search path may be set in the copy, which takes a new list of sources there.
-    """
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_SharedSources":
-        return copy.copy(self)
 
 
 def jobs_to_check(lists: list[list[str]]) -> list[list[str]]:
