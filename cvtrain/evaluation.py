@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cvtrain.agreement import Agreement
+from cvtrain.config.errors import RunError
 from cvtrain.data.loading import Batch
 from cvtrain.data.transfer import on_device
 from cvtrain.distributed.world import ALONE, World
@@ -119,6 +120,11 @@ def evaluate_split(
     for sums in metrics.state():
         world.sum_(sums)
     num_images, num_skipped = map(int, world.sum_numbers([sum(len(labels) for _, labels, _, _ in kept), num_skipped]))
+    if num_images == 0 and num_skipped and not interrupted:
+        raise RunError(
+            f"none of {num_skipped} images to evaluate could be read\n"
+            "  mend or replace the files; warnings above name the first of them"
+        )
     return Evaluation(
         metrics=metrics.compute(),
         confusion=metrics.confusion.cpu().numpy(),

@@ -211,6 +211,7 @@ class Trainer:
         seen = self.batch * self.train_loader.batch_size
         self.progress.start(f"epoch {self.epoch + 1}/{self.settings.epochs}", self.train_loader.num_images, seen)
         waiting_since = now()
+        began_at, trained = self.batch, 0
         counted = self.times.counted(self.train_loader.epoch(self.epoch, start_batch=self.batch))
         for batch in self.agreement.follow(on_device(counted, self.device)):
             self.clock.lap("wait")
@@ -220,6 +221,7 @@ class Trainer:
                 self._step_within_memory(batch)
             self.batch += 1
             self.progress.advance(num_images)
+            trained += num_images
             finished = now()
             self.stopwatch.add(
                 wait_seconds=working_since - waiting_since,
@@ -234,6 +236,12 @@ class Trainer:
             waiting_since = now()
         self.guard.check()
         if self.batch >= self.train_loader.num_batches:
+            # A process that is alone hears of it from its loader; of several, one may well have had only bad images.
+            if self.world.world_size > 1 and began_at == trained == 0:
+                raise RunError(
+                    f"epoch {self.epoch + 1} had nothing to train on: no image could be read, or too few to go on\n"
+                    "  mend or replace the files; warnings above name the first of them"
+                )
             self.epoch, self.batch, self.epoch_end_due = self.epoch + 1, 0, True
         elif self.agreement.received is None:
             self.epoch_end_due = True

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rank_runs import RUNS, compose, poison, train_steps
 from wandb_server import API_KEY, WandbServer
 
@@ -307,9 +309,6 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 @pytest.mark.slow
 def test_an_unreadable_image_ends_all_and_what_was_learnt_is_kept(tmp_path):
-    import numpy as np
-    from PIL import Image
-
     for split, count in (("train", 40), ("val", 12)):
         for index in range(count):
             path = tmp_path / "photos" / split / f"class{index % 2}" / f"{index}.png"
@@ -328,6 +327,27 @@ def test_an_unreadable_image_ends_all_and_what_was_learnt_is_kept(tmp_path):
     assert len(rows) == 2 and "broken.png" in rows[1]
     summary = json.loads((tmp_path / "skipped" / "summary.json").read_text())
     assert summary["skipped_images"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "words"), [("train", "epoch 1 had nothing to train on"), ("val", "none of 4 images")]
+)
+def test_a_split_of_unreadable_images_ends_all(tmp_path, broken, words):
+    """A process that is alone hears of it from its loader; of several, each saw nothing but a few bad images."""
+    for split in ("train", "val"):
+        for index in range(4):
+            path = tmp_path / "photos" / split / f"class{index % 2}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if split == broken:
+                path.write_bytes(b"no image")
+            else:
+                Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(path)
+    overrides = ("data=custom", f"data.root={tmp_path / 'photos'}", "data.image_size=8", "data.batch_size=4")
+    skipping = ("data.on_bad_image=skip", "augment=none", "trainer.devices=2")
+    done = cvtrain(tmp_path, "run", *overrides, *skipping)
+    assert done.returncode == 1
+    assert len(re.findall(f"^error: {words}", done.stderr, re.MULTILINE)) == 1 and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

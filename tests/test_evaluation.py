@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from cvtrain.config.errors import RunError
 from cvtrain.config.optim import CrossEntropyConfig
+from cvtrain.data.bad_images import BadImage
 from cvtrain.data.batches import Batch
 from cvtrain.evaluation import evaluate_split
 from cvtrain.losses import build_criterion
-from cvtrain.normalization import Normalizer
+from cvtrain.normalization import Normalizer, PassOn
 
 
 def test_flips_average_the_logits_of_an_image_and_its_mirror_image():
@@ -34,3 +36,18 @@ def test_flips_average_the_logits_of_an_image_and_its_mirror_image():
     expected = nn.functional.cross_entropy(logits, labels).item()
     assert evaluation.metrics["loss"] == pytest.approx(expected, rel=1e-6)
     assert evaluation.predictions.preds.tolist() == logits.argmax(1).tolist()
+
+
+def test_no_figures_of_images_that_could_not_be_read():
+    nothing = torch.empty(0, dtype=torch.int64)
+    bad = [BadImage(index, f"{index}.png", "no image") for index in range(3)]
+    with pytest.raises(RunError, match="none of 3 images to evaluate could be read"):
+        evaluate_split(
+            nn.Identity(),
+            [Batch(torch.empty(0, 3, 4, 4, dtype=torch.uint8), nothing, nothing, bad)],
+            criterion=build_criterion(CrossEntropyConfig(name="cross_entropy"), num_classes=5),
+            normalizer=PassOn(),
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            num_classes=5,
+        )
