@@ -3,7 +3,9 @@
 from cvtrain.config.checks.training import MONITORS
 from cvtrain.config.errors import Problem
 from cvtrain.config.suggestions import closest, did_you_mean
+from cvtrain.config.trainer import MonitorMode
 
+OF_A_SPLIT = tuple(name.partition("/")[2] for name in MONITORS)
 TRAINING = (
     "train/loss",
     "train/accuracy",
@@ -13,9 +15,16 @@ TRAINING = (
     "perf/images_per_second",
     "perf/data_wait_share",
 )
-# Entries of summary.json, which are logged at the end.
+# Entries of summary.json, which W&B gets too.
 AT_THE_END = ("best.value", *(f"best.metrics.{name}" for name in MONITORS), *(f"last.{name}" for name in MONITORS))
+# The test split is scored too, but nothing is chosen by it.
 LOGGED = (*MONITORS, *TRAINING, *AT_THE_END)
+# Which way is better, where it is no question of taste.
+_BETTER = {name: MONITORS[f"val/{name}"] for name in OF_A_SPLIT} | {
+    "epoch_loss": MonitorMode.min,
+    "epoch_accuracy": MonitorMode.max,
+    "images_per_second": MonitorMode.max,
+}
 
 
 def metric_problem(key: str, name: object) -> Problem | None:
@@ -23,6 +32,14 @@ def metric_problem(key: str, name: object) -> Problem | None:
     if name in LOGGED:
         return None
     text = str(name)
-    names = closest(text, LOGGED) or [known for known in MONITORS if known.partition("/")[2] == text]
+    if text.startswith("test/"):
+        rule = "is no figure to choose by: what is best on the test split says nothing of other images"
+        return Problem(key, name, rule, did_you_mean(closest(f"val/{text[5:]}", MONITORS)))
+    names = [known for known in MONITORS if known.partition("/")[2] == text] or closest(text, LOGGED)
     listed = "\n".join((f"metrics: {', '.join(MONITORS)}", f"and while training: {', '.join(TRAINING)}"))
     return Problem(key, name, "no run logs this metric", "\n".join(filter(None, [did_you_mean(names), listed])))
+
+
+def better_way(name: object) -> MonitorMode | None:
+    """Whether a metric is better at its min or max; None: it depends on what one wants."""
+    return _BETTER.get(str(name).partition("/")[2])

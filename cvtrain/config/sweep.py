@@ -43,7 +43,9 @@ class SweepSettings:
     )
     seed: int = setting(0, "seed of what a random or bayes search draws", at_least=0, at_most=2**32 - 1)
     sampler: Sampler = setting(
-        Sampler.auto, "of method bayes: tpe (tree of Parzen estimators), gp (Gaussian process), or auto: tpe"
+        Sampler.auto,
+        "of method bayes: tpe (tree of Parzen estimators), gp (Gaussian process), or auto: gp for the first 200 trials "
+        "where at least half of the parameters are numbers and no trial is ended early, else tpe",
     )
     failures_at_start: int = setting(
         3, "the search ends with their error if that many trials fail and none before them came through", at_least=1

@@ -17,6 +17,8 @@ from cvtrain.sweep.parameters import Parameter
 from cvtrain.sweep.spec import SweepSpec
 
 SURPLUS = "surplus"
+# sampler=auto takes a Gaussian process for so many trials: 0.3 to 0.9 s of a core for each, and more after them.
+GP_TRIALS = 200
 
 
 def draw(trial: Trial, spec: SweepSpec) -> dict[str, Any]:
@@ -79,10 +81,53 @@ def build_sampler(spec: SweepSpec, sampler: Sampler, seed: int) -> BaseSampler:
     if spec.method == "grid":
         return GridInOrder(spec)
     if spec.method == "random":
-        return SeededSampler(lambda number: RandomSampler(seed=number), seed)
-    if sampler is Sampler.gp:
-        return SeededSampler(lambda number: GPSampler(seed=number), seed)
-    return SeededSampler(lambda number: TPESampler(seed=number, multivariate=True), seed)
+        return SeededSampler(lambda number, seed: RandomSampler(seed=seed), seed)
+
+    def of_trial(number: int, seed: int) -> BaseSampler:
+        wants_gp = sampler is Sampler.gp or (sampler is Sampler.auto and suits_gp(spec, number))
+        return FreshGP(seed) if wants_gp else TPESampler(seed=seed, multivariate=True)
+
+    return SeededSampler(of_trial, seed)
+
+
+def suits_gp(spec: SweepSpec, number: int) -> bool:
+    """Whether sampler=auto draws a trial by a Gaussian process, which found more than TPE where this is true.
+
+    It knows nothing of trials that were ended early, has no order to learn from in choices, and takes ever longer.
+    It is asked trial by trial, so that a search that is made longer goes on as one that was long from the start.
+    """
+    varying = [parameter for parameter in spec.parameters if parameter.varies()]
+    with_order = sum(parameter.range is not None and not parameter.choices for parameter in varying)
+    return spec.early_termination is None and 2 * with_order >= len(varying) and number < GP_TRIALS
+
+
+class FreshGP(GPSampler):
+    """Optuna's Gaussian process, that draws no trial twice, and takes one thread.
+
+    At an optimum on the edge of its space it asks for the same values again and again, which trained again give the
+    same; then TPE draws. More threads are not worth it for small matrices, while trials need the cores, and what is
+    drawn depends on no number of them so.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed)
+        self._instead = TPESampler(seed=seed, multivariate=True)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            found = super().sample_relative(study, trial, search_space)
+        finally:
+            torch.set_num_threads(threads)
+        others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
+        if found and any(found.items() <= other.params.items() for other in others):
+            return self._instead.sample_relative(study, trial, search_space)
+        return found
 
 
 def seed_of_trial(seed: int, number: int) -> int:
@@ -97,19 +142,19 @@ def rank_of(trial: FrozenTrial, study: optuna.Study) -> int:
 
 
 class SeededSampler(BaseSampler):
-    """A sampler of Optuna's, made anew for each trial with a seed of the trial's own.
+    """A sampler of Optuna's, made anew for each trial from its number and a seed of its own.
 
     So a search that is cut and goes on, and one that several machines share, draws no value twice by chance of a
     restarted generator, and what a trial gets depends on the seed, its number and the trials before it alone.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+    def __init__(self, make: Callable[[int, int], BaseSampler], seed: int) -> None:
         self._make = make
         self._seed = seed
-        self._sampler = make(seed)
+        self._sampler = make(0, seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler = self._make(seed_of_trial(self._seed, trial.number))
+        self._sampler = self._make(trial.number, seed_of_trial(self._seed, trial.number))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

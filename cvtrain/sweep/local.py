@@ -1,26 +1,22 @@
 """The engine `local`: runs the trials of a search on this machine, each in a process of its own."""
 
-import contextlib
 import logging
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from optuna.trial import TrialState
 
 from cvtrain.config.checks.sweep import usable_cores
-from cvtrain.config.errors import ConfigError, RunError
-from cvtrain.console import ConsoleHandler, log_to_file, shown_path
+from cvtrain.config.errors import RunError
+from cvtrain.console import shown_path
 from cvtrain.interruption import SIGNALS
 from cvtrain.sweep.display import best_trial, build_display, describe_values
 from cvtrain.sweep.report import write_report
 from cvtrain.sweep.search import Search
-from cvtrain.sweep.storage import DatabaseGoneError, Patience, explained_folder, make_folder
+from cvtrain.sweep.storage import DatabaseGoneError, Patience
 from cvtrain.sweep.study import StudyBook
+from cvtrain.sweep.study_folder import explained_folder, log_file, make_folder, refuse_strange_folders
 from cvtrain.sweep.trial import (
     CONSOLE,
     RunningTrial,
@@ -30,6 +26,7 @@ from cvtrain.sweep.trial import (
     trial_arguments,
     trial_folder,
 )
+from cvtrain.sweep.wish import StopWish
 from cvtrain.sweep.workers import Event, Worker, WorkerPool
 
 log = logging.getLogger(__name__)
@@ -62,7 +59,7 @@ def search_locally(search: Search) -> int:
         )
         with pool:  # they load their libraries while the database is opened
             book = StudyBook(search, Patience(lambda: wish.count))
-            refuse_strange_folders(book, folder)
+            refuse_strange_folders(book.trials(), search.name, folder)
             make_folder(folder)
             with explained_folder(folder):
                 (folder / "sweep.yaml").write_bytes(search.spec.path.read_bytes())
@@ -83,33 +80,6 @@ def search_locally(search: Search) -> int:
                 if wish.received is not None:
                     log.info("go on with it: the same command again")
     return wish.exit_code
-
-
-class StopWish:
-    """Inside `with`: Ctrl-C, SIGTERM and SIGUSR1 are counted; the loop looks at them."""
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self.count = 0
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopWish":
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or signal.Signals(number)
-        self.count += 1
-
-    @property
-    def exit_code(self) -> int:
-        return 0 if self.received is None else 128 + self.received.value
 
 
 class LocalSearch:
@@ -283,45 +253,3 @@ class LocalSearch:
         for worker in self.pool.workers:
             if worker.trial is not None:
                 worker.signal(number, all_processes=number is signal.SIGKILL)
-
-
-def refuse_strange_folders(book: StudyBook, folder: Path) -> None:
-    """Refuse to put trials into folders that another study has left.
-
-    Raises:
-        ConfigError: there is a folder of a trial that the study does not know.
-    """
-    known = {f"{trial.number:04d}" for trial in book.trials()}
-    found = {path.name for path in (folder / "trials").glob("*")} if (folder / "trials").is_dir() else set()
-    if found - known:
-        raise ConfigError(
-            "sweep.name",
-            book.search.name,
-            f"{folder / 'trials'} has trials that its database does not know: {', '.join(sorted(found - known)[:5])}",
-            "move the folder away, or begin another study: sweep.name=...",
-        )
-
-
-@contextlib.contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Log lines go to the console and to a file meanwhile."""
-    root = logging.getLogger()
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handlers: list[logging.Handler] = [file, ConsoleHandler()]
-    level = root.level
-    root.setLevel(logging.INFO)
-    for name in ("alembic", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for handler in handlers:
-        root.addHandler(handler)
-    try:
-        yield
-    except Exception as error:
-        log_to_file(error)
-        raise
-    finally:
-        for handler in handlers:
-            root.removeHandler(handler)
-        file.close()
-        root.setLevel(level)

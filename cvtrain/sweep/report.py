@@ -5,6 +5,7 @@ import csv
 import html
 import io
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ def point_of(trial: FrozenTrial) -> Point:
     """A trial as the pictures draw it; a pruned one with the last value that it told."""
     value = None if trial.state is TrialState.FAIL else trial.value
     value = last_value(trial) if value is None and trial.state is TrialState.PRUNED else value
+    value = None if value is not None and not math.isfinite(value) else value
     return Point(trial.number, value, trial.state is TrialState.PRUNED, trial.user_attrs.get(RUN, {}).get("values", {}))
 
 

@@ -42,7 +42,7 @@ def plot_history(points: Sequence[Point], metric: Metric, path: str | os.PathLik
     with style():
         figure = new_figure(7.2, 3.8)
         axes = figure.add_subplot()
-        axes.set_title(f"{drawable(metric.name)} of {len(points)} trials")
+        axes.set_title(f"{drawable(metric.name)} of {number_of_trials(len(points))}")
         axes.set_xlabel("trial")
         axes.set_ylabel(f"{drawable(metric.name)} ({'higher' if metric.maximize else 'lower'} is better)")
         axes.grid(True)
@@ -94,6 +94,13 @@ def robust_limits(values: Sequence[float], metric: Metric) -> tuple[float, float
     """Limits of an axis that show the good end in full, and of the bad end what is not far off."""
     if not values:
         return 0.0, 1.0
+    low, high = robust_range(values, metric)
+    pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - pad, high + pad
+
+
+def robust_range(values: Sequence[float], metric: Metric) -> tuple[float, float]:
+    """From the best value to the worst that is not far off the others."""
     low, high = min(values), max(values)
     quarter, middle, three = np.quantile(values, [0.25, 0.5, 0.75])
     reach = 3.0 * max(three - quarter, abs(middle) * 1e-3)
@@ -101,8 +108,7 @@ def robust_limits(values: Sequence[float], metric: Metric) -> tuple[float, float
         low = max(low, float(quarter) - reach)
     else:
         high = min(high, float(three) + reach)
-    pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
-    return low - pad, high + pad
+    return low, high
 
 
 def plot_parallel(
@@ -112,22 +118,22 @@ def plot_parallel(
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
-    told = sorted(
-        (point for point in points if point.value is not None),
-        key=lambda point: point.value if metric.maximize else -(point.value or 0.0),  # type: ignore[return-value,arg-type,operator]
-    )
+    told = in_drawing_order(points, metric)
     shown = [item for item in parameters if len({format_value(point.values.get(item.key)) for point in told}) > 1]
     columns = [Column.of(item, [point.values.get(item.key) for point in told]) for item in shown]
-    low, high = robust_limits([point.value for point in told if point.value is not None], metric)
-    columns.append(Column(metric.name, low, high, False, ()))
-    colors, norm = colormaps["viridis" if metric.maximize else "viridis_r"], Normalize(low, high)
+    values_told = [point.value for point in told if point.value is not None]
+    low, high = robust_range(values_told, metric)
+    is_cut = (min(values_told) < low, max(values_told) > high)
+    columns.append(Column(metric.name, low, high, False, (), is_cut))
+    colors = colormaps["viridis" if metric.maximize else "viridis_r"]
+    norm = Normalize(low - (low == high and metric.maximize), high + (low == high and not metric.maximize))
     with style():
         figure = new_figure(max(5.0, 1.75 * len(columns) + 1.2), 4.4)
         axes = figure.add_subplot()
         for rank, point in enumerate(told):
             values = [*(point.values.get(item.key) for item in shown), point.value]
             heights = [column.height(value) for column, value in zip(columns, values, strict=True)]
-            is_best = rank == len(told) - 1
+            is_best = rank == len(told) - 1 and not point.pruned
             color = INK if is_best else colors(norm(point.value or 0.0))
             width, alpha = (2.2, 1.0) if is_best else (1.2, 0.35 if point.pruned else 0.75)
             axes.plot(range(len(columns)), heights, color=color, lw=width, alpha=alpha, zorder=2 + rank / len(told))
@@ -136,20 +142,41 @@ def plot_parallel(
         axes.set_xlim(-0.35, len(columns) - 1 + 0.45)
         axes.set_ylim(-0.04, 1.1)
         axes.axis("off")
-        title = f"{len(told)} trials; the brighter the better, the best is black"
+        pruned = ", pruned ones are pale" if any(point.pruned for point in told) else ""
+        title = f"{number_of_trials(len(told))}; the brighter the better, the best is black{pruned}"
         axes.set_title(title, pad=10)
         save_figure(figure, path)
 
 
+def in_drawing_order(points: Sequence[Point], metric: Metric) -> list[Point]:
+    """Trials with a value from the worst to the best; the last is that which the search calls its best.
+
+    That is the earliest of the best among those that came to their end, if any did.
+    """
+    sign = 1.0 if metric.maximize else -1.0
+    told = [point for point in points if point.value is not None]
+    told.sort(key=lambda point: (sign * (point.value or 0.0), -point.number))
+    whole = [point for point in told if not point.pruned]
+    return [*(point for point in told if point is not whole[-1]), whole[-1]] if whole else told
+
+
+def number_of_trials(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"
+
+
 @dataclass(frozen=True)
 class Column:
-    """An upright axis of the parallel plot. `names`: for choices, else empty."""
+    """An upright axis of the parallel plot.
+
+    `names`: for choices, else empty. `is_cut`: whether values beyond its lower and its upper end are drawn at them.
+    """
 
     title: str
     low: float
     high: float
     log: bool
     names: tuple[str, ...]
+    is_cut: tuple[bool, bool] = (False, False)
 
     @staticmethod
     def of(parameter: Parameter, values: Sequence[Any]) -> "Column":
@@ -165,19 +192,26 @@ class Column:
         """Where a value is on the axis, 0 to 1."""
         if self.names:
             return self.names.index(format_value(value)) / self.high
+        if self.low == self.high:
+            return 0.5
         if self.log:
-            return (math.log(value) - math.log(self.low)) / ((math.log(self.high) - math.log(self.low)) or 1.0)
-        return min(1.0, max(0.0, (float(value) - self.low) / ((self.high - self.low) or 1.0)))
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return min(1.0, max(0.0, (float(value) - self.low) / (self.high - self.low)))
 
     def ticks(self) -> list[tuple[float, str]]:
         """Heights and their labels."""
         if self.names:
             every = math.ceil(len(self.names) / MAX_NAMES)
             return [(n / self.high, drawable(name, 18)) for n, name in enumerate(self.names) if n % every == 0]
+        if self.low == self.high:
+            return [(0.5, f"{self.low:.4g}")]
         shares = [0.0, 0.25, 0.5, 0.75, 1.0]
         if self.log:
             return [(share, f"{self.low * (self.high / self.low) ** share:.3g}") for share in shares]
-        return [(share, f"{self.low + (self.high - self.low) * share:.4g}") for share in shares]
+        texts = [f"{self.low + (self.high - self.low) * share:.4g}" for share in shares]
+        texts[0] = f"\u2264 {texts[0]}" if self.is_cut[0] else texts[0]
+        texts[-1] = f"\u2265 {texts[-1]}" if self.is_cut[1] else texts[-1]
+        return list(zip(shares, texts, strict=True))
 
 
 def _draw_column(axes: "Axes", position: int, column: Column, *, is_last: bool) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvtrain.config.compose import Composer
-from cvtrain.config.errors import ConfigError
+from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.loading import compose_or_explain, typed_config
+from cvtrain.config.metric_names import AT_THE_END
 from cvtrain.config.origins import readable
 from cvtrain.config.overrides import open_up, override
 from cvtrain.config.root import Config
@@ -72,6 +73,8 @@ def plan_search(
     config: SweepConfig = typed_config(compose_or_explain(composer, own), composer, own)
     refuse_own_tokens(given)
     spec = load_spec(find_sweep_file(config.sweep.file, composer.config_dir))
+    if config.engine is Engine.local:
+        refuse_metric_of_summary(spec)
     given = [*commands_settings(spec, given), *given]
     base = check_spec(spec, trial_composer, given)
     fixed = [*given, *added_overrides(spec, base, given)]
@@ -100,6 +103,20 @@ def refuse_own_tokens(given: Sequence[str]) -> None:
             raise ConfigError(key, value, "is no setting of a search", remedy)
         if key.startswith("hydra"):
             raise ConfigError(key, value, "is no setting of a search: its trials have folders of their own")
+
+
+def refuse_metric_of_summary(spec: SweepSpec) -> None:
+    """Refuse a metric that W&B's server finds in a run's summary, and the local engine in no row.
+
+    Raises:
+        ConfigError: the metric is such a one.
+    """
+    name = spec.metric.name
+    if name in AT_THE_END:
+        figure = "val/" + name.partition("/")[2] if "/" in name else "val/accuracy"
+        rule = "is an entry of the summary, which only W&B's server follows"
+        remedy = f"name: {figure}, of which the best over the run counts"
+        raise ConfigError(problems=[Problem("metric.name", name, rule, remedy, f"in {readable(spec.path)}")])
 
 
 def added_overrides(spec: SweepSpec, base: Config, given: Sequence[str]) -> list[str]:

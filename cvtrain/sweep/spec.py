@@ -8,11 +8,10 @@ from typing import Any
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from cvtrain.config.checks.training import MONITORS
 from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.metric_names import better_way, metric_problem
 from cvtrain.config.origins import readable
 from cvtrain.config.suggestions import closest, did_you_mean
-from cvtrain.config.trainer import MonitorMode
 from cvtrain.sweep.parameters import Parameter, read_parameters
 
 METHODS = ("grid", "random", "bayes")
@@ -22,22 +21,6 @@ FILE_KEYS = (
     "project", "entity", "controller", "scheduler", "settings", "job", "image_uri",
 )  # fmt: skip
 METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
-# What a run logs: of each split, of training, and of its speed.
-SPLIT_METRICS = tuple(name.partition("/")[2] for name in MONITORS)
-TRAIN_METRICS = ("loss", "accuracy", "epoch_loss", "epoch_accuracy", "lr")
-METRICS = (
-    *(f"val/{name}" for name in SPLIT_METRICS),
-    *(f"test/{name}" for name in SPLIT_METRICS),
-    *(f"train/{name}" for name in TRAIN_METRICS),
-    "perf/images_per_second",
-    "perf/data_wait_share",
-)
-# Which way is better, where it is no question of taste.
-BETTER = {name: MONITORS[f"val/{name}"] for name in SPLIT_METRICS} | {
-    "epoch_loss": MonitorMode.min,
-    "epoch_accuracy": MonitorMode.max,
-    "images_per_second": MonitorMode.max,
-}
 TERMINATION_KEYS = {
     "hyperband": ("type", "min_iter", "max_iter", "s", "eta", "strict"),
     "median": ("type", "min_iter", "min_trials"),
@@ -167,13 +150,12 @@ def _metric_problems(metric: Any, method: Any) -> Iterator[Problem]:
             remedy = did_you_mean(closest(str(key), METRIC_KEYS)) or "allowed: " + ", ".join(METRIC_KEYS)
             yield Problem(f"metric.{key}", metric[key], "is no key of a metric", remedy)
     name, goal = metric["name"], metric.get("goal", "minimize")
-    if name not in METRICS:
-        names = closest(str(name), METRICS) or closest(f"val/{name}", METRICS)
-        remedy = "\n".join(filter(None, [did_you_mean(names), "metrics: " + ", ".join(METRICS)]))
-        yield Problem("metric.name", name, "is no metric that a run logs", remedy)
+    problem = metric_problem("metric.name", name)
+    if problem is not None:
+        yield problem
     if goal not in GOALS:
         yield Problem("metric.goal", goal, "must be minimize or maximize")
-    elif (better := BETTER.get(str(name).partition("/")[2])) and not goal.startswith(better.value):
+    elif (better := better_way(name)) and not goal.startswith(better.value):
         told = "" if "goal" in metric else ", and W&B minimizes where none is named"
         rule = f"would look for the worst: {name} is better at its {better.value}{told}"
         yield Problem("metric.goal", goal, rule, f"goal: {better.value}imize")

@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.redact import redact
+from cvtrain.sweep.study_folder import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -153,26 +154,6 @@ def dialect_of(url: str) -> tuple[str, str]:
     """Kind of database, and driver where the URL names one."""
     dialect, _, driver = url.partition("://")[0].partition("+")
     return "mysql" if dialect == "mariadb" else dialect, driver
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a study.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    with explained_folder(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def explained_folder(folder: Path) -> Iterator[None]:
-    """Turns the errors of a folder that nothing can be written to into a ConfigError."""
-    try:
-        yield
-    except OSError as error:
-        rule = f"nothing can be written there: {error.strerror}"
-        raise ConfigError("output_root", folder, rule, "choose another folder: output_root=...") from error
 
 
 def create_storage(url: str, arguments: dict[str, Any], patience: Patience) -> PatientStorage:

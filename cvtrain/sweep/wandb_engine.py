@@ -16,7 +16,6 @@ import yaml
 from cvtrain.atomic import atomic_file
 from cvtrain.config.checks.sweep import usable_cores
 from cvtrain.config.errors import ConfigError, RunError
-from cvtrain.config.metric_names import metric_problem
 from cvtrain.config.redact import redact
 from cvtrain.interruption import SIGNALS
 from cvtrain.loggers.wandb_session import open_session
@@ -50,10 +49,10 @@ def search_with_wandb(search: Search) -> int:
 
 
 def content_for_server(search: Search) -> dict[str, Any]:
-    """The sweep file as the server gets it: with the settings of the command line, and with a metric that runs log.
+    """The sweep file as the server gets it: with the settings of the command line.
 
     Raises:
-        ConfigError: the metric is none that W&B gets, or the trials would not log to W&B.
+        ConfigError: the trials would not log to W&B, or be ended by a rule that its server does not know.
     """
     content = dict(search.spec.content)
     termination = search.spec.early_termination
@@ -64,10 +63,6 @@ def content_for_server(search: Search) -> dict[str, Any]:
             "is understood by engine=local only: W&B's server would end no trial by it",
             "type: hyperband, or leave early_terminate out",
         )
-    metric = content.get("metric")
-    problem = None if metric is None else metric_problem("metric.name", metric["name"])
-    if problem is not None:
-        raise ConfigError(problems=[problem])
     content["command"] = agents_command(content, search.fixed)
     loggers = [word for word in content["command"] if key_of(word) == "logger"]
     if loggers and not any("wandb" in word for word in loggers):

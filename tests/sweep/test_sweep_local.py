@@ -13,9 +13,9 @@ import pytest
 import yaml
 from fake_trials import __file__ as fake_worker
 
-from cvtrain.sweep.drawing import labels, seed_of_trial
+from cvtrain.sweep.drawing import labels, seed_of_trial, suits_gp
 from cvtrain.sweep.pruning import BandPruner, build_pruner
-from cvtrain.sweep.spec import EarlyTermination
+from cvtrain.sweep.spec import EarlyTermination, load_spec
 from cvtrain.sweep.trial import last_words
 from cvtrain.sweep.workers import share_gpus, threads_per_worker
 
@@ -184,6 +184,12 @@ REFUSED = [
     (LR, ["sweep.storage=mysql+pymysql://me:secret#?@host/db"], {}, "is not in Hydra's grammar of values"),
     (LR, ["resume=auto"], {}, "resume=auto: is no setting of a search"),
     (LR, ["hydra.run.dir=x"], {}, "is no setting of a search: its trials have folders of their own"),
+    (
+        LR,
+        [],
+        {"metric": {"name": "last.val/loss"}},
+        "last.val/loss: is an entry of the summary",
+    ),
     (LR, ["--multirun"], {}, "a search makes its own runs"),
     (LR, ["sweep.name=a/b"], {}, "sweep.name=a/b: is no folder name"),
     (LR, ["engine=wandb", "sweep.seed=1"], {}, "sweep.seed=1: has no effect with engine=wandb"),
@@ -325,6 +331,26 @@ def test_two_searches_share_a_study_and_its_number_of_trials(tmp_path, table):
 
 
 # ---------------------------------------------------------------- small parts
+
+NUMBER, CHOICE = {"min": 0.1, "max": 0.9}, {"values": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "content", "number", "expected"),
+    [
+        ({"a": NUMBER}, {}, 0, True),
+        ({"a": NUMBER}, {}, 199, True),
+        ({"a": NUMBER}, {}, 200, False),
+        ({"a": NUMBER, "b": CHOICE}, {}, 0, True),
+        ({"a": NUMBER, "b": CHOICE, "c": CHOICE}, {}, 0, False),
+        ({"a": NUMBER, "b": {"value": 1}, "c": {"values": [2]}}, {}, 0, True),
+        ({"a": NUMBER}, {"early_terminate": {"type": "hyperband", "min_iter": 2}}, 0, False),
+    ],
+)
+def test_what_the_sampler_auto_is(tmp_path, parameters, content, number, expected):
+    content = {"method": "bayes", "metric": {"name": "val/loss"}, "parameters": parameters, **content}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(content))
+    assert suits_gp(load_spec(tmp_path / "search.yaml"), number) is expected
 
 
 def test_labels_tell_equal_values_apart():

@@ -10,7 +10,15 @@ from PIL import Image
 
 from cvtrain.config.root import register_schemas
 from cvtrain.sweep.parameters import Parameter, read_parameters
-from cvtrain.sweep.report_plots import Column, Point, plot_history, plot_importance, plot_parallel, robust_limits
+from cvtrain.sweep.report_plots import (
+    Column,
+    Point,
+    in_drawing_order,
+    plot_history,
+    plot_importance,
+    plot_parallel,
+    robust_limits,
+)
 from cvtrain.sweep.spec import Metric
 
 SEARCH = """
@@ -84,6 +92,23 @@ def test_axes_of_the_parallel_plot(parameters):
     assert [rate.height(value) for value in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
     shape = Column.of(parameters[1], [[64], [512, 512]])
     assert shape.ticks() == [(0.0, "[64]"), (1.0, "[512,512]")] and shape.height([512, 512]) == 1
+
+
+def test_an_axis_says_where_it_is_cut_and_what_is_all_equal():
+    cut = Column("val/accuracy", 0.8, 0.9, False, (), (True, False))
+    assert [text for _, text in cut.ticks()] == ["\u2264 0.8", "0.825", "0.85", "0.875", "0.9"]
+    assert cut.height(0.1) == 0
+    loss = Column("val/loss", 0.5, 0.9, False, (), (False, True))
+    assert loss.ticks()[-1] == (1.0, "\u2265 0.9") and loss.height(40.0) == 1
+    equal = Column("val/accuracy", 0.9, 0.9, False, ())
+    assert equal.ticks() == [(0.5, "0.9")] and equal.height(0.9) == 0.5
+
+
+@pytest.mark.parametrize(("maximize", "order"), [(True, [1, 3, 2, 0]), (False, [2, 0, 3, 1])])
+def test_the_black_line_is_the_best_that_came_to_its_end(maximize, order):
+    values = [(0, 0.9, False), (1, 0.5, False), (2, 0.9, True), (3, 0.7, False), (4, None, False)]
+    points = [Point(number, value, pruned, {}) for number, value, pruned in values]
+    assert [point.number for point in in_drawing_order(points, Metric("x", maximize=maximize))] == order
 
 
 def test_one_bad_trial_does_not_squeeze_the_axis():

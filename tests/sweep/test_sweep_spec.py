@@ -8,10 +8,11 @@ import yaml
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.location import conf_dir
+from cvtrain.config.metric_names import OF_A_SPLIT
 from cvtrain.config.sweep_files import find_sweep_file, split_search
 from cvtrain.metrics import METRIC_NAMES
 from cvtrain.sweep.parameters import Parameter, read_parameters
-from cvtrain.sweep.spec import SPLIT_METRICS, hyperband_bands, load_spec
+from cvtrain.sweep.spec import hyperband_bands, load_spec
 
 GOOD = {
     "method": "random",
@@ -165,7 +166,7 @@ WRONG = [
     ({"parameters": {"x": {"values": [1, 2], "probabilities": [0.5, 0.4]}}}, "add up to 1"),
     ({"method": "grid"}, "a grid has no end over distribution uniform"),
     ({"metric": {"name": "val/acuracy", "goal": "maximize"}}, "did you mean val/accuracy?"),
-    ({"metric": {"name": "accuracy", "goal": "maximize"}}, "accuracy: is no metric that a run logs"),
+    ({"metric": {"name": "accuracy", "goal": "maximize"}}, "accuracy: no run logs this metric"),
     ({"metric": {"name": "val/accuracy"}}, "W&B minimizes where none is named"),
     ({"metric": {"name": "val/loss", "goal": "maximize"}}, "would look for the worst"),
     ({"metric": {"name": "val/loss", "goal": "minimise"}}, "must be minimize or maximize"),
@@ -215,4 +216,4 @@ def test_tokens_of_the_search_and_of_its_trials():
 
 
 def test_known_metrics_are_those_of_evaluation():
-    assert set(SPLIT_METRICS) == set(METRIC_NAMES)
+    assert set(OF_A_SPLIT) == set(METRIC_NAMES)
