@@ -1,6 +1,6 @@
 """What each rank of a test does with weights spread over the ranks: runs, and the same with all weights in each.
 
-Started as `torchrun ... rank_sharding.py FOLDER RUN...`; `test_sharding.py` compares.
+Started as `torchrun ... rank_sharding.py FOLDER NAME...`; `test_sharding.py` compares.
 """
 
 import functools
@@ -66,10 +66,11 @@ def check_runs(world, folder: Path, names: list[str]) -> dict:
     return found
 
 
-def check_resuming(world, folder: Path) -> list:
-    """A run that stops after its fifth step goes on with weights spread, once from spread weights, once from whole."""
+def check_resuming(world, folder: Path, names: list[str]) -> list:
+    """A run that stops after its fifth step goes on with spread weights: `cut` had them before, `moved` whole ones."""
     found = []
-    for name, extra in (("cut", (FSDP,)), ("moved", ())):
+    for name in names:
+        extra = (FSDP,) if name == "cut" else ()
         run = assemble(compose(SHARDED_RUNS["plain"], *extra), folder / name, world=world)
         stop_after(run.trainer, step=5)
         run.trainer.fit()
@@ -120,14 +121,14 @@ def check_refusal(world) -> str:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     # So that the small network of these runs has several parts.
     cvtrain.assembly.choose_units = functools.partial(cvtrain.assembly.choose_units, smallest=64, largest=256)
     world = SharedSession(rank_of_process()).start({})
     found = {
-        "runs": check_runs(world, folder, sys.argv[2:]),
-        "resumed": check_resuming(world, folder),
+        "runs": check_runs(world, folder, [name for name in names if name in SHARDED_RUNS]),
+        "resumed": check_resuming(world, folder, [name for name in names if name not in SHARDED_RUNS]),
         "scaler": check_scaler(world),
         "refusal": check_refusal(world),
     }
