@@ -56,21 +56,10 @@ def build_huggingface(config: HuggingFaceConfig) -> Splits:
         ConfigError: the extra is not installed, the set is not there, or a split or column is missing.
     """
     loaded = _load(config)
-    names = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
-    names["val"] = names["val"] or next((name for name in _VAL_NAMES if name in loaded), None)
-    names["test"] = names["test"] or ("test" if "test" in loaded else None)
+    names = _chosen_splits(loaded, config)
     notes: list[str] = []
     found: dict[str, tuple[Any, np.ndarray, tuple[str, ...]]] = {}
     for split, name in names.items():
-        if name is None:
-            continue
-        if name not in loaded:
-            raise ConfigError(
-                key=f"data.{split}_split",
-                value=name,
-                rule=f"{config.path} has no such split",
-                remedy=f"it has {listed(list(loaded))}",
-            )
         _check_columns(loaded[name], config)
         labels, own_names = _labels_of(loaded[name], config)
         if split == "test" and config.test_split is None and len(labels) and labels.max() < 0:
@@ -110,6 +99,23 @@ def build_huggingface(config: HuggingFaceConfig) -> Splits:
         key="data.path",
         notes=tuple(notes),
     )
+
+
+def _chosen_splits(loaded: Any, config: HuggingFaceConfig) -> dict[str, str]:
+    """The set's own names of train and, where there are such, of val and test."""
+    names = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
+    names["val"] = names["val"] or next((name for name in _VAL_NAMES if name in loaded), None)
+    names["test"] = names["test"] or ("test" if "test" in loaded else None)
+    chosen = {split: name for split, name in names.items() if name is not None}
+    for split, name in chosen.items():
+        if name not in loaded:
+            raise ConfigError(
+                key=f"data.{split}_split",
+                value=name,
+                rule=f"{config.path} has no such split",
+                remedy=f"it has {listed(list(loaded))}",
+            )
+    return chosen
 
 
 def _load(config: HuggingFaceConfig) -> Any:
