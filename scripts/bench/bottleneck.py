@@ -3,7 +3,7 @@
     python scripts/bench/bottleneck.py --data hymenoptera_data --pairs 5
     python scripts/bench/bottleneck.py --data hymenoptera_data --settings "two workers, 224"
 
-Each round trains on the photos in each of SETTINGS with data.cache=none, reads the estimate for a cache from
+Each round trains on the photos in each of the settings with data.cache=none, reads the estimate for a cache from
 summary.json, and trains with data.cache=ram. Compared are the seconds of the epochs after the first, in which the cache
 fills; evaluation is cut to one batch, since a cache serves it too, which the estimate does not count. Where the run
 promised nothing, the estimate is 1. A setting's ratio is the median estimate by the median of what was measured: 1 is
@@ -35,14 +35,17 @@ SETTINGS = {
         "data.num_workers=2",
     ),
 }
+DEFAULT = ["two workers, 64", "two workers, 224", "no worker, 64", "frozen, two workers, 128"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("hymenoptera_data"), help="folder with train/ and val/")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS, metavar="NAME")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument(
+        "--settings", nargs="+", default=DEFAULT, choices=SETTINGS, metavar="NAME", help=f"of {', '.join(SETTINGS)}"
+    )
+    parser.add_argument("--epochs", type=int, default=3)
     arguments = parser.parse_args()
     if not (arguments.data / "train").is_dir():
         sys.exit(f"{arguments.data}: no folder with train/ and val/; --data names it")
