@@ -1,6 +1,7 @@
 """What limits a run, in one sentence, and what would make it faster, by arithmetic on what was measured."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from cvtrain.report.estimate import seconds_with_cache, seconds_with_workers
 from cvtrain.stage_clock import Times
@@ -45,11 +46,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Finding:
-    """The sentence; the setting that it proposes, if any; how many times faster an epoch would then be, if known."""
+    """The sentence; the setting that it proposes, if any; how many times faster an epoch would then be, if known.
+
+    `estimates` has that for every setting that was looked at, by itself.
+    """
 
     sentence: str
     remedy: str | None = None
     speedup: float | None = None
+    estimates: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_bottleneck(times: Times, facts: Facts) -> Finding:
@@ -64,10 +69,11 @@ def find_bottleneck(times: Times, facts: Facts) -> Finding:
         *_data_proposals(times, facts),
         *_evaluation_proposals(times),
     ]
+    estimates = {finding.remedy: finding.speedup for finding in proposals if finding.remedy and finding.speedup}
     best = max(proposals, key=lambda finding: finding.speedup or 0.0, default=None)
-    if best is not None and (best.speedup or 0.0) >= WORTHWHILE:
-        return best
-    return _without_estimate(times, facts)
+    if best is None or (best.speedup or 0.0) < WORTHWHILE:
+        best = _without_estimate(times, facts)
+    return replace(best, estimates=estimates)
 
 
 def _data_proposals(times: Times, facts: Facts) -> list[Finding]:

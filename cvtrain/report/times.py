@@ -17,6 +17,7 @@ def describe_times(times: Times, finding: Finding, *, num_workers: int) -> dict[
         "bottleneck": finding.sentence,
         "remedy": finding.remedy,
         "estimated_speedup": finding.speedup,
+        "estimates": [f"{remedy}: {speedup:g}" for remedy, speedup in finding.estimates.items()],
     }
 
 

@@ -75,6 +75,7 @@ def test_more_workers_where_cores_are_free():
     facts = dataclasses.replace(GPU, can_cache=False, num_cores=8)
     finding = find_bottleneck(STARVED, facts)
     assert finding.remedy == "data.num_workers=8"
+    assert finding.estimates == {"data.num_workers=8": 3.45}
     assert finding.speedup == 3.45  # 200 / 8 = 25 s hide behind 29 s of computing
 
 
@@ -142,3 +143,11 @@ def test_the_stage_that_is_named_is_the_one_that_takes_cores():
         STARVED, data={"decode": 60.0, "collate": 140.0}, data_cpu={"decode": 60.0, "collate": 1.0}
     )
     assert "mostly decoding" in find_bottleneck(times, GPU).sentence
+
+
+def test_small_gains_are_written_down_though_not_worth_a_sentence():
+    times = dataclasses.replace(STARVED, loop={"wait": 2.0, "forward_backward": 98.0}, data={"decode": 2.0})
+    facts = dataclasses.replace(GPU, num_workers=0, num_cores=0)
+    finding = find_bottleneck(times, facts)
+    assert finding.speedup is None
+    assert describe_times(times, finding, num_workers=0)["estimates"] == ["data.cache=ram: 1.02"]
