@@ -14,7 +14,7 @@ from cvtrain.trainer import Trainer
 SETTINGS = (
     "model.dropout=0",
     "model.hidden=[32]",
-    "augment.preview=false",
+    "plots=false",
     "trainer.device=cpu",
     "trainer.precision=fp32",
     "trainer.progress=false",

@@ -87,7 +87,7 @@ def test_memory_that_does_not_suffice_is_no_fault_of_the_compiler(monkeypatch):
 
 
 def test_a_run_compiles_training_steps_and_nothing_else(compiler, compose_config, tmp_path):
-    settings = ("trainer.device=cpu", "trainer.epochs=1", "augment.preview=false", "model.hidden=[8]")
+    settings = ("trainer.device=cpu", "trainer.epochs=1", "plots=false", "model.hidden=[8]")
     settings += ("data.batch_size=100", "trainer.compile=true", "trainer.ema_decay=0.9")
     train(compose_config(*settings), run_dir=tmp_path / "run")
     assert compiler == [{"mode": "default", "dynamic": False}]
@@ -98,7 +98,7 @@ def test_a_run_compiles_training_steps_and_nothing_else(compiler, compose_config
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_code_trains_as_the_plain_model_does(compose_config, tmp_path):
-    settings = ("trainer.device=cpu", "trainer.precision=fp32", "trainer.epochs=2", "augment.preview=false")
+    settings = ("trainer.device=cpu", "trainer.precision=fp32", "trainer.epochs=2", "plots=false")
     settings += ("model.hidden=[16]", "model.dropout=0", "data.batch_size=100")
     losses = [
         train(compose_config(*settings, f"trainer.compile={compiled}"), run_dir=tmp_path / compiled).metrics["val/loss"]
@@ -111,7 +111,7 @@ def test_compiled_code_trains_as_the_plain_model_does(compose_config, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", ["default", "reduce_overhead"])
 def test_compiled_steps_on_a_gpu_learn_as_plain_ones(compose_config, tmp_path, mode):
-    settings = ("trainer.device=cuda", "trainer.precision=fp32", "trainer.epochs=3", "augment.preview=false")
+    settings = ("trainer.device=cuda", "trainer.precision=fp32", "trainer.epochs=3", "plots=false")
     settings += ("model.hidden=[64]", "model.dropout=0", "data.batch_size=100")
     plain = train(compose_config(*settings), run_dir=tmp_path / "plain")
     compiled = train(

@@ -12,7 +12,7 @@ DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu", mark
 SETTINGS = (
     "model.hidden=[32]",
     "augment=small_batch",
-    "augment.preview=false",
+    "plots=false",
     "data.batch_size=200",
     "scheduler=constant",
     "trainer.epochs=3",
@@ -52,7 +52,7 @@ def test_a_run_that_was_cut_counts_the_batches_that_it_trained_on(compose_config
 
 @pytest.mark.gpu
 def test_a_small_network_learns_in_bf16_on_a_gpu(compose_config, tmp_path):
-    settings = ("model=small_convnet", "model.widths=[32,32]", "augment=small_batch", "augment.preview=false")
+    settings = ("model=small_convnet", "model.widths=[32,32]", "augment=small_batch", "plots=false")
     settings += ("augment.batch_transforms=[{ShiftCrop:{padding:1}}]", "data.batch_size=200", "trainer.epochs=10")
     settings += ("trainer.device=cuda", "trainer.precision=bf16", "trainer.eval_flip=false", "optimizer.lr=0.01")
     result = train(compose_config(*settings), run_dir=tmp_path / "run")

@@ -39,7 +39,7 @@ def test_the_first_epoch_is_left_out_where_there_are_more():
 
 
 def test_a_run_says_where_its_time_went(compose_config, tmp_path):
-    overrides = ("trainer.epochs=2", "trainer.limit_train_batches=4", "model.hidden=[16]", "augment.preview=false")
+    overrides = ("trainer.epochs=2", "trainer.limit_train_batches=4", "model.hidden=[16]", "plots=false")
     train(compose_config("trainer.device=cpu", *overrides), run_dir=tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     stages = summary["time"]["loop"]

@@ -21,7 +21,7 @@ SETTINGS = (
     "trainer.device=cpu",
     "trainer.precision=fp32",
     "trainer.progress=false",
-    "augment.preview=false",
+    "plots=false",
     "hydra.sweep.dir=sweep",
 )
 LAUNCHERS = {
