@@ -1,7 +1,8 @@
 """Interpolations that conf/ uses: the run folder's name, and the list of groups in the help text."""
 
+from collections.abc import Callable
 from datetime import datetime
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,32 @@ from cvtrain.config.trial import trial_folder
 HELP_WIDTH = 100
 
 
+class Once:
+    """Gives a text that is made at the first call. Unlike `functools.cache`, it goes to launchers' processes by pickle.
+
+    Args:
+        make: makes the text; a function of a module, or a `partial` of one.
+    """
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self._make = make
+        self._text: str | None = None
+
+    def __call__(self) -> str:
+        if self._text is None:
+            self._text = self._make()
+        return self._text
+
+
 def register_resolvers(composer: Composer) -> None:
     """Make the interpolations of conf/ known to OmegaConf, such as `${run_dir:root,name,resume}`."""
     # The cache belongs to one composed config: asked again, the same config gives the same folder.
     OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
     # Parts of the help text, which every composition resolves.
-    OmegaConf.register_new_resolver("list_groups", cache(lambda: list_groups(composer)), replace=True)
-    OmegaConf.register_new_resolver("list_settings", cache(list_settings), replace=True)
-    OmegaConf.register_new_resolver("list_sweeps", cache(lambda: list_sweeps(composer)), replace=True)
+    OmegaConf.register_new_resolver("list_groups", Once(partial(list_groups, composer)), replace=True)
+    OmegaConf.register_new_resolver("list_settings", Once(list_settings), replace=True)
+    OmegaConf.register_new_resolver("list_sweeps", Once(partial(list_sweeps, composer)), replace=True)
 
 
 def new_run_dir(root: str, name: Any) -> str:

@@ -1,10 +1,14 @@
 """The run folder's name: unique, even among runs that start in the same second."""
 
+import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from cvtrain.config.resolvers import new_run_dir
+from cvtrain.config.compose import Composer
+from cvtrain.config.resolvers import Once, list_groups, new_run_dir
+from cvtrain.config.root import register_schemas
 
 
 def test_run_dir_has_root_name_and_time(tmp_path):
@@ -19,3 +23,12 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path):
     assert len(set(folders)) == 24
     assert all(Path(folder).is_dir() for folder in folders)
     assert {re.sub(r"^[\d-]+_[\d-]+", "", Path(folder).name) for folder in folders} >= {"", "_2", "_3"}
+
+
+def test_texts_of_the_help_are_made_once_and_go_by_pickle():
+    calls = []
+    text = Once(lambda: calls.append(1) or "made")
+    assert [text(), text()] == ["made", "made"] and len(calls) == 1
+    register_schemas()
+    groups = Once(partial(list_groups, Composer("train")))
+    assert pickle.loads(pickle.dumps(groups))() == groups()
