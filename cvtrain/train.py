@@ -66,6 +66,8 @@ def _train(config: Config, run_dir: Path, overrides: list[str], world: World) ->
             with fast_kernels(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
                 end_reason = trainer.fit()
                 exit_code = trainer.agreement.exit_code
+                if preview is not None:  # two threads must not draw, nor import matplotlib, at the same time
+                    preview.finish()
                 metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
                 world.barrier()  # together, since who leaves early looks like one that was lost
         except (KeyboardInterrupt, SystemExit):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from cvtrain import evaluation_files, outcome
 from cvtrain.assembly import assemble
 from cvtrain.checkpoint import load_checkpoint, save_checkpoint
 from cvtrain.config.data import OnBadImage
@@ -101,6 +103,24 @@ def test_a_run_on_a_folder_leaves_what_the_docs_say(run, photos, tmp_path):
     shares = [float(row["prob_blue"]) + float(row["prob_red"]) for row in predictions]
     assert shares == pytest.approx([1.0] * 12, abs=1e-5)
     assert [row["class"] for row in table(folder / "per_class_test.csv")] == ["blue", "red"]
+
+
+def test_pictures_are_drawn_one_after_another(run, photos, monkeypatch):
+    """Two threads that import matplotlib at once each find half of it: the end of a short run was an ImportError."""
+    drawn = []
+
+    def slow(name: str, seconds: float) -> Callable[..., None]:
+        def draw(*arguments: object, **options: object) -> None:
+            time.sleep(seconds)
+            drawn.append(name)
+
+        return draw
+
+    monkeypatch.setattr(outcome, "plot_images", slow("samples", 0.2))
+    monkeypatch.setattr(evaluation_files, "plot_confusion", slow("confusion", 0))
+    monkeypatch.setattr(outcome, "plot_curves", slow("curves", 0))
+    run("data=custom", f"data.root={photos}", *SMALL, "plots=true", "trainer.max_steps=1")
+    assert drawn[0] == "samples" and "curves" in drawn
 
 
 def test_the_checkpoint_describes_itself(run, photos, tmp_path):
