@@ -20,20 +20,20 @@ HELP_WIDTH = 100
 
 
 class Once:
-    """Gives a text that is made at the first call. Unlike `functools.cache`, it goes to launchers' processes by pickle.
+    """Makes each text at its first call. Unlike `functools.cache`, it goes to launchers' processes by pickle.
 
     Args:
         make: makes the text; a function of a module, or a `partial` of one.
     """
 
-    def __init__(self, make: Callable[[], str]) -> None:
+    def __init__(self, make: Callable[..., str]) -> None:
         self._make = make
-        self._text: str | None = None
+        self._texts: dict[tuple[str, ...], str] = {}
 
-    def __call__(self) -> str:
-        if self._text is None:
-            self._text = self._make()
-        return self._text
+    def __call__(self, *words: str) -> str:
+        if words not in self._texts:
+            self._texts[words] = self._make(*words)
+        return self._texts[words]
 
 
 def register_resolvers(composer: Composer) -> None:

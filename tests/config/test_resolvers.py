@@ -27,8 +27,9 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path):
 
 def test_texts_of_the_help_are_made_once_and_go_by_pickle():
     calls = []
-    text = Once(lambda: calls.append(1) or "made")
-    assert [text(), text()] == ["made", "made"] and len(calls) == 1
+    text = Once(lambda *words: calls.append(words) or f"made {len(words)}")
+    assert [text(), text("a"), text(), text("a")] == ["made 0", "made 1", "made 0", "made 1"]
+    assert calls == [(), ("a",)]
     register_schemas()
     groups = Once(partial(list_groups, Composer("train")))
     assert pickle.loads(pickle.dumps(groups))() == groups()
