@@ -15,7 +15,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import cvtrain.assembly  # noqa: E402
+import cvtrain.placement  # noqa: E402
 from cvtrain.assembly import assemble  # noqa: E402
 from cvtrain.config.errors import ConfigError  # noqa: E402
 from cvtrain.distributed.ranks import rank_of_process  # noqa: E402
@@ -124,7 +124,7 @@ def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     # So that the small network of these runs has several parts.
-    cvtrain.assembly.choose_units = functools.partial(cvtrain.assembly.choose_units, smallest=64, largest=256)
+    cvtrain.placement.choose_units = functools.partial(cvtrain.placement.choose_units, smallest=64, largest=256)
     world = SharedSession(rank_of_process()).start({})
     found = {
         "runs": check_runs(world, folder, [name for name in names if name in SHARDED_RUNS]),

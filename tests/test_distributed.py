@@ -16,11 +16,12 @@ from rank_runs import RUNS, compose, poison, train_steps
 from wandb_server import API_KEY, WandbServer
 
 from cvtrain import runtime
-from cvtrain.assembly import assemble, has_gpu_of_its_own, take_device
+from cvtrain.assembly import assemble
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.root import Config
 from cvtrain.distributed.ranks import first_host, rank_of_process, search_alone
 from cvtrain.distributed.world import World
+from cvtrain.placement import has_gpu_of_its_own, take_device
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
