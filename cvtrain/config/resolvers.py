@@ -43,7 +43,7 @@ def register_resolvers(composer: Composer) -> None:
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
     # Parts of the help text, which every composition resolves.
     OmegaConf.register_new_resolver("list_groups", Once(partial(list_groups, composer)), replace=True)
-    OmegaConf.register_new_resolver("list_settings", list_settings, replace=True)
+    OmegaConf.register_new_resolver("list_settings", Once(list_settings), replace=True)
     OmegaConf.register_new_resolver("list_sweeps", Once(partial(list_sweeps, composer)), replace=True)
 
 
