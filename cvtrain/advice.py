@@ -28,6 +28,7 @@ def describe_facts(run: Run) -> Facts:
         on_cpu=on_cpu,
         can_cache=decodes and isinstance(run.config.data, FileDataConfig),
         cache_remedy=cache_remedy(run),
+        save_remedy=save_remedy(run),
         faster_precision=trainer.dtype == torch.float32 and has_native_bf16(trainer.device),
         keeps_features=isinstance(trainer.train_loader, FeatureLoader),
         can_compile=trainer.device.type == "cuda" and not run.config.trainer.compile,
@@ -39,3 +40,13 @@ def cache_remedy(run: Run) -> str:
     data = run.config.data
     num_bytes = len(run.splits.train) * data.image_size**2 * data.channels * _STORED_PIXELS
     return "data.cache=ram" if num_bytes <= free_memory() / 2 else "data.cache=disk"
+
+
+def save_remedy(run: Run) -> str:
+    """The setting by which the run saves most often; each evaluation saves too."""
+    settings = run.trainer.settings
+    if settings.save_every_steps is not None:
+        return "checkpoint.every_steps"
+    if settings.save_every_minutes is not None and settings.save_every_minutes < 1:
+        return "checkpoint.every_minutes"
+    return "trainer.eval_every_epochs" if settings.eval_every_steps is None else "trainer.eval_every_steps"

@@ -1,5 +1,6 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -178,7 +179,8 @@ def _run(arguments: list[str], session: Session, *, checked: bool = False) -> No
         with explained(composer, command.overrides):
             template = composer.compose(command.overrides).hydra.help.template
         if not any(name in template for name in HYDRA_HELP_NAMES):
-            print(Template(template).substitute())
+            with contextlib.suppress(BrokenPipeError):  # a reader such as head that has seen enough
+                print(Template(template).substitute(), flush=True)
             return
     if command.only_shows or command.verb != "train":
         session.end(EXIT_OK)  # of several processes, the others have nothing to do

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from cvtrain.advice import save_remedy
 from cvtrain.loop_times import LoopTimes
 from cvtrain.stage_clock import StageClock
 from cvtrain.train import train
@@ -48,3 +49,16 @@ def test_a_run_says_where_its_time_went(compose_config, tmp_path):
     assert 0 < summary["time"]["loop_seconds"] <= summary["wall_seconds"]
     assert summary["time"]["data"]["collate"]["seconds"] > 0
     assert summary["time"]["bottleneck"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ((), "trainer.eval_every_epochs"),
+        (("trainer.eval_every_steps=5",), "trainer.eval_every_steps"),
+        (("checkpoint.every_minutes=0.5", "trainer.eval_every_steps=5"), "checkpoint.every_minutes"),
+        (("checkpoint.every_steps=5", "checkpoint.every_minutes=0.5"), "checkpoint.every_steps"),
+    ],
+)
+def test_what_saves_most_often_is_the_setting_to_change(assembled, settings, name):
+    assert save_remedy(assembled(*settings)) == name

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cvtrain.evaluation import Predictions
-from cvtrain.outcome import plot_mistakes
+from cvtrain.evaluation_files import plot_mistakes
 
 
 def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):

@@ -35,6 +35,7 @@ BREAKING = (
     "optimizer.decay_norm_and_bias",
     "optimizer.layer_decay",
     "optimizer.name",
+    "optimizer.norm_and_bias_lr_scale",
     "scheduler.name",
     "trainer.limit_train_batches",
     "trainer.monitor",

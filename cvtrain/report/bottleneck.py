@@ -31,6 +31,7 @@ class Facts:
         can_cache: images are decoded in every epoch, and need not be: `cache_remedy` is the setting.
         faster_precision: the device has native bf16, and the run is in fp32.
         can_compile: trainer.compile is off, on a device where it pays.
+        save_remedy: the setting by which the run saves most often.
         keeps_features: the head trains on features of a frozen backbone, which are computed once.
     """
 
@@ -39,6 +40,7 @@ class Facts:
     on_cpu: bool
     can_cache: bool = False
     cache_remedy: str = "data.cache=auto"
+    save_remedy: str = "checkpoint.every_minutes"
     faster_precision: bool = False
     can_compile: bool = False
     keeps_features: bool = False
@@ -132,7 +134,7 @@ def _without_estimate(times: Times, facts: Facts) -> Finding:
     writing = {name: times.loop.get(name, 0.0) / times.total for name in ("logging", "checkpoint")}
     largest = max(writing, key=lambda name: writing[name])
     if writing[largest] >= _LARGE_REST:
-        remedy = "trainer.log_every_steps" if largest == "logging" else "checkpoint.every_minutes"
+        remedy = "trainer.log_every_steps" if largest == "logging" else facts.save_remedy
         words = "logging" if largest == "logging" else "copying checkpoints"
         return Finding(f"{words} {writing[largest]:.0%} of the time: a larger {remedy} would save some of it", remedy)
     if wait >= _LARGE_REST:

@@ -38,6 +38,7 @@ DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 PARAMETER_KEYS = (
     "value", "values", "min", "max", "mu", "sigma", "q", "a", "b", "probabilities", "distribution", "parameters",
 )  # fmt: skip
+_EXPONENTS = "min and max of log_uniform are exponents of e; log_uniform_values takes the values themselves"
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,9 @@ def _number_problem(where: str, distribution: str, settings: Mapping[str, Any]) 
     if distribution.endswith("log_uniform_values") and low <= 0:
         return Problem(f"{where}.min", low, "must be above 0 for a logarithm")
     if distribution.endswith("log_uniform") and max(abs(low), abs(high)) > 700:
-        remedy = "min and max of log_uniform are exponents of e; log_uniform_values takes the values themselves"
-        return Problem(where, rule=f"e^{format_value(high)} is no number", remedy=remedy)
+        return Problem(where, rule=f"e^{format_value(high)} is no number", remedy=_EXPONENTS)
+    if distribution == "log_uniform" and low > 0 and high <= 1:  # such as 0.0001 to 0.1, meant as values
+        return Problem(where, rule=f"draws from {math.exp(low):.4g} to {math.exp(high):.4g}", remedy=_EXPONENTS)
     return None
 
 

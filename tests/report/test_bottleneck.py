@@ -112,6 +112,12 @@ def test_writing(stage, setting):
     assert "30%" in finding.sentence
 
 
+def test_the_setting_that_saves_is_named():
+    times = Times(loop={"forward_backward": 70.0, "checkpoint": 30.0})
+    finding = find_bottleneck(times, dataclasses.replace(GPU, save_remedy="trainer.eval_every_epochs"))
+    assert finding.remedy == "trainer.eval_every_epochs"
+
+
 def test_augmentation_that_no_cache_can_help():
     times = dataclasses.replace(STARVED, data={"augment": 190.0, "read": 10.0})
     finding = find_bottleneck(times, dataclasses.replace(GPU, can_cache=False))

@@ -160,6 +160,7 @@ WRONG = [
     ({"parameters": {"x": {"value": 1, "min": 0}}}, "x.min=0: has no effect with distribution constant"),
     ({"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, "above 0 for a logarithm"),
     ({"parameters": {"x": {"distribution": "log_uniform", "min": 0, "max": 1000}}}, "log_uniform_values takes"),
+    ({"parameters": {"x": {"distribution": "log_uniform", "min": 1e-5, "max": 0.1}}}, "draws from 1 to 1.105"),
     ({"parameters": {"x": {"distribution": "int_uniform", "min": 0.5, "max": 1}}}, "int_uniform needs whole numbers"),
     ({"parameters": {"x": {"values": []}}}, "at least one value"),
     ({"parameters": {"x": {"values": [1, 2, 1]}}}, "has 1 twice"),
