@@ -53,11 +53,13 @@ def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
     from cvtrain.config.sweep import Engine
 
     if search.config.engine is Engine.wandb:
-        from cvtrain.sweep.wandb_engine import search_with_wandb
+        with importing():
+            from cvtrain.sweep.wandb_engine import search_with_wandb
 
         exit_code = search_with_wandb(search)
     else:
-        from cvtrain.sweep.local import search_locally
+        with importing():
+            from cvtrain.sweep.local import search_locally
 
         exit_code = search_locally(search)
     if exit_code:

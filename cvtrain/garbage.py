@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Around imports that bring torch: nothing is collected inside, and what came is never looked through again.
+    """Around large imports, such as torch's: nothing is collected inside, and what came is never looked through again.
 
     Modules stay, so that looking through them frees nothing. It takes a sixth of the time of `import torch`, as much
     again when the process ends, and writes to memory that worker processes share with this one.

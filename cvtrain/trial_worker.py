@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from cvtrain.garbage import importing
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -131,17 +133,18 @@ def load(overrides: list[str]) -> int:
     Args:
         overrides: of all trials.
     """
-    import matplotlib.backends.backend_agg  # noqa: F401
-    import torch  # noqa: F401
+    with importing():
+        import matplotlib.backends.backend_agg  # noqa: F401
+        import torch  # noqa: F401
 
-    import cvtrain.config.resolvers
-    import cvtrain.train  # noqa: F401
-    from cvtrain.config.compose import Composer
-    from cvtrain.config.loading import check_command
-    from cvtrain.config.root import register_schemas
-    from cvtrain.torchvision_start import import_transforms
+        import cvtrain.config.resolvers
+        import cvtrain.train  # noqa: F401
+        from cvtrain.config.compose import Composer
+        from cvtrain.config.loading import check_command
+        from cvtrain.config.root import register_schemas
+        from cvtrain.torchvision_start import import_transforms
 
-    import_transforms()
+        import_transforms()
     register_schemas()
     with contextlib.suppress(Exception):  # with --config-dir it may not compose alone; a trial has all of it
         check_command(Composer("train"), overrides, False)

@@ -6,6 +6,7 @@ itself; hydra-core is pinned below 1.4 because the loader is no public interface
 
 import itertools
 import math
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,16 @@ class Composer:
         return self.loader.load_configuration(
             self.primary, list(overrides), run_mode=RunMode.RUN, validate_sweep_overrides=False
         )
+
+    def with_values(self, config: DictConfig, overrides: list[Override]) -> DictConfig:
+        """A copy of a composed config with values set as a composition sets them last; a fifth of its time."""
+        changed = deepcopy(config)
+        ConfigLoaderImpl._apply_overrides_to_config(overrides, changed)
+        return changed
+
+    def is_choice(self, override: Override) -> bool:
+        """True for `group=option`."""
+        return override.key_or_group in self.groups and not isinstance(override.value(), dict)
 
     def parse(self, override: str) -> Override:
         """One token of the command line by Hydra's grammar; raises its OverrideParseException."""

@@ -2,12 +2,10 @@
 
 import re
 import textwrap
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +38,7 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> list[
             parsed.append(composer.parse(token))
         except OverrideParseException as parse_error:
             problems.append(_grammar_problem(composer, token, parse_error))
-    choices = [override for override in parsed if _is_group(composer, override)]
+    choices = [override for override in parsed if composer.is_choice(override)]
     good_choices = []
     for override in choices:
         problem = _choice_problem(composer, override)
@@ -75,11 +73,6 @@ def sweep_problems(composer: Composer, overrides: list[str]) -> list[Problem]:
             )
             problems.append(Problem(key, value, "several values for one run", remedy, COMMAND_LINE))
     return problems
-
-
-def _is_group(composer: Composer, override: Override) -> bool:
-    is_group = override.key_or_group in composer.groups
-    return is_group and not isinstance(override.value(), dict)
 
 
 def _grammar_problem(composer: Composer, token: str, error: OverrideParseException) -> Problem:
@@ -126,12 +119,10 @@ def _option_list(options: list[str]) -> str:
 
 def _try_value(composer: Composer, base: DictConfig, override: Override) -> tuple[DictConfig, Problem | None]:
     """The config with one `key=value` more; or the config as it was, and the problem of the value."""
-    trial = deepcopy(base)
     try:
-        ConfigLoaderImpl._apply_overrides_to_config([override], trial)
+        return composer.with_values(base, [override]), None
     except COMPOSITION_ERRORS as error:
         return base, _describe_value(composer, base, override, error)
-    return trial, None
 
 
 def _describe_value(composer: Composer, base: DictConfig, override: Override, error: Exception) -> Problem:

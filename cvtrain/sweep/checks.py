@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cvtrain.config.compose import Composer, jobs_to_check
+from omegaconf import DictConfig
+
+from cvtrain.config.compose import COMPOSITION_ERRORS, Composer, jobs_to_check
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.loading import compose_or_explain, typed_config
 from cvtrain.config.origins import COMMAND_LINE, readable
@@ -42,10 +44,10 @@ def check_spec(spec: SweepSpec, composer: Composer, fixed: list[str]) -> Config:
         raise ConfigError(problems=[problem.with_origin(where) for problem in problems])
     names = {parameter.key for parameter in spec.parameters}
     found: dict[str, Problem] = {}
+    bases: dict[tuple[str, ...], DictConfig] = {}
     for job in probing_jobs(spec.parameters):
-        tokens = [*fixed, *job]
         try:
-            typed_config(compose_or_explain(composer, tokens), composer, tokens)
+            typed_config(_compose_job(composer, fixed, job, bases), composer, [*fixed, *job])
         except ConfigError as error:
             for problem in error.problems:
                 told = problem
@@ -55,6 +57,20 @@ def check_spec(spec: SweepSpec, composer: Composer, fixed: list[str]) -> Config:
     if found:
         raise ConfigError(problems=list(found.values()))
     return base
+
+
+def _compose_job(
+    composer: Composer, fixed: list[str], job: list[str], bases: dict[tuple[str, ...], DictConfig]
+) -> DictConfig:
+    """The config of one trial; `bases` has what was composed for the options that it chooses."""
+    try:
+        overrides = [composer.parse(token) for token in job]
+        choices = tuple(token for token, each in zip(job, overrides, strict=True) if composer.is_choice(each))
+        if choices not in bases:
+            bases[choices] = composer.compose([*fixed, *choices])
+        return composer.with_values(bases[choices], [each for each in overrides if not composer.is_choice(each)])
+    except COMPOSITION_ERRORS:
+        return compose_or_explain(composer, [*fixed, *job])
 
 
 def probing_jobs(parameters: Iterable[Parameter]) -> list[list[str]]:

@@ -117,9 +117,18 @@ def draw_pictures(search: Search, study: optuna.Study, points: Sequence[Point], 
 
 
 def parameter_importance(study: optuna.Study) -> dict[str, float]:
-    """Share of the variance by parameter (fANOVA, Hutter et al. 2014); empty if the trials do not say."""
+    """Share of the variance by parameter (fANOVA, Hutter et al. 2014); empty if the trials do not say.
+
+    So it is if a single parameter varies: all of the variance is its own.
+    """
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(done) < MIN_TRIALS_FOR_IMPORTANCE or len({trial.value for trial in done}) < 2:
+        return {}
+    values: dict[str, set[str]] = {}
+    for trial in done:
+        for name, value in trial.params.items():
+            values.setdefault(name, set()).add(repr(value))
+    if sum(len(different) > 1 for different in values.values()) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:

@@ -8,9 +8,10 @@ import yaml
 
 from cvtrain.config.compose import Composer
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.loading import typed_config
 from cvtrain.config.location import conf_dir
 from cvtrain.config.root import register_schemas
-from cvtrain.sweep.checks import check_spec, probing_jobs
+from cvtrain.sweep.checks import _compose_job, check_spec, probing_jobs
 from cvtrain.sweep.spec import load_spec
 
 
@@ -92,3 +93,22 @@ def test_shipped_searches_are_accepted_without_torch():
         "assert not {'torch', 'optuna', 'numpy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(conf_dir() / "sweep")], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ["optimizer.lr=0.5", "trainer.max_steps=null"],
+        ["model=resnet18", "model.pretrained=false", "optimizer=sgd", "optimizer.momentum=0.5"],
+        ["model=mlp", "model.hidden=[16,8]", "scheduler=constant"],
+    ],
+)
+def test_a_trial_is_checked_as_a_composition_of_its_own_would_give_it(job):
+    register_schemas()
+    composer = Composer("train")
+    fixed = ["trainer.epochs=3", "optimizer.weight_decay=0.1"]
+    bases = {}
+    for _ in range(2):  # the second time from what is kept
+        quick = typed_config(_compose_job(composer, fixed, job, bases), composer, [*fixed, *job])
+        assert quick == typed_config(composer.compose([*fixed, *job]), composer, [*fixed, *job])
+    assert len(bases) == 1

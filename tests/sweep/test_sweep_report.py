@@ -5,11 +5,13 @@ import json
 import shlex
 
 import numpy as np
+import optuna
 import pytest
 from PIL import Image
 
 from cvtrain.config.root import register_schemas
 from cvtrain.sweep.parameters import Parameter, read_parameters
+from cvtrain.sweep.report import parameter_importance
 from cvtrain.sweep.report_plots import (
     Column,
     Point,
@@ -85,6 +87,20 @@ def test_pictures_are_drawn(parameters, tmp_path):
     for name in ("history", "parallel", "importance"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 150 and len(image.convert("RGB").getcolors(1 << 20) or [0] * 9) > 8
+
+
+@pytest.mark.parametrize(("other", "names"), [([1, 2], {"a", "b"}), ([1, 1], set())])
+def test_importance_is_shared_out_where_two_parameters_vary(other, names):
+    study = optuna.create_study()
+    spread = {name: optuna.distributions.CategoricalDistribution([1, 2]) for name in ("a", "b")}
+    for number in range(8):
+        params = {"a": 1 + number % 2, "b": other[number // 2 % 2]}
+        value = 10.0 * params["a"] + params["b"]
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=spread, value=value))
+    found = parameter_importance(study)
+    assert found.keys() == names
+    if names:
+        assert found["a"] == pytest.approx(100 / 101, abs=0.05)
 
 
 def test_axes_of_the_parallel_plot(parameters):
