@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,8 @@ def test_a_trial_of_an_agent_that_srun_started_is_no_rank():
         # What srun started: an agent, or the processes of a trial, which an agent's command gave srun.
         task = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **variables})
         try:
+            while not Path(f"/proc/{task.pid}/environ").read_bytes():  # for a moment after it was started
+                time.sleep(0.01)
             trial = {**step, "WANDB_RUN_ID": "r1", "SLURM_TASK_PID": str(task.pid)}
             assert (rank_of_process(trial) is not None) == is_rank
         finally:

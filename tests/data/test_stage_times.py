@@ -72,7 +72,8 @@ def test_a_stage_within_a_stage_counts_for_itself():
         time.sleep(0.005)
     elapsed = time.perf_counter() - began
     seconds, cpu_seconds = take_seconds()
-    assert sum(seconds.values()) == pytest.approx(elapsed, abs=1e-3)
+    # Up to a moment in which others had the core; a stage counted twice would be 0.02 s too much.
+    assert sum(seconds.values()) == pytest.approx(elapsed, abs=0.01)
     assert sum(cpu_seconds.values()) < 0.01  # sleeping takes no core
     assert seconds["read"] >= 0.02
     assert seconds["decode"] >= 0.01
@@ -95,9 +96,10 @@ def test_core_seconds_of_a_stage_are_its_own():
         with stage("read"):
             spin(0.03)
     seconds, cpu_seconds = take_seconds()
-    assert cpu_seconds["read"] == pytest.approx(0.03, abs=5e-3)
-    assert seconds["read"] >= cpu_seconds["read"]
-    assert cpu_seconds["decode"] < 5e-3 < seconds["decode"]
+    assert cpu_seconds["read"] == pytest.approx(0.03, abs=0.015)
+    assert seconds["read"] >= cpu_seconds["read"] - 1e-3  # two clocks
+    assert cpu_seconds["decode"] < 0.015  # the spinning within is not its own
+    assert seconds["decode"] >= 0.01
 
 
 def spin(seconds):
