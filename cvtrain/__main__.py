@@ -22,7 +22,15 @@ def main(arguments: list[str] | None = None) -> None:
         # An agent of W&B shuts down after three failures, and a trial that it stopped itself is none. What starts
         # several processes looks at their exit codes.
         prompt_exit.begin(status, by_signal=is_trial() and rank_of_process() is None)
+    elif is_one_of_several():
+        prompt_exit.end(status)
     sys.exit(status)
+
+
+def is_one_of_several() -> bool:
+    """True in a process that talks to others: gloo's threads abort an interpreter that is torn down around them."""
+    talk = sys.modules.get("torch.distributed")
+    return talk is not None and talk.is_available() and talk.is_initialized()
 
 
 if __name__ == "__main__":

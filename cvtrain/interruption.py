@@ -122,6 +122,10 @@ class PromptExit:
         self._by_signal = False
         atexit.register(self._leave)
 
+    def end(self, exit_code: int) -> None:
+        """To be called right before `sys.exit(exit_code)` without a signal: all that waits at exit has its time."""
+        self._exit_code = exit_code
+
     def begin(self, exit_code: int, *, by_signal: bool = False) -> None:
         """To be called right before `sys.exit(exit_code)`.
 

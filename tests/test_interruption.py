@@ -147,3 +147,17 @@ def test_the_interpreters_end_is_waited_for_only_so_long():
     child, *said = done.stdout.split()
     assert (done.returncode, said) == (143, ["True", "False", "saved", "said"])
     assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+
+
+def test_who_is_done_has_everything_said_and_nothing_torn_down():
+    code = (
+        "import sys; from cvtrain.interruption import PromptExit; leaving = PromptExit(0.1)\n"
+        "import atexit, threading, time\n"
+        "class Late:\n    def __del__(self): print('torn down')\n"
+        "late = Late()\n"
+        "atexit.register(lambda: (time.sleep(0.5), print('said')))\n"
+        "threading.Thread(target=lambda: (time.sleep(0.5), print('saved'))).start()\n"
+        "leaving.end(1); sys.exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (1, ["saved", "said"], "")
