@@ -29,6 +29,7 @@ def describe_facts(run: Run) -> Facts:
         can_cache=decodes and isinstance(run.config.data, FileDataConfig),
         cache_remedy=cache_remedy(run),
         save_remedy=save_remedy(run),
+        is_ready_made=train.dataset.is_ready_made,
         faster_precision=trainer.dtype == torch.float32 and has_native_bf16(trainer.device),
         keeps_features=isinstance(trainer.train_loader, FeatureLoader),
         can_compile=trainer.device.type == "cuda" and not run.config.trainer.compile,

@@ -31,6 +31,7 @@ class Facts:
         can_cache: images are decoded in every epoch, and need not be: `cache_remedy` is the setting.
         faster_precision: the device has native bf16, and the run is in fp32.
         can_compile: trainer.compile is off, on a device where it pays.
+        is_ready_made: images lie in memory as the network takes them; a worker would only send them around.
         save_remedy: the setting by which the run saves most often.
         keeps_features: the head trains on features of a frozen backbone, which are computed once.
     """
@@ -41,6 +42,7 @@ class Facts:
     can_cache: bool = False
     cache_remedy: str = "data.cache=auto"
     save_remedy: str = "checkpoint.every_minutes"
+    is_ready_made: bool = False
     faster_precision: bool = False
     can_compile: bool = False
     keeps_features: bool = False
@@ -95,7 +97,7 @@ def _data_proposals(times: Times, facts: Facts) -> list[Finding]:
         speedup = times.total / seconds
         found.append(_proposal(opening, facts.cache_remedy, speedup))
     spare = facts.num_cores if not facts.on_cpu or facts.num_workers == 0 else 0
-    if spare > facts.num_workers:
+    if spare > facts.num_workers and not facts.is_ready_made:
         speedup = times.total / seconds_with_workers(times, spare, num_cores=facts.num_cores, on_cpu=facts.on_cpu)
         found.append(_proposal(opening, f"data.num_workers={spare}", speedup))
     return found

@@ -112,6 +112,13 @@ def test_writing(stage, setting):
     assert "30%" in finding.sentence
 
 
+def test_workers_are_not_proposed_for_images_that_lie_in_memory():
+    times = Times(loop={"wait": 30.0, "forward_backward": 70.0}, data={"collate": 30.0}, num_epochs=2)
+    facts = Facts(num_workers=0, num_cores=2, on_cpu=True)
+    assert find_bottleneck(times, facts).remedy == "data.num_workers=2"
+    assert find_bottleneck(times, dataclasses.replace(facts, is_ready_made=True)).remedy is None
+
+
 def test_the_setting_that_saves_is_named():
     times = Times(loop={"forward_backward": 70.0, "checkpoint": 30.0})
     finding = find_bottleneck(times, dataclasses.replace(GPU, save_remedy="trainer.eval_every_epochs"))
