@@ -1,6 +1,7 @@
 """Devices, precision and seeds: what a run stands on. Imports nothing of cvtrain but the config's words."""
 
 import contextlib
+import ctypes
 import functools
 import os
 import platform
@@ -211,13 +212,27 @@ def keep_freed_memory(device: torch.device) -> None:
     of ResNet-18 at 224 pixels. The process grows to the peak of a step, and stays there. Other systems have no such
     function.
     """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        return
-    import ctypes
+    glibc = _glibc()
+    if device.type == "cpu" and glibc is not None:
+        glibc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        glibc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+def return_freed_memory() -> None:
+    """Let glibc give back to the system what is free, as before a fork, which shares what there is page by page.
+
+    The first write to each shared page copies it, and makes all cores forget where it was: several times what a new
+    page costs. After a step on the CPU most of a process's memory is free.
+    """
+    glibc = _glibc()
+    if glibc is not None:
+        glibc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def choose_memory_format(channels_last: bool | None, convolutional: bool) -> torch.memory_format:

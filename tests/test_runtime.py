@@ -12,6 +12,8 @@ import torch
 from cvtrain import runtime
 from cvtrain.config.errors import ConfigError
 
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc")
+
 
 def test_derive_seed_known_answers():
     # Written down once: the order of samples and every augmentation hang on these never changing.
@@ -116,6 +118,7 @@ def test_determinism_is_undone():
         assert not torch.are_deterministic_algorithms_enabled()
 
 
+@needs_glibc
 def test_freed_memory_is_kept_for_the_next_step():
     """A tensor that comes again gets the pages of the one before, which the system need not clear."""
     program = (
@@ -129,7 +132,22 @@ def test_freed_memory_is_kept_for_the_next_step():
         "    torch.ones(1 << 22)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("there is no glibc")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000  # without it, 4,096 pages of 4 KiB each time
+
+
+@needs_glibc
+def test_freed_memory_goes_back_before_a_fork():
+    """Otherwise each of its pages is copied when it is written afterwards."""
+    program = (
+        "import torch\n"
+        "from cvtrain.runtime import keep_freed_memory, return_freed_memory\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20\n"
+        "keep_freed_memory(torch.device('cpu'))\n"
+        "torch.ones(64 << 20)\n"
+        "held = resident()\n"
+        "return_freed_memory()\n"
+        "print(held - resident())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 250  # of 256 MiB

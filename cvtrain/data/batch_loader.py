@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class BatchLoader:
-    """The batches of a split, epoch by epoch. Workers start with the first epoch and stay until `close`.
+    """The batches of a split, epoch by epoch. Workers start with `start` or the first epoch and stay until `close`.
 
     Args:
         dataset: makes a batch from its key.
@@ -98,6 +98,18 @@ class BatchLoader:
         if num_read == 0 and start_batch == 0 and self.bad_images and self.plan.world_size == 1:
             first = next(iter(self.bad_images.values()))
             raise BadImageError(first.name, f"{first.cause}; nor could any other image be read", first.index)
+
+    def start(self) -> None:
+        """Start the workers now, while this process is small, if it is known how many there are to be.
+
+        Workers are forks. Of memory that is there when they start, each page that a step writes afterwards is copied:
+        an evaluation's workers that started after the first epoch made the second of ResNet-18 on a CPU 1 s longer.
+
+        Raises:
+            DataWorkerError: they cannot be started.
+        """
+        if self._auto is None and self._num_workers > 0:
+            self._workers(self._num_workers).start()
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""

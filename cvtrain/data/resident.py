@@ -43,6 +43,11 @@ class ResidentLoader(BatchLoader):
         self.split = split
         self._filled: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    def start(self) -> None:
+        """Start the workers that fill the tensor, if it is to be filled."""
+        if self._filled is None:
+            self.filler.start()
+
     def close(self) -> None:
         """End the workers that fill the tensor, if they are still at it."""
         self.filler.close()

@@ -1,5 +1,6 @@
 """`WorkerPool`: processes that make batches. It ends cleanly, and says why, whatever becomes of one of them."""
 
+import contextlib
 import itertools
 import multiprocessing.connection
 import os
@@ -23,6 +24,7 @@ from cvtrain.data.worker_loader import END_SECONDS, EpochKeys, WorkerLoader, bui
 from cvtrain.data.worker_memory import BatchMemory
 from cvtrain.data.worker_process import BATCH_MEMORIES, Parcel, Whereabouts, WorkerDataset, WorkerFailure
 from cvtrain.data.worker_signals import DeathWatch, signals_held_back
+from cvtrain.runtime import return_freed_memory
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ _DEATH_DELAY_SECONDS = 1.0
 
 
 class WorkerPool:
-    """Worker processes behind a DataLoader. They start with the first epoch and stay until `close`.
+    """Worker processes behind a DataLoader. They start with `start` or the first epoch and stay until `close`.
 
     torch tells of a dead worker by an exception from a signal handler, wherever the main process just is: in a step, or
     while a checkpoint is written. Here it comes from `epoch`, when the next batch is asked for or waited for.
@@ -75,9 +77,8 @@ class WorkerPool:
             DataWorkerError: a worker died, or batches cannot be sent any more; all other workers have been ended.
             Exception: what the dataset raised, with the worker's traceback as its cause.
         """
-        self._keys.epoch, self._keys.start_batch = epoch, start_batch
-        try:
-            self._wait_for(self._begin)
+        with self._explaining_faults():
+            self._begin(epoch, start_batch)
             for _ in range(start_batch, self.plan.num_batches):
                 received = self._wait_for(self._receive)
                 if isinstance(received, WorkerFailure):
@@ -85,9 +86,16 @@ class WorkerPool:
                     received.reraise()
                 else:
                     yield received
-        except _Fault as fault:
-            DeathWatch.end()  # once more: the signal may have come before `_wait_for` got to it
-            raise self._end_by_fault(fault.error) from None
+
+    def start(self) -> None:
+        """Start the workers, which then wait for the first epoch.
+
+        Raises:
+            DataWorkerError: they cannot be started.
+        """
+        if self._iterator is None:
+            with self._explaining_faults():
+                self._begin(0, self.plan.num_batches)
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""
@@ -98,6 +106,14 @@ class WorkerPool:
         self._loader = self._iterator = self._finalizer = None
 
     # ------------------------------------------------------------------ batches
+
+    @contextlib.contextmanager
+    def _explaining_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except _Fault as fault:
+            DeathWatch.end()  # once more: the signal may have come before `_wait_for` got to it
+            raise self._end_by_fault(fault.error) from None
 
     def _wait_for(self, call: Callable[[], T]) -> T:
         """`call()`, which fails with `_Fault` at once when a worker dies meanwhile or was dead before."""
@@ -119,7 +135,12 @@ class WorkerPool:
     def _all_live(self) -> bool:
         return all(worker.is_alive() for worker in self._iterator._workers)
 
-    def _begin(self) -> None:
+    def _begin(self, epoch: int, start_batch: int) -> None:
+        """Let the workers, which start if there are none, make the batches of `epoch` from `start_batch` on."""
+        self._keys.epoch, self._keys.start_batch = epoch, start_batch
+        self._wait_for(self._send_keys)
+
+    def _send_keys(self) -> None:
         if self._loader is None:
             raise_open_file_limit()
             get_temp_dir()  # of this process, which removes it: a folder that a worker makes stays when it is killed
@@ -138,6 +159,7 @@ class WorkerPool:
         if self._iterator is not None:
             iter(self._loader)  # drains what an unfinished epoch left in the queues
             return
+        return_freed_memory()
         with quiet_start(), signals_held_back():
             self._iterator = iter(self._loader)  # the workers start
         self._take_over()

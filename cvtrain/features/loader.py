@@ -91,6 +91,11 @@ class FeatureLoader:
             labels = self._labels.index_select(0, places.to(self._labels.device))
             yield Batch(table.take(indices), labels, places, bad, epoch, key.number)
 
+    def start(self) -> None:
+        """Start the workers of `images`, if features are to be computed."""
+        if not all(table.is_complete for table in self._tables):
+            self.images.start()
+
     def close(self) -> None:
         """End the workers of `images`."""
         self.images.close()

@@ -169,6 +169,28 @@ def test_workers_stay_between_epochs_and_end_with_close() -> None:
     assert len(list(loader.epoch(2))) == 5  # a later epoch starts new ones
 
 
+def test_workers_that_started_ahead_wait_for_the_epoch_and_make_it() -> None:
+    expected = [list(make_loader(NoisySource(), RandomCrop()).epoch(epoch)) for epoch in range(2)]
+    loader = make_loader(NoisySource(), RandomCrop(), num_workers=2)
+    loader.start()
+    first = children()
+    assert len(first) == 2
+    loader.start()
+    for epoch in range(2):
+        assert_equal_batches(list(loader.epoch(epoch)), expected[epoch])
+        loader.start()
+    assert children() == first
+    loader.close()
+    assert wait_until_gone(first)
+
+
+def test_workers_whose_number_is_yet_to_be_found_do_not_start_ahead() -> None:
+    before = children()
+    make_loader(NoisySource(), num_workers=2, measure_workers=True).start()
+    make_loader(NoisySource(), num_workers=0).start()
+    assert children() == before
+
+
 def test_no_more_workers_than_batches() -> None:
     assert make_loader(NoisySource(count=9), num_workers=16).num_workers == 3
 
