@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from cvtrain.garbage import importing
 
 if TYPE_CHECKING:
     from cvtrain.config.compose import Composer
+    from cvtrain.report.plotter import PlottingProcess
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
@@ -25,21 +26,39 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
-    with importing():
-        from cvtrain.train import train
+    is_main = world is None or world.is_main
+    with _plotting(wanted=config.plots and is_main) as plotter:
+        with importing():
+            from cvtrain.train import train
 
-    options = {} if world is None else {"world": world}
-    result = train(config, run_dir=run_dir, overrides=overrides, **options)
+        options = {} if world is None else {"world": world}
+        result = train(config, run_dir=run_dir, overrides=overrides, plotter=plotter, **options)
     if result.exit_code:
         raise SystemExit(result.exit_code)
     return result.monitor
 
 
 def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
-    with importing():
-        from cvtrain.evaluate import evaluate
+    with _plotting(wanted=True) as plotter:
+        with importing():
+            from cvtrain.evaluate import evaluate
 
-    return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
+        return evaluate(config, run_dir=run_dir, overrides=overrides, plotter=plotter).monitor
+
+
+@contextlib.contextmanager
+def _plotting(*, wanted: bool) -> Iterator["PlottingProcess | None"]:
+    """A process that gets ready to draw while this one imports torch."""
+    if not wanted:
+        yield None
+        return
+    from cvtrain.report.plotter import PlottingProcess
+
+    plotter = PlottingProcess()
+    try:
+        yield plotter
+    finally:
+        plotter.close()
 
 
 def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:

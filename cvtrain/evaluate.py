@@ -28,6 +28,7 @@ from cvtrain.models.weights import check_checkpointed_weights, load_checkpointed
 from cvtrain.normalization import Normalizer
 from cvtrain.outcome import record_start
 from cvtrain.progress import build_progress
+from cvtrain.report.plotter import Plotter
 from cvtrain.report.summary import write_json
 from cvtrain.runtime import choose_memory_format, fast_kernels, precision_name, select_device, select_precision
 
@@ -47,9 +48,12 @@ class EvaluateResult:
     run_dir: Path
 
 
-def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | None = None) -> EvaluateResult:
+def evaluate(
+    config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | None = None, plotter: Plotter | None = None
+) -> EvaluateResult:
     """Score a checkpoint on a split of the data that it was trained on, or of other data with the same classes.
 
+    Pictures are drawn by `plotter`; by default in this process.
     Runs no code that the checkpoint names. On the run's own val split, device and batch size, the figures are
     equal to those that the run logged.
 
@@ -97,7 +101,8 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
         progress.close()
         loader.close()
     split = config.split.value
-    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes)
+    plotter = plotter or Plotter()
+    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter)
     num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
     metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
     summary = {
@@ -111,6 +116,7 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
         "precision": precision_name(dtype),
     }
     write_json(run_dir / "summary.json", summary)
+    plotter.finish()
     log_result(metrics, evaluation, num_skipped, classes, run_dir)
     return EvaluateResult(evaluation.metrics["accuracy"], metrics, evaluation, run_dir)
 

@@ -9,6 +9,7 @@ from cvtrain.data.plan import BatchKey
 from cvtrain.evaluation import Evaluation
 from cvtrain.loggers.build import RunLogger
 from cvtrain.report.plots import plot_confusion, plot_images
+from cvtrain.report.plotter import Plotter
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
 
 SAMPLE_IMAGES = 16
@@ -21,9 +22,12 @@ def write_evaluation(
     *,
     loader: BatchLoader,
     classes: tuple[str, ...],
-    draws: bool = True,
+    plotter: Plotter | None,
 ) -> None:
-    """Write predictions_<split>.csv, per_class_<split>.csv and, if wanted, the plots of one evaluation."""
+    """Write predictions_<split>.csv and per_class_<split>.csv of one evaluation, and have its plots drawn.
+
+    `plotter` None: no plots are wanted.
+    """
     predictions = evaluation.predictions
     names = [loader.dataset.source.name(int(index)) for index in predictions.indices]
     write_predictions_csv(
@@ -36,14 +40,17 @@ def write_evaluation(
     )
     rows = [{"class": name, **row} for name, row in zip(classes, evaluation.per_class, strict=True)]
     write_per_class_csv(run_dir / f"per_class_{split}.csv", rows)
-    if not draws:
+    if plotter is None:
         return
-    plot_confusion(evaluation.confusion, classes, run_dir / "plots" / f"confusion_{split}.png")
-    plot_mistakes(run_dir / "plots" / f"mistakes_{split}.png", evaluation, loader=loader, classes=classes)
+    plotter.draw(plot_confusion, evaluation.confusion, classes, run_dir / "plots" / f"confusion_{split}.png")
+    path = run_dir / "plots" / f"mistakes_{split}.png"
+    draw_mistakes(plotter, path, evaluation, loader=loader, classes=classes)
 
 
-def plot_mistakes(path: Path, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...]) -> None:
-    """Write a grid of the images that were most surely called the wrong class; none if all were right."""
+def draw_mistakes(
+    plotter: Plotter, path: Path, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...]
+) -> None:
+    """Have a grid drawn of the images that were most surely called the wrong class; none if all were right."""
     predictions = evaluation.predictions
     wrong = np.flatnonzero(predictions.preds != predictions.labels)
     if len(wrong) == 0:
@@ -58,11 +65,11 @@ def plot_mistakes(path: Path, evaluation: Evaluation, *, loader: BatchLoader, cl
         pred, label = classes[predictions.preds[row]], classes[predictions.labels[row]]
         captions.append(f"{pred} {predictions.top_probs[row, 0]:.2f}\nis {label}")
     if captions:
-        plot_images(batch.images.numpy(), captions, path)
+        plotter.draw(plot_images, batch.images.numpy(), captions, path)
 
 
 def log_evaluation_plots(logger: RunLogger, run_dir: Path, split: str, step: int) -> None:
-    """Hand the plots of `write_evaluation` to the loggers."""
+    """Hand the plots of `write_evaluation`, once they are drawn, to the loggers."""
     for kind in ("confusion", "mistakes"):
         path = run_dir / "plots" / f"{kind}_{split}.png"
         if path.exists():

@@ -23,10 +23,10 @@ from cvtrain.evaluation import Evaluation, evaluate_split
 from cvtrain.evaluation_files import SAMPLE_IMAGES, log_evaluation_plots, write_evaluation
 from cvtrain.interruption import StopSignal
 from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
-from cvtrain.report.background import BackgroundDrawing
 from cvtrain.report.bottleneck import Finding, find_bottleneck
 from cvtrain.report.environment import write_environment
 from cvtrain.report.plots import plot_curves, plot_images
+from cvtrain.report.plotter import Plotter
 from cvtrain.report.summary import write_json
 from cvtrain.report.times import describe_times
 from cvtrain.runtime import derive_seed, peak_memory_gib, precision_name
@@ -34,6 +34,8 @@ from cvtrain.trainer import BATCH_TRANSFORM_STREAM
 from cvtrain.trainer_settings import EndReason
 
 log = logging.getLogger(__name__)
+
+CURVES = "curves.png"
 
 
 def record_start(config: Any, run_dir: Path, overrides: list[str], *, step: int = 0) -> None:
@@ -61,43 +63,46 @@ def record_start(config: Any, run_dir: Path, overrides: list[str], *, step: int 
     write_environment(run_dir / "environment.json")
 
 
-def draw_preview(run: Run) -> BackgroundDrawing | None:
-    """Draw plots/train_samples.png: the first training images as the model will see them, augmented and mixed.
-
-    It is drawn beside the first steps, unless a logger wants it: these are not made for calls from two threads.
-    """
+def draw_preview(run: Run, plotter: Plotter) -> None:
+    """Draw plots/train_samples.png: the first training images as the model will see them, augmented and mixed."""
     loader, trainer, classes = run.loaders.train, run.trainer, run.splits.classes
     key = next(loader.plan.batches(0))
     batch = loader.dataset[BatchKey(key.epoch, key.number, key.indices[:SAMPLE_IMAGES])]
     if len(batch) == 0:
-        return None
+        return
     images = run.normalizer.to_unit(batch.images.to(trainer.device))
     seed = derive_seed(run.config.seed, BATCH_TRANSFORM_STREAM, 0)
     images, _ = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     path = run.run_dir / "plots" / "train_samples.png"
     names = [classes[label] for label in batch.labels.tolist()]
-    if set(run.logger.names) <= {FileLogger.name}:
-        return BackgroundDrawing(lambda: plot_images(pixels, names, path), may_begin=lambda: trainer.step > 0)
-    plot_images(pixels, names, path)
-    run.logger.log_image("train/samples", path, step=0)
-    return None
+    plotter.draw(plot_images, pixels, names, path)
+    if not set(run.logger.names) <= {FileLogger.name}:
+        plotter.finish()
+        if path.exists():
+            run.logger.log_image("train/samples", path, step=0)
 
 
-def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> dict[str, float]:
+def write_outcome(run: Run, end_reason: EndReason, plotter: Plotter | None, *, wall_seconds: float) -> dict[str, float]:
     """Write summary, plots and tables, and score the test split with the best weights; gives the final metrics.
 
+    `plotter` None: no plots are wanted.
     An interrupted run gets its summary only: who sent the signal does not wait, and the run goes on later. So does a
     trial that its search has ended: nobody will look at it closely. Of several processes all score, and rank 0 writes.
     """
     trainer, run_dir, world = run.trainer, run.run_dir, run.trainer.world
     is_done = end_reason not in (EndReason.interrupted, EndReason.pruned)
-    best = trainer.best_evaluation or (rescore_best(run) if is_done else None) or trainer.last_evaluation
+    best = trainer.best_evaluation
+    if best is None:
+        best = (rescore_best(run) if is_done else None) or trainer.last_evaluation
     metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
+    if is_done and best is not None and world.is_main:
+        write_split(run, "val", best, run.loaders.val, plotter)
+    trainer.store.wait()
     if is_done:
-        if best is not None and world.is_main:
-            write_split(run, "val", best, run.loaders.val)
-        metrics |= write_test(run)
+        metrics |= write_test(run, plotter)
+        if plotter is not None and world.is_main:
+            plotter.draw(plot_curves, read_metrics(run_dir / METRICS_JSONL), run_dir / "plots" / CURVES)
     bad = gather_bad_images(run)
     if not world.is_main:
         return metrics
@@ -111,10 +116,9 @@ def write_outcome(run: Run, end_reason: EndReason, *, wall_seconds: float) -> di
     run.logger.log_summary(summary)
     best_path = run_dir / "checkpoints" / "best.pt"
     if is_done:
-        if run.config.plots:
-            curves = run_dir / "plots" / "curves.png"
-            plot_curves(read_metrics(run_dir / METRICS_JSONL), curves)
-            run.logger.log_image("curves", curves, trainer.step)
+        if plotter is not None:
+            plotter.finish()
+            log_plots(run)
         if best_path.exists():
             run.logger.log_artifact(best_path)
     log_closing_lines(run, end_reason, best, metrics, wall_seconds=wall_seconds)
@@ -132,28 +136,36 @@ def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
     return {name: list(images.values()) for name, images in merged.items()}
 
 
-def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader) -> None:
-    """Write the tables and plots of a split, and hand the plots to the loggers."""
-    draws = run.config.plots
-    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, draws=draws)
-    if draws:  # pictures of a run that goes on may lie there from its first end
-        log_evaluation_plots(run.logger, run.run_dir, split, run.trainer.step)
+def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader, plotter: Plotter | None) -> None:
+    """Write the tables of a split, and have its plots drawn."""
+    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, plotter=plotter)
 
 
-def write_test(run: Run) -> dict[str, float]:
+def log_plots(run: Run) -> None:
+    """Hand the pictures of the end to the loggers."""
+    step = run.trainer.step
+    for split in run.loaders.parts():
+        log_evaluation_plots(run.logger, run.run_dir, split, step)
+    curves = run.run_dir / "plots" / CURVES
+    if curves.exists():
+        run.logger.log_image("curves", curves, step)
+
+
+def write_test(run: Run, plotter: Plotter | None) -> dict[str, float]:
     """Score the test split, if there is one, with the best weights; gives its metrics."""
     if run.loaders.test is None:
         return {}
     tested = score_with_best_weights(run, run.loaders.test)
     metrics = {f"test/{name}": value for name, value in tested.metrics.items()}
     if run.trainer.world.is_main:
-        write_split(run, "test", tested, run.loaders.test)
+        write_split(run, "test", tested, run.loaders.test, plotter)
     run.logger.log_metrics(run.trainer.step, max(run.trainer.epoch - 1, 0), metrics)
     return metrics
 
 
 def rescore_best(run: Run) -> Evaluation | None:
     """The evaluation of best.pt again, for a run that went on after a better epoch; None if there is no such file."""
+    run.trainer.store.wait()
     position = run.trainer.world.broadcast(best_position(run))
     if position is None:
         return None

@@ -9,6 +9,7 @@ from cvtrain.continuation import find_state
 from cvtrain.distributed.world import ALONE, World
 from cvtrain.interruption import StopSignal
 from cvtrain.outcome import draw_preview, record_start, write_outcome
+from cvtrain.report.plotter import Plotter
 from cvtrain.run_lock import PATIENCE_SECONDS, run_lock
 from cvtrain.runtime import determinism, fast_kernels, keep_freed_memory
 from cvtrain.tracking import now
@@ -32,23 +33,32 @@ class TrainResult:
     exit_code: int = 0
 
 
-def train(config: Config, *, run_dir: Path, overrides: list[str] | None = None, world: World = ALONE) -> TrainResult:
+def train(
+    config: Config,
+    *,
+    run_dir: Path,
+    overrides: list[str] | None = None,
+    world: World = ALONE,
+    plotter: Plotter | None = None,
+) -> TrainResult:
     """Train, evaluate and report into `run_dir`, which no other process may train in meanwhile.
 
-    Of several processes of the run (`world`), rank 0 reports.
+    Of several processes of the run (`world`), rank 0 reports. Pictures, if `config.plots`, are drawn by `plotter`; by
+    default in this process.
 
     Raises:
         ConfigError: a setting that only the data, the device or a library could prove wrong; or the folder is in use.
         NonFiniteLossError: the loss became NaN or infinite and `trainer.on_nonfinite=stop`.
     """
     if not world.is_main:  # rank 0 holds the folder for all
-        return _train(config, run_dir, overrides or [], world)
+        return _train(config, run_dir, overrides or [], world, None)
+    plotter = (plotter or Plotter()) if config.plots else None
     # Who goes on with a run may come while the one before is still saving.
     with run_lock(run_dir, wait_seconds=0.0 if config.resume is None else PATIENCE_SECONDS):
-        return _train(config, run_dir, overrides or [], world)
+        return _train(config, run_dir, overrides or [], world, plotter)
 
 
-def _train(config: Config, run_dir: Path, overrides: list[str], world: World) -> TrainResult:
+def _train(config: Config, run_dir: Path, overrides: list[str], world: World, plotter: Plotter | None) -> TrainResult:
     started = now()
     state = find_state(config, run_dir, world)
     if world.is_main:
@@ -59,24 +69,19 @@ def _train(config: Config, run_dir: Path, overrides: list[str], world: World) ->
         trainer = run.trainer
         keep_freed_memory(trainer.device)
         exit_code = 1
-        preview = None
         try:
-            if config.plots and config.augment.preview and state is None and world.is_main:
-                preview = draw_preview(run)
+            if plotter is not None and config.augment.preview and state is None:
+                draw_preview(run, plotter)
             with fast_kernels(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
                 end_reason = trainer.fit()
                 exit_code = trainer.agreement.exit_code
-                if preview is not None:  # two threads must not draw, nor import matplotlib, at the same time
-                    preview.finish()
-                metrics = write_outcome(run, end_reason, wall_seconds=now() - started)
+                metrics = write_outcome(run, end_reason, plotter, wall_seconds=now() - started)
                 world.barrier()  # together, since who leaves early looks like one that was lost
         except (KeyboardInterrupt, SystemExit):
             exit_code = stop_signal.exit_code or 1
             raise
         finally:
             run.loaders.close()
-            if preview is not None:
-                preview.finish()
             trainer.store.close()
             with stop_signal.hurried():
                 run.logger.finish(exit_code)

@@ -164,16 +164,20 @@ class Trainer:
     def fit(self) -> EndReason:
         """Train until something ends the run; evaluates and saves on the way and at the end.
 
+        The last checkpoint may still be on its way to the disk: `store.wait` returns when it is there.
+
         Raises:
             NonFiniteLossError: the loss is NaN or infinite, and `on_nonfinite` is stop or rolling back did not help.
         """
         with ExitStack() as stack:
             stack.enter_context(self.stop_signal.deferred())
             stack.callback(self.progress.close)
-            stack.callback(self.store.wait)
             self.agreement.exchange()
             self._clock = self._last_save = self.agreement.now()
             self.times.start()
+            if self._end_reason() is None:
+                self.val_loader.start()
+                self.train_loader.start()
             if self.settings.on_nonfinite == "rollback" and self.step == 0:
                 self.save()
             while self.epoch_end_due or self._end_reason() is None:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from cvtrain.evaluation import Predictions
-from cvtrain.evaluation_files import plot_mistakes
+from cvtrain.evaluation_files import draw_mistakes
+from cvtrain.report.plotter import Plotter
 
 
 def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):
@@ -22,5 +23,5 @@ def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):
         predictions = Predictions(
             np.array([5]), np.array([0]), np.array([[pred, 1 - pred]]), np.array([[0.9, 0.1]], np.float32)
         )
-        plot_mistakes(path, SimpleNamespace(predictions=predictions), loader=loader, classes=("ant", "bee"))
+        draw_mistakes(Plotter(), path, SimpleNamespace(predictions=predictions), loader=loader, classes=("ant", "bee"))
         assert path.exists() == is_there

@@ -1,6 +1,7 @@
 """The loop: against a loop written out by hand, and each of its settings against what it promises."""
 
 import json
+import multiprocessing
 import os
 import signal
 from functools import partial
@@ -76,6 +77,18 @@ def test_equals_a_loop_written_by_hand_to_the_bit(make_run):
         assert torch.equal(mine, theirs)
 
 
+def test_all_workers_start_before_the_first_step(make_run, monkeypatch):
+    """A fork shares memory: what a step writes after it is copied, page by page."""
+    run = make_run("data.num_workers=1", "trainer.epochs=2", "trainer.limit_train_batches=2")
+    train_step, seen = run.trainer.train_step, []
+    workers = lambda: {process.pid for process in multiprocessing.active_children()}  # noqa: E731
+    monkeypatch.setattr(run.trainer, "train_step", lambda batch: (seen.append(workers()), train_step(batch)))
+    before = workers()
+    run.trainer.fit()
+    assert len(seen) == 4 and len(seen[0] - before) == 2 and all(pids == seen[0] for pids in seen)
+    run.loaders.close()
+
+
 @pytest.mark.parametrize("overrides", [("model.dropout=0.5", "trainer.ema_decay=0.9"), ("augment.mixup_alpha=0.4",)])
 def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(make_run, overrides):
     results = []
@@ -122,6 +135,7 @@ def test_limits_end_the_run_with_a_last_evaluation(make_run):
     assert run.trainer.fit() is EndReason.max_steps
     assert run.trainer.step == 30
     assert run.trainer.last_evaluation.step == 30
+    run.trainer.store.wait()
     position = load_checkpoint(run.run_dir / "checkpoints" / "last.pt")["position"]
     assert (position["step"], position["epoch"], position["batch"]) == (30, 1, 30 - 23)
 
@@ -160,6 +174,7 @@ def test_logged_rows_have_steps_and_epochs_from_one(make_run):
 def test_best_follows_the_monitor_and_last_is_the_end(make_run):
     run = make_run("trainer.epochs=3", "trainer.monitor=val/loss")
     run.trainer.fit()
+    run.trainer.store.wait()
     best = load_checkpoint(run.run_dir / "checkpoints" / "best.pt")
     last = load_checkpoint(run.run_dir / "checkpoints" / "last.pt")
     losses = {row["step"]: row["val/loss"] for row in rows(run.run_dir) if "val/loss" in row}
@@ -268,6 +283,7 @@ def test_a_failed_save_is_a_warning(make_run, monkeypatch, caplog):
     monkeypatch.setattr(cvtrain.checkpoint.store, "write_snapshot", full_disk)
     run = make_run("trainer.epochs=1", "trainer.limit_train_batches=2")
     assert run.trainer.fit() is EndReason.epochs
+    run.trainer.store.wait()
     assert "No space left on device" in caplog.text
 
 
