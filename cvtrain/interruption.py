@@ -2,6 +2,8 @@
 
 import atexit
 import contextlib
+import gc
+import io
 import os
 import signal
 import sys
@@ -21,6 +23,8 @@ SECONDS_TOGETHER = 1.0
 SECONDS_TO_CLOSE = 3.0
 # What the interpreter may take to end after that: libraries wait there for processes of their own.
 SECONDS_TO_EXIT = 1.0
+
+_WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
 class StopSignal:
@@ -109,22 +113,28 @@ def is_interruption(exit_code: int) -> bool:
 
 
 class PromptExit:
-    """Lets a process that a signal has ended be gone in a moment.
+    """Lets a process end without the interpreter's teardown, and one that a signal has ended be gone in a moment.
 
-    Made before other libraries are imported, it has the last word at exit: once theirs is said, the process ends
-    without the interpreter's teardown, which takes seconds on a busy machine. Libraries that wait at exit for processes
-    or servers of their own are not waited for longer than `seconds`, and their processes are told to end.
+    The teardown after torch takes 0.5 s, seconds on a busy machine, and gloo's threads abort when it is done around
+    them. Made before other libraries are imported, this has the last word at exit, once theirs is said; files that were
+    left open are flushed. After a signal, libraries that wait at exit for processes or servers of their own are not
+    waited for longer than `seconds`, and their processes are told to end.
     """
 
     def __init__(self, seconds: float = SECONDS_TO_EXIT) -> None:
         self.seconds = seconds
         self._exit_code: int | None = None
         self._by_signal = False
+        self._others_came_first = getattr(atexit, "_ncallbacks", lambda: 0)() > 0
         atexit.register(self._leave)
 
     def end(self, exit_code: int) -> None:
-        """To be called right before `sys.exit(exit_code)` without a signal: all that waits at exit has its time."""
-        self._exit_code = exit_code
+        """To be called right before `sys.exit(exit_code)` without a signal: all that waits at exit has its time.
+
+        Whose word would come after, such as a measurement of coverage that began with the interpreter, keeps it.
+        """
+        if not self._others_came_first:
+            self._exit_code = exit_code
 
     def begin(self, exit_code: int, *, by_signal: bool = False) -> None:
         """To be called right before `sys.exit(exit_code)`.
@@ -153,7 +163,9 @@ class PromptExit:
     def _leave(self) -> None:
         if self._exit_code is None:
             return
-        for stream in (sys.stdout, sys.stderr):
+        # By their types alone: an object may do anything when it is asked for its class.
+        opened = [found for found in gc.get_objects() if issubclass(type(found), _WRITERS)]
+        for stream in (*opened, sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         if self._by_signal:

@@ -133,7 +133,7 @@ def test_without_a_signal_nothing_is_cut_short():
 
 def test_the_interpreters_end_is_waited_for_only_so_long():
     code = (
-        "import sys; from cvtrain.interruption import PromptExit, is_interruption; leaving = PromptExit(0.2)\n"
+        "import sys; from cvtrain.interruption import PromptExit, is_interruption; leaving = PromptExit(1.0)\n"
         "import atexit, subprocess, threading, time\n"
         "atexit.register(lambda: print('never said', flush=True))\n"
         "child = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL); print(child.pid)\n"
@@ -161,3 +161,26 @@ def test_who_is_done_has_everything_said_and_nothing_torn_down():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout.split(), done.stderr) == (1, ["saved", "said"], "")
+
+
+def test_who_came_first_keeps_the_last_word():
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('measured'))\n"
+        "from cvtrain.interruption import PromptExit; leaving = PromptExit(0.1)\n"
+        "leaving.end(1); sys.exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (1, ["measured"], "")
+
+
+def test_what_is_open_is_flushed(tmp_path):
+    code = (
+        "import sys; from cvtrain.interruption import PromptExit; leaving = PromptExit(0.1)\n"
+        f"text = open({str(tmp_path / 'text')!r}, 'w'); text.write('kept')\n"
+        f"raw = open({str(tmp_path / 'raw')!r}, 'wb'); raw.write(b'kept')\n"
+        "closed = open('/dev/null', 'w'); closed.close()\n"
+        "leaving.end(0); sys.exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "text").read_text() == (tmp_path / "raw").read_text() == "kept"
