@@ -19,6 +19,8 @@ NUM_MEASURED = 4
 LONG_SECONDS = 3.0
 # Without workers a run is this much slower at most: not worth their memory, and what they take from the step.
 SMALL_SHARE = 0.05
+# About what starting workers takes from a run: forks, and memory that is shared with them and copied where it changes.
+TRIAL_SECONDS = 1.0
 # Workers have to save this much of the time to stay.
 WORTHWHILE = 0.03
 # Making a batch takes this much more or less than when it was decided, as when a cache is complete: decide anew.
@@ -57,7 +59,8 @@ class AutoWorkers:
     """Chooses between no worker and as many as the work asks for, by measuring both in the run itself.
 
     The first batches are made in the main process. If that takes a small share of the time, it stays so. Otherwise
-    workers are started, and stay if a batch then comes sooner. So workers are never slower than none, but for the
+    workers are started as soon as batches have taken as long as starting workers does, so that little is lost however
+    soon the run may end; they stay if a batch then comes sooner. So workers are never slower than none, but for the
     first seconds. When making a batch costs much less or more than it did, say because the cache is complete, the
     next epoch begins with another look.
 
@@ -116,11 +119,14 @@ class AutoWorkers:
             self._decide_trial()
 
     def _decide_alone(self) -> None:
-        self._alone, self._tally = self._tally, Tally()
+        self._alone = self._tally
         made, step = self._alone.made_per_batch, self._alone.per_batch - self._alone.made_per_batch
         if made < SMALL_SHARE * self._alone.per_batch:
             self._settle(0, f"a batch is made in {_text(made)}, beside {_text(step)} that it is used for")
             return
+        if self._alone.made_seconds < TRIAL_SECONDS:
+            return
+        self._tally = Tally()
         # A quarter more than would keep up, since images differ; all where the device computes in the background.
         enough = math.ceil(1.25 * made / step) if step > 0 else self.most
         self._phase, self.current = Phase.trial, min(self.most, enough)

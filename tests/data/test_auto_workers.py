@@ -87,6 +87,17 @@ def test_few_batches_are_looked_at_where_they_take_long() -> None:
     assert decide(machine, num_batches=2).current > 0
 
 
+def test_workers_are_not_started_before_batches_have_cost_as_much() -> None:
+    """A tenth of the time, in an evaluation of 50 batches: 0.5 s in each, and starting workers takes about 1 s."""
+    machine = Machine(made=0.01, step=0.09)
+    workers = AutoWorkers(2, purpose="evaluation", clock=machine.clock)
+    for _ in range(2):
+        machine.run_epoch(workers, 50)
+        assert workers.current == 0 and workers._phase.name == "alone"
+    machine.run_epoch(workers, 50)
+    assert workers.current == 1
+
+
 def test_short_epochs_decide_together() -> None:
     machine = Machine(made=0.01, step=0.7)
     workers = AutoWorkers(2, purpose="evaluation", clock=machine.clock)
