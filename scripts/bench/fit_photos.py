@@ -2,9 +2,10 @@
 
     python scripts/bench/fit_photos.py --data hymenoptera_data --pairs 5
 
-All read 224-pixel random crops and flips, batches of 32, with two workers, and train with SGD at 0.001 and momentum
-0.9, each round with another seed. A first round runs all peers (peers/*.py: PyTorch's tutorial, Lightning, timm) in
-fp32, as their documentation does; then the fastest of them runs in turn with cvtrain:
+All read 224-pixel random crops and flips, batches of 32, and train with SGD at 0.001 and momentum 0.9, each round with
+another seed. The peers have two workers, cvtrain has data.num_workers=auto, its default (`--our-workers 2`: as many). A
+first round runs all peers (peers/*.py: PyTorch's tutorial, Lightning, timm) in fp32, as their documentation does; then
+the fastest of them runs in turn with cvtrain:
 
 - warm: the decoded images are in the cache on disk, as for every run but the first; precision as trainer.precision=auto
 - cold: the cache is empty, and is filled by the run
@@ -43,7 +44,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="of the peers")
+    parser.add_argument("--our-workers", default="auto", help="data.num_workers of cvtrain")
     parser.add_argument("--no-step", action="store_true", help="leave out the comparison of the step alone")
     parser.add_argument("--only-step", action="store_true", help="nothing but the comparison of the step alone")
     return parser.parse_args()
@@ -84,7 +86,7 @@ class Bench:
             f"data.root={a.data.absolute()}",
             f"data.batch_size={a.batch_size}",
             f"data.image_size={a.image_size}",
-            f"data.num_workers={a.workers}",
+            f"data.num_workers={a.our_workers}",
             "data.cache=disk",
             f"data.cache_dir={cache}",
             "augment.transforms=[RandomResizedCrop,RandomHorizontalFlip]",
@@ -139,7 +141,7 @@ def compare_steps(arguments: argparse.Namespace, folder: Path, *, rounds: int = 
     composer = Composer("train")
     register_resolvers(composer)
     overrides = Bench(arguments, folder).overrides(folder / "cache", "auto", 0, folder / "step")
-    overrides[4] = "data.num_workers=0"
+    overrides.append("data.num_workers=0")
     (folder / "step").mkdir()
     run_of_ours = assemble(typed_config(composer.compose(overrides), composer, overrides), folder / "step")
     trainer = run_of_ours.trainer
