@@ -9,11 +9,11 @@ import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
-from hydra.types import HydraContext
-from omegaconf import DictConfig
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, read_write
 
 from cvtrain.command import Command
-from cvtrain.config.loading import explained
+from cvtrain.config.compose import VERSION_BASE
 from cvtrain.config.location import conf_dir
 from cvtrain.job import Job, Refused
 
@@ -25,23 +25,25 @@ def hand_over(command: Command, job: Job) -> None:
         return job(cfg)
 
     with _hydra_arguments(command), _own_errors():
-        hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base="1.3")(task)()
+        hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base=VERSION_BASE)(task)()
 
 
-def run_checked(command: Command, job: Job) -> None:
-    """What `hand_over` does for one run, without Hydra's own reading of the command line."""
-    composer = job.composer
-    with explained(composer, command.overrides):
-        config = composer.compose(command.overrides)
+def run_checked(command: Command, job: Job, config: DictConfig) -> None:
+    """What `hand_over` does for a command that is one run of `config`, without Hydra's own reading and composing."""
+    with read_write(config.hydra):
+        config.hydra.mode = RunMode.RUN
     HydraConfig.instance().set_config(config)
+    callbacks = Callbacks(config)
+    callbacks.on_run_start(config=config, config_name=job.composer.primary)
     with _own_errors():
         result = run_job(
             task_function=job,
             config=config,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
-            hydra_context=HydraContext(config_loader=composer.loader, callbacks=Callbacks()),
+            hydra_context=HydraContext(config_loader=job.composer.loader, callbacks=callbacks),
         )
+    callbacks.on_run_end(config=config, config_name=job.composer.primary, job_return=result)
     _ = result.return_value  # raises what the job raised
 
 

@@ -73,7 +73,7 @@ def _train(config: Config, run_dir: Path, overrides: list[str], world: World, pl
             if plotter is not None and config.augment.preview and state is None:
                 draw_preview(run, plotter)
             with fast_kernels(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
-                end_reason = trainer.fit()
+                end_reason = trainer.run_loop()
                 exit_code = trainer.agreement.exit_code
                 metrics = write_outcome(run, end_reason, plotter, wall_seconds=now() - started)
                 world.barrier()  # together, since who leaves early looks like one that was lost

@@ -164,11 +164,16 @@ class Trainer:
     def fit(self) -> EndReason:
         """Train until something ends the run; evaluates and saves on the way and at the end.
 
-        The last checkpoint may still be on its way to the disk: `store.wait` returns when it is there.
-
         Raises:
             NonFiniteLossError: the loss is NaN or infinite, and `on_nonfinite` is stop or rolling back did not help.
         """
+        try:
+            return self.run_loop()
+        finally:
+            self.store.wait()
+
+    def run_loop(self) -> EndReason:
+        """`fit` without the wait for its last checkpoint, which may still be on its way to the disk."""
         with ExitStack() as stack:
             stack.enter_context(self.stop_signal.deferred())
             stack.callback(self.progress.close)

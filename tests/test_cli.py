@@ -1,6 +1,7 @@
 """The command line from outside: verbs, exit statuses, what is imported, completion, sweeps, installed forms."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 import cvtrain.cli as cli
 from cvtrain.config.data import CustomConfig, DigitsConfig
@@ -50,6 +53,40 @@ def test_no_verb_trains_the_mlp_on_digits(cvtrain, calls):
     assert type(call.config.data) is DigitsConfig and type(call.config.model) is MLPConfig
     assert type(call.config.optimizer) is AdamWConfig
     assert call.config.name == "digits_mlp" and call.overrides == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["hydra.run.dir=here", "hydra.job.chdir=true", "hydra.job.name=other", "+hydra.job.env_set.FOO=bar"],
+        ["experiment=mine", "--config-dir", "extra", "hydra.output_subdir=.hydra"],
+    ],
+)
+def test_one_run_is_what_hydra_itself_would_make_of_the_command(cvtrain, monkeypatch, tmp_path, overrides):
+    """It is composed once, by us, and not a second and third time by Hydra."""
+    (tmp_path / "extra" / "experiment").mkdir(parents=True)
+    (tmp_path / "extra" / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    seen = []
+
+    def record(config, run_dir, overrides):
+        hydra_config = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)
+        tokens = hydra_config["hydra"]["overrides"]["hydra"]
+        hydra_config["hydra"]["overrides"]["hydra"] = [token for token in tokens if token != "hydra.mode=RUN"]
+        where = Path.cwd(), os.environ.get("FOO"), logging.getLogger().level, len(logging.getLogger().handlers)
+        seen.append((config, overrides, hydra_config, where))
+        return 0.5
+
+    monkeypatch.setitem(cli.VERBS, "train", record)
+    fixed = [] if "hydra.run.dir=here" in overrides else ["hydra.run.dir=there"]
+    assert cvtrain(*overrides, *fixed).status == 0
+    run_job = cli._run_job
+    monkeypatch.setattr(
+        cli, "_run_job", lambda command, composer, session, config=None: run_job(command, composer, session)
+    )
+    assert cvtrain(*overrides, *fixed).status == 0
+    ours, hydras = seen
+    assert ours == hydras
 
 
 def test_train_is_the_verb_of_no_verb(cvtrain, calls):

@@ -135,7 +135,6 @@ def test_limits_end_the_run_with_a_last_evaluation(make_run):
     assert run.trainer.fit() is EndReason.max_steps
     assert run.trainer.step == 30
     assert run.trainer.last_evaluation.step == 30
-    run.trainer.store.wait()
     position = load_checkpoint(run.run_dir / "checkpoints" / "last.pt")["position"]
     assert (position["step"], position["epoch"], position["batch"]) == (30, 1, 30 - 23)
 
@@ -174,7 +173,6 @@ def test_logged_rows_have_steps_and_epochs_from_one(make_run):
 def test_best_follows_the_monitor_and_last_is_the_end(make_run):
     run = make_run("trainer.epochs=3", "trainer.monitor=val/loss")
     run.trainer.fit()
-    run.trainer.store.wait()
     best = load_checkpoint(run.run_dir / "checkpoints" / "best.pt")
     last = load_checkpoint(run.run_dir / "checkpoints" / "last.pt")
     losses = {row["step"]: row["val/loss"] for row in rows(run.run_dir) if "val/loss" in row}
@@ -283,7 +281,6 @@ def test_a_failed_save_is_a_warning(make_run, monkeypatch, caplog):
     monkeypatch.setattr(cvtrain.checkpoint.store, "write_snapshot", full_disk)
     run = make_run("trainer.epochs=1", "trainer.limit_train_batches=2")
     assert run.trainer.fit() is EndReason.epochs
-    run.trainer.store.wait()
     assert "No space left on device" in caplog.text
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.utils import create_automatic_config_search_path
@@ -32,6 +33,8 @@ from cvtrain.config.location import conf_dir
 
 # AssertionError: what omegaconf 2.3 raises for a key below a section that is null, such as logger.wandb.project.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError)
+# Of Hydra, whose defaults ours are.
+VERSION_BASE = "1.3"
 # A sweep of more jobs than this is checked value by value, not job by job: a composition takes 30 ms.
 MOST_JOBS_CHECKED = 32
 
@@ -74,6 +77,7 @@ class Composer:
     @cached_property
     def loader(self) -> ConfigLoaderImpl:
         setup_globals()
+        version.setbase(VERSION_BASE)
         search_path = create_automatic_config_search_path(None, "cvtrain.cli", self.config_path or str(conf_dir()))
         if self.config_dir is not None:
             folder = Path(self.config_dir).absolute()

@@ -18,8 +18,11 @@ from cvtrain.config.origins import Origins
 from cvtrain.config.rules import find_rule_problems
 
 
-def check_command(composer: Composer, overrides: list[str], multirun: bool) -> None:
+def check_command(composer: Composer, overrides: list[str], multirun: bool) -> DictConfig | None:
     """Compose and check every job of a command, before anything is made on disk.
+
+    Returns:
+        The config of a command that is one run, with Hydra's own node; None for a sweep.
 
     Args:
         composer: composer of the command's verb.
@@ -39,7 +42,7 @@ def check_command(composer: Composer, overrides: list[str], multirun: bool) -> N
         if problems:
             raise ConfigError(problems=problems)
         typed_config(master, composer, overrides)
-        return
+        return master
     found: dict[str, Problem] = {}
     for job in composer.jobs(overrides):
         try:
@@ -48,6 +51,7 @@ def check_command(composer: Composer, overrides: list[str], multirun: bool) -> N
             found.update({str(problem): problem for problem in error.problems})
     if found:
         raise ConfigError(problems=list(found.values()))
+    return None
 
 
 def compose_or_explain(composer: Composer, overrides: list[str]) -> DictConfig:

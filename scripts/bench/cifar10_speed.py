@@ -68,7 +68,6 @@ def train_once(config: Config, run_dir: Path) -> tuple[float, float]:
             synchronize(trainer.device)
             started = time.perf_counter()
             trainer.fit()
-            trainer.store.wait()
             synchronize(trainer.device)
             seconds = time.perf_counter() - started
             assert run.loaders.test is not None, "there is no test split"
