@@ -85,7 +85,9 @@ class StageClock:
                 self._pending.append((stage, self._last_event, event))
             self._last_event = event
             return
-        now, cpu_now = time.perf_counter(), time.process_time()
+        # In this order, since a process that asks for its core seconds may lose the core: the stage used it up.
+        cpu_now = time.process_time()
+        now = time.perf_counter()
         self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._since
         self._cpu_seconds[stage] = self._cpu_seconds.get(stage, 0.0) + cpu_now - self._cpu_since
         self._since, self._cpu_since = now, cpu_now

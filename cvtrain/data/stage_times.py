@@ -33,14 +33,16 @@ class stage:
 
     def __enter__(self) -> None:
         _open.inner.append((0.0, 0.0))
-        self.cpu_began = time.thread_time()
+        # The core's clock is a call of the system, which likes to give the core to another process then. Asked for
+        # inside of what the other clock measures, that wait counts for the stage that used the core up.
         self.began = time.perf_counter()
+        self.cpu_began = time.thread_time()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        elapsed = time.perf_counter() - self.began
         cpu_elapsed = time.thread_time() - self.cpu_began
+        elapsed = time.perf_counter() - self.began
         inner, cpu_inner = _open.inner.pop()
         _open.seconds[self.name] = _open.seconds.get(self.name, 0.0) + elapsed - inner
         _open.cpu_seconds[self.name] = _open.cpu_seconds.get(self.name, 0.0) + cpu_elapsed - cpu_inner

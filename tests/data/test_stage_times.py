@@ -1,10 +1,13 @@
 """Seconds per stage: they add up to the time of the batch, and come home from workers."""
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cvtrain.data import stage_times
 from cvtrain.data.batch_loader import BatchLoader
 from cvtrain.data.batches import BatchDataset
 from cvtrain.data.plan import EpochPlan
@@ -100,6 +103,25 @@ def test_core_seconds_of_a_stage_are_its_own():
     assert seconds["read"] >= cpu_seconds["read"] - 1e-3  # two clocks
     assert cpu_seconds["decode"] < 0.015  # the spinning within is not its own
     assert seconds["decode"] >= 0.01
+
+
+def test_a_core_that_is_lost_when_its_clock_is_read_counts_for_the_stage_that_used_it(monkeypatch):
+    """A call of the system is where another process gets the core: it was charged to the stage around, which did none."""
+    now = itertools.count()
+    times = {"perf": 0.0}
+
+    def core_clock():
+        times["perf"] += 1.0  # meanwhile somebody else has the core
+        return float(next(now)) * 1e-6
+
+    monkeypatch.setattr(
+        stage_times, "time", SimpleNamespace(thread_time=core_clock, perf_counter=lambda: times["perf"])
+    )
+    take_seconds()
+    with stage("collate"), stage("decode"):
+        pass
+    seconds, _ = take_seconds()
+    assert seconds == {"decode": 2.0, "collate": 2.0}
 
 
 def spin(seconds):
