@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rank_commands import ENVIRONMENT, ROOT, SETTINGS, TORCHRUN, run
 from rank_runs import RUNS, compose, poison, train_steps
 from wandb_server import API_KEY, WandbServer
 
@@ -24,33 +25,8 @@ from cvtrain.distributed.ranks import first_host, rank_of_process, search_alone
 from cvtrain.distributed.world import World
 from cvtrain.placement import has_gpu_of_its_own, take_device
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-from chaos_compare import differences  # noqa: E402
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-SETTINGS = (
-    "data.batch_size=100",
-    "model=custom",
-    "model.target=tests.rank_parts.Net",
-    "plots=false",
-    "augment.mixup_alpha=0.2",
-    "trainer.device=cpu",
-    "trainer.precision=fp32",
-    "trainer.progress=false",
-    "trainer.epochs=2",
-    "trainer.log_every_steps=3",
-    "trainer.ema_decay=0.9",
-    "checkpoint.every_steps=4",
-    "resume=auto",
-)
-
-
-def run(*command: str, folder: Path, seconds: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**ENVIRONMENT, **variables}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
-
+from chaos_compare import differences
 
 # ---------------------------------------------------------------------- ranks
 

@@ -1,30 +1,20 @@
 """Weights spread over real processes (`trainer.parallel=fsdp`) against whole ones, over gloo."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_commands import ROOT, SETTINGS, TORCHRUN, run
 from rank_runs import compose
 from rank_sharding import SHARDED_RUNS
 
 from cvtrain.assembly import assemble
 from cvtrain.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-from chaos_compare import differences  # noqa: E402
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-
-
-def run(*command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**ENVIRONMENT, **variables}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+from chaos_compare import differences
 
 
 def shapes(value):
@@ -102,22 +92,6 @@ def check_checkpoints(ends: list, folder: Path, count: int, *, resumed: list[str
             # What was stopped goes on to the same bits; what had whole weights is the same but for rounding.
             rtol, atol = (0, 0) if name == "cut" else (1e-3, 1e-6)
             torch.testing.assert_close(state[part], whole[part], rtol=rtol, atol=atol)
-
-
-SETTINGS = (
-    "data.batch_size=100",
-    "model=custom",
-    "model.target=tests.rank_parts.Net",
-    "plots=false",
-    "augment.mixup_alpha=0.2",
-    "trainer.device=cpu",
-    "trainer.precision=fp32",
-    "trainer.progress=false",
-    "trainer.epochs=2",
-    "trainer.ema_decay=0.9",
-    "checkpoint.every_steps=4",
-    "resume=auto",
-)
 
 
 def cvtrain(folder: Path, name: str, *overrides: str, start: tuple[str, ...] = (sys.executable,), **variables: str):

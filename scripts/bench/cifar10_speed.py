@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 import torch
-from machine import compose, describe_machine, synchronize
+from in_process import compose, synchronize
+from processes import describe_machine
 
 from cvtrain.assembly import assemble
 from cvtrain.config.root import Config

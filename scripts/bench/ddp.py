@@ -14,10 +14,11 @@ import hashlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from processes import describe_machine, run_ranks
 
 BAR = 1e-5
 SETTINGS = (
@@ -34,7 +35,7 @@ SETTINGS = (
 def train_as_rank(epochs: int) -> None:
     """One run in this process, which may be one of several; rank 0 prints what it came to, as JSON."""
     import torch
-    from machine import compose
+    from in_process import compose
 
     from cvtrain.assembly import assemble
     from cvtrain.distributed.ranks import rank_of_process
@@ -71,14 +72,7 @@ def train_as_rank(epochs: int) -> None:
 
 def measure(ranks: int, epochs: int) -> dict:
     """What a run of `ranks` fresh processes came to."""
-    script = [__file__, "--train", "--epochs", str(epochs)]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [sys.executable, *(torchrun if ranks > 1 else []), *script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return run_ranks(ranks, [__file__, "--train", "--epochs", str(epochs)])
 
 
 def main() -> int:
@@ -91,8 +85,6 @@ def main() -> int:
     if options.train:
         train_as_rank(options.epochs)
         return 0
-    from machine import describe_machine
-
     print(describe_machine())
     print(
         f"MLP of 301,066 weights on digits, batches of 250, {options.epochs} epochs, one thread per process", flush=True

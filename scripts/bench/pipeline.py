@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -197,12 +198,32 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="timed epochs of each side, cold and warm")
     parser.add_argument("--repeats", type=int, default=20, help="epochs of cvtrain's that are timed as one when warm")
     parser.add_argument("--reader", default="opencv", help="data.reader of cvtrain, for the cold epoch")
+    parser.add_argument("--copies", type=int, default=1, help="link each photo so many times, for a longer first epoch")
     arguments = parser.parse_args()
+    if not arguments.folder.is_dir():
+        parser.error(f"{arguments.folder}: there is no such folder")
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.copies > 1:
+            link_copies(arguments.folder, Path(folder), arguments.copies)
+            arguments.folder = Path(folder)
+        try:
+            compare(arguments)
+        except ConfigError as error:
+            parser.error(str(error))
+
+
+def link_copies(photos: Path, folder: Path, copies: int) -> None:
+    """Fill `folder` with `copies` links to each file in the class folders of `photos`."""
+    for path in photos.glob("*/*"):
+        (folder / path.parent.name).mkdir(exist_ok=True)
+        for number in range(copies):
+            (folder / path.parent.name / f"{number}_{path.name}").symlink_to(path.absolute())
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Time both sides on the photos of `arguments.folder`, and print what came of it."""
     torch.set_num_threads(1)
-    try:
-        splits, config = read_folder(arguments.folder, arguments.reader)
-    except ConfigError as error:
-        parser.error(str(error))
+    splits, config = read_folder(arguments.folder, arguments.reader)
     num_ours, num_peer = len(splits.train), len(ImageFolder(arguments.folder))
     print(
         f"{platform.machine()}, {os.cpu_count()} cores ({torch.backends.cpu.get_cpu_capability()}), load "

@@ -1,5 +1,6 @@
 """Whole processes for the benchmarks: run with a stopwatch, in turn, and described with spread and machine."""
 
+import json
 import os
 import platform
 import statistics
@@ -9,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -46,8 +48,19 @@ def run(arguments: Sequence[str], *, folder: Path, statuses: tuple[int, ...] = (
     return Finished(seconds, done.stdout)
 
 
+def run_ranks(ranks: int, arguments: Sequence[str]) -> Any:
+    """Run Python with these arguments in `ranks` fresh processes, a thread each; gives the JSON of its last line."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [sys.executable, *(torchrun if ranks > 1 else []), *arguments]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def describe_machine() -> str:
-    """Cores, processor and load, for the first line."""
+    """GPU, cores, processor and load, for the first line."""
     import torch
 
     model = platform.processor() or platform.machine()
@@ -57,7 +70,8 @@ def describe_machine() -> str:
         model = next(lines, f": {model}").partition(":")[2].strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    return f"{cores} cores of {model}, load {load}, Python {platform.python_version()}, torch {torch.__version__}"
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{cores} cores of {model}, load {load}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def spread(seconds: Sequence[float]) -> str:

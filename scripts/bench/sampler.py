@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1024)
     parser.add_argument("--share", type=int, default=256, help="images of a rank per step")
     options = parser.parse_args()
-    from machine import describe_machine  # loads torch, which the ranks need not
+    from processes import describe_machine  # loads torch, which the ranks need not
 
     print(describe_machine())
     print(f"{options.samples:,} samples, {options.ranks:,} ranks, {options.share} images of each per step", flush=True)

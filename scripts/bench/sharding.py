@@ -11,16 +11,17 @@ process. Ends with `ratio: X.XX`, the largest share of a process times the numbe
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from processes import describe_machine, run_ranks
 
 
 def count_as_rank(settings: list[str]) -> None:
     """One step in this process, which may be one of several; rank 0 prints what each holds, as JSON."""
     import torch
-    from machine import compose
+    from in_process import compose
 
     from cvtrain.assembly import assemble
     from cvtrain.distributed.ranks import rank_of_process
@@ -51,13 +52,7 @@ def count_as_rank(settings: list[str]) -> None:
 
 def measure(ranks: int, settings: list[str]) -> list[list[int]]:
     """Bytes of parameters, gradients and optimizer state of each of `ranks` fresh processes."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [sys.executable, *(torchrun if ranks > 1 else []), __file__, "--count", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return run_ranks(ranks, [__file__, "--count", *settings])
 
 
 def main() -> int:
@@ -68,8 +63,6 @@ def main() -> int:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     options = parser.parse_args()
-    from machine import describe_machine
-
     print(describe_machine())
     settings = [
         f"model={options.model}",

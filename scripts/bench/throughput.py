@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import compose, describe_machine, synchronize
+from in_process import compose, synchronize
 from PIL import Image
+from processes import describe_machine
 from torch import nn
 
 from cvtrain.assembly import Run, assemble

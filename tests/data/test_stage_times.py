@@ -106,7 +106,7 @@ def test_core_seconds_of_a_stage_are_its_own():
 
 
 def test_a_core_that_is_lost_when_its_clock_is_read_counts_for_the_stage_that_used_it(monkeypatch):
-    """A call of the system is where another process gets the core: it was charged to the stage around, which did none."""
+    """A call of the system is where another process gets the core: the stage around had to answer for it."""
     now = itertools.count()
     times = {"perf": 0.0}
 
