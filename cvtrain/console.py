@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from cvtrain.config.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+log = logging.getLogger(__name__)
 
 LEVEL_STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
@@ -25,7 +28,16 @@ def get_console() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower().replace("-", "") != "utf8":
         # In a C or Latin-1 locale a letter that it lacks would end the line in an error.
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False, emoji=False)
+
+    class PatientConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Go on without a reader, such as `head` that has seen enough: rich would end the process."""
+            self.quiet = True
+            with Path(os.devnull).open("wb") as nothing:
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
+            log.warning("nobody reads the output any more: from here on the log file alone has it")
+
+    return PatientConsole(highlight=False, emoji=False)
 
 
 def shown_path(path: Path) -> str:

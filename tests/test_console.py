@@ -2,6 +2,10 @@
 
 import io
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +41,19 @@ def test_line_during_a_live_display_stands_above_it(logger, monkeypatch):
     with Live("bar", console=get_console(), auto_refresh=False):
         logger.info("line")
     assert output.getvalue().splitlines()[0] == "line"
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
+    """As with `cvtrain | head -1`: rich ended the process at the next line, with status 1 and without a word."""
+    command = [sys.executable, "-m", "cvtrain", "trainer.epochs=2", "plots=false", "hydra.run.dir=run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(120) == 0
+    lines = (tmp_path / "run" / "train.log").read_text()
+    assert lines.count("nobody reads the output any more") == 1
+    assert "done: all epochs done" in lines
