@@ -185,6 +185,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
 
 def _run(arguments: list[str], session: Session, *, checked: bool = False) -> None:
     from cvtrain.config.loading import check_command, compose_or_explain, explained
+    from cvtrain.config.overrides import repeated
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.root import register_schemas
 
@@ -196,6 +197,9 @@ def _run(arguments: list[str], session: Session, *, checked: bool = False) -> No
         return
     command = parse_command(with_sweeps_parameters(arguments))
     options = command.options
+    twice = {} if checked else repeated(options.overrides)
+    for key, word in twice.items():
+        print(f"warning: {key} is given more than once: {word} counts", file=sys.stderr)
     composer = build_composer(command.verb, options, command.overrides)
     register_resolvers(composer)
     if options.help:

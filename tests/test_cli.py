@@ -96,6 +96,18 @@ def test_train_is_the_verb_of_no_verb(cvtrain, calls):
     assert calls[0].overrides == ["seed=3"]
 
 
+def test_a_key_that_is_given_twice_is_said_and_the_last_counts(cvtrain, calls):
+    done = cvtrain("optimizer.lr=0.1", "seed=1", "model=custom", "model=mlp", "++optimizer.lr=0.3", "optimizer.lr=0.2")
+    assert done.status == 0
+    (call,) = calls
+    assert call.config.optimizer.lr == 0.2 and type(call.config.model) is MLPConfig
+    assert done.err.splitlines() == [
+        "warning: optimizer.lr is given more than once: optimizer.lr=0.2 counts",
+        "warning: model is given more than once: model=mlp counts",
+    ]
+    assert cvtrain("optimizer.lr=0.1", "seed=1").err == ""
+
+
 def test_flags_may_stand_before_and_after_overrides(cvtrain):
     before = cvtrain("--cfg", "job", "optimizer=sgd", "-p", "optimizer.name")
     after = cvtrain("train", "optimizer=sgd", "-p", "optimizer.name", "--cfg", "job")

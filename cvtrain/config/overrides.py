@@ -69,3 +69,13 @@ def _mapping_key(name: Any) -> str:
     if isinstance(name, str) and _PLAIN.fullmatch(name) and name.lower() not in _RESERVED:
         return name
     raise ValueError(f"{name!r} cannot be a key in {{key:value}}: letters, digits, _ . / and - after a letter or _")
+
+
+def repeated(words: list[str]) -> dict[str, str]:
+    """The word that counts, the last one, for each key that a command gives more than once."""
+    by_key: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals:
+            by_key.setdefault(key.lstrip("+"), []).append(word)
+    return {key: given[-1] for key, given in by_key.items() if len(given) > 1}

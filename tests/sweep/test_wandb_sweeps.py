@@ -145,7 +145,7 @@ def test_hyperband_and_the_servers_stop_flag_end_trials_with_a_checkpoint(server
 
 @pytest.mark.slow
 def test_a_preempted_trial_goes_on_with_another_agent(server, programs, agents):
-    sweep = programs.create(spec_of({"model": {"value": "mlp"}, "seed": {"value": 5}}, "trainer.epochs=500"))
+    sweep = programs.create(spec_of({"model": {"value": "mlp"}, "seed": {"value": 5}}, "trainer.epochs=2000"))
     agent = agents(programs.agent(sweep, "--forward-signals"))
     (run_id,) = wait_for_runs(sweep, 1)
     wait_for(lambda: rows(server, run_id, "val/loss"))
@@ -155,16 +155,16 @@ def test_a_preempted_trial_goes_on_with_another_agent(server, programs, agents):
     assert server.runs[run_id].exit_code == 143
     folder = run_folder(programs, sweep, run_id)
     before = summary(folder)
-    assert before["end_reason"] == "interrupted" and before["epochs"] < 500
+    assert before["end_reason"] == "interrupted" and before["epochs"] < 2000
     # The server sends the whole config back, as if the sweep had chosen all of it.
     second = agents(programs.agent(sweep)).end()
     assert server.agents["agent2"].told == ["resume", "exit"]
     assert server.states() == {run_id: "finished"}, second
     assert f"going on from runs/digits_mlp/sweep_{sweep.id}/{run_id}/checkpoints/last.pt" in second
     assert [path.name for path in folder.parent.iterdir()] == [run_id]
-    assert (summary(folder)["epochs"], summary(folder)["steps"]) == (500, 1500)
+    assert (summary(folder)["epochs"], summary(folder)["steps"]) == (2000, 6000)
     epochs = rows(server, run_id, "val/loss")
-    assert len(epochs) >= 500 and server.runs[run_id].summary["epochs"] == 500
+    assert len(epochs) >= 2000 and server.runs[run_id].summary["epochs"] == 2000
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert (config["seed"], config["model"]["name"]) == (5, "mlp")
 
@@ -189,7 +189,7 @@ def test_an_agent_killed_without_forwarding_leaves_its_trial_to_end_well(server,
 
 @pytest.mark.slow
 def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
-    settings = ("trainer.epochs=400", "logger.wandb.finish_timeout_seconds=3")
+    settings = ("trainer.epochs=1600", "logger.wandb.finish_timeout_seconds=3")
     with closing(WandbSweepServer()) as server:
         programs = Programs(tmp_path, server)
         sweep = programs.create(spec_of({"seed": {"value": 1}}, *settings))
@@ -200,8 +200,8 @@ def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
         seen = len(rows(server, run_id, "val/loss"))
     folder = run_folder(programs, sweep, run_id)
     wait_for(lambda: (folder / "summary.json").exists())
-    assert (summary(folder)["end_reason"], summary(folder)["epochs"]) == ("all epochs done", 400)
-    assert seen < 400
+    assert (summary(folder)["end_reason"], summary(folder)["epochs"]) == ("all epochs done", 1600)
+    assert seen < 1600
     wait_for(lambda: "wandb sync --include-online" in (folder / "train.log").read_text(encoding="utf-8"))
     agent.process.kill()
     with closing(WandbSweepServer()) as again:
@@ -209,7 +209,7 @@ def test_a_server_that_dies_leaves_a_whole_run_on_disk(tmp_path, agents):
         (kept,) = (folder / "wandb").glob("run-*")
         done = programs.run([str(BIN / "wandb"), "sync", "--include-online", str(kept)])
         assert done.returncode == 0, done.stdout
-        assert len(rows(again, run_id, "val/loss")) == 400
+        assert len(rows(again, run_id, "val/loss")) == 1600
 
 
 @pytest.mark.slow
