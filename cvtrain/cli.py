@@ -238,7 +238,7 @@ def _run_job(command: Command, composer: "Composer", session: Session, config: "
     if config is None or config.hydra.verbose:  # of which Hydra tells more than the job does
         hand_over(command, job)
     else:
-        run_checked(command, job, config)
+        run_checked(job, config)
 
 
 def _search(command: Command, composer: "Composer") -> None:

@@ -28,8 +28,8 @@ def hand_over(command: Command, job: Job) -> None:
         hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base=VERSION_BASE)(task)()
 
 
-def run_checked(command: Command, job: Job, config: DictConfig) -> None:
-    """What `hand_over` does for a command that is one run of `config`, without Hydra's own reading and composing."""
+def run_checked(job: Job, config: DictConfig) -> None:
+    """Run `job` once with a composed, checked config: `hand_over` without Hydra's own reading and composing."""
     with read_write(config.hydra):
         config.hydra.mode = RunMode.RUN
     HydraConfig.instance().set_config(config)

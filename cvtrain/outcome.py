@@ -92,9 +92,7 @@ def write_outcome(run: Run, end_reason: EndReason, plotter: Plotter | None, *, w
     """
     trainer, run_dir, world = run.trainer, run.run_dir, run.trainer.world
     is_done = end_reason not in (EndReason.interrupted, EndReason.pruned)
-    best = trainer.best_evaluation
-    if best is None:
-        best = (rescore_best(run) if is_done else None) or trainer.last_evaluation
+    best = trainer.best_evaluation or (rescore_best(run) if is_done else None) or trainer.last_evaluation
     metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
     if is_done and best is not None and world.is_main:
         write_split(run, "val", best, run.loaders.val, plotter)

@@ -5,9 +5,20 @@ from dataclasses import dataclass, field
 
 import torch
 
-# In the order of the loop. `wait`: for the next batch; `prepare`: augmentation and normalisation on the device;
+# In the order of the loop. `wait`: for the next batch; `transfer`: for its copy to the device, as far as that does not
+# run beside the computation; `prepare`: augmentation and normalisation on the device;
 # `logging`: reading the sums and writing them; `checkpoint`: the copy, the file is written beside the training.
-LOOP_STAGES = ("wait", "prepare", "forward_backward", "optimizer", "evaluation", "logging", "checkpoint", "other")
+LOOP_STAGES = (
+    "wait",
+    "transfer",
+    "prepare",
+    "forward_backward",
+    "optimizer",
+    "evaluation",
+    "logging",
+    "checkpoint",
+    "other",
+)
 
 
 @dataclass(frozen=True)

@@ -222,8 +222,9 @@ class Trainer:
         waiting_since = now()
         began_at, trained = self.batch, 0
         counted = self.times.counted(self.train_loader.epoch(self.epoch, start_batch=self.batch))
-        for batch in self.agreement.follow(on_device(counted, self.device)):
-            self.clock.lap("wait")
+        arriving = on_device(counted, self.device, arrived=lambda: self.clock.lap("wait"))
+        for batch in self.agreement.follow(arriving):
+            self.clock.lap("transfer")
             working_since = now()
             num_images = self.share.count(batch)
             if num_images:

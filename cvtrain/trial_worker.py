@@ -134,7 +134,6 @@ def load(overrides: list[str]) -> int:
         overrides: of all trials.
     """
     with importing():
-        import matplotlib.backends.backend_agg  # noqa: F401
         import torch  # noqa: F401
 
         import cvtrain.config.resolvers

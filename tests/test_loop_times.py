@@ -44,7 +44,7 @@ def test_a_run_says_where_its_time_went(compose_config, tmp_path):
     train(compose_config("trainer.device=cpu", *overrides), run_dir=tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     stages = summary["time"]["loop"]
-    assert stages.keys() >= {"wait", "prepare", "forward_backward", "optimizer", "evaluation", "checkpoint"}
+    assert stages.keys() >= {"wait", "transfer", "prepare", "forward_backward", "optimizer", "evaluation", "checkpoint"}
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1)
     assert 0 < summary["time"]["loop_seconds"] <= summary["wall_seconds"]
     assert summary["time"]["data"]["collate"]["seconds"] > 0

@@ -21,13 +21,13 @@ from cvtrain.config.rules import find_rule_problems
 def check_command(composer: Composer, overrides: list[str], multirun: bool) -> DictConfig | None:
     """Compose and check every job of a command, before anything is made on disk.
 
-    Returns:
-        The config of a command that is one run, with Hydra's own node; None for a sweep.
-
     Args:
         composer: composer of the command's verb.
         overrides: the command's tokens, as `open_up` leaves them.
         multirun: True with --multirun; `hydra.mode=MULTIRUN` in the config counts as well.
+
+    Returns:
+        The config of a command that is one run, with Hydra's own node; None for a sweep.
 
     Raises:
         ConfigError: everything that is wrong with any job, each problem once.

@@ -1,7 +1,7 @@
 """Batches on their way to the device: the copy of the next one runs beside the computation on this one."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,8 +25,12 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def on_device(
+    batches: Iterable[Batch], device: torch.device, *, arrived: Callable[[], None] = lambda: None
+) -> Iterator[Batch]:
     """The same batches in the same order, with images and labels on `device`.
+
+    `arrived` is called for each when it is at hand, and its copy to the device has yet to be made or waited for.
 
     On CUDA one batch more than was asked for has been sent already, on a stream of its own. Who counts batches counts
     those that it was given: the one ahead belongs to nobody yet, and is dropped if the iteration ends early. What goes
@@ -35,9 +39,13 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
     if device.type == "cuda":
         stream = torch.cuda.Stream(device)
         sent = (_send(batch, device, stream) for batch in batches)
-        yield from (_receive(*pair, device) for pair in one_ahead(sent))
+        for pair in one_ahead(sent):
+            arrived()
+            yield _receive(*pair, device)
     else:
-        yield from (to_device(batch, device) for batch in batches)
+        for batch in batches:
+            arrived()
+            yield to_device(batch, device)
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:

@@ -143,6 +143,10 @@ def _without_estimate(times: Times, facts: Facts) -> Finding:
         mostly = _largest_stage(times)
         advice = "a lighter augment or more cores would help" if mostly == "augment" else "more cores would help"
         return Finding(f"waiting for data {wait:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}: {advice}")
+    transfer = times.loop.get("transfer", 0.0) / times.total
+    if transfer >= _LARGE_REST:
+        advice = "data.device_cache=always saves it where nothing augments images one by one"
+        return Finding(f"copying batches to the device {transfer:.0%} of the time: {advice}")
     opening = f"computing {computing:.0%} of the time, waiting for data {wait:.0%}"
     if facts.faster_precision:
         return Finding(f"{opening}: trainer.precision=bf16 is what may help", "trainer.precision=bf16")

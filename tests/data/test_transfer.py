@@ -28,6 +28,19 @@ def test_the_cpu_gets_the_batches_as_they_are_and_nothing_is_made_ahead():
     assert number == 2
 
 
+def test_who_waits_hears_when_a_batch_is_there():
+    told = []
+
+    def source():
+        for number, batch in enumerate(made_batches(3)):
+            told.append(f"made {number}")
+            yield batch
+
+    for number, _ in enumerate(on_device(source(), torch.device("cpu"), arrived=lambda: told.append("arrived"))):
+        told.append(f"used {number}")
+    assert told == [f"{what}" for n in range(3) for what in (f"made {n}", "arrived", f"used {n}")]
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_one_ahead_gives_the_same_items(count):
     taken = []

@@ -105,6 +105,11 @@ def test_computing_has_no_estimate(facts, remedy, words):
     assert words in finding.sentence
 
 
+def test_copies_that_do_not_run_beside_the_computation():
+    times = Times(loop={"wait": 1.0, "transfer": 30.0, "forward_backward": 69.0}, num_epochs=2)
+    assert find_bottleneck(times, GPU).sentence.startswith("copying batches to the device 30% of the time: data.device")
+
+
 @pytest.mark.parametrize(("stage", "setting"), [("logging", "log_every_steps"), ("checkpoint", "every_minutes")])
 def test_writing(stage, setting):
     finding = find_bottleneck(Times(loop={"forward_backward": 70.0, stage: 30.0}), GPU)
