@@ -5,10 +5,10 @@ import sys
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line of this process, or one that a search has checked, and exit with its status."""
-    from cvtrain.interruption import PromptExit, is_interruption
+    from cvtrain.runtime.signals import PromptExit, is_signal_exit
 
     prompt_exit = PromptExit()
-    from cvtrain.cli import run
+    from cvtrain.cli.main import run
 
     try:
         status = run(sys.argv[1:]) if arguments is None else run(arguments, checked=True)
@@ -17,13 +17,13 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception:
         sys.excepthook(*sys.exc_info())
         status = 1
-    if is_interruption(status):
-        from cvtrain.config.trial import is_trial
-        from cvtrain.distributed.ranks import rank_of_process
+    if is_signal_exit(status):
+        from cvtrain.config.wandb_trial import is_trial
+        from cvtrain.distributed.env import rank_from_env
 
         # An agent of W&B shuts down after three failures, and a trial that it stopped itself is none. What starts
         # several processes looks at their exit codes.
-        prompt_exit.begin(status, by_signal=is_trial() and rank_of_process() is None)
+        prompt_exit.begin(status, by_signal=is_trial() and rank_from_env() is None)
     else:
         prompt_exit.end(status)
     sys.exit(status)

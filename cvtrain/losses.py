@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvtrain.config.optim import BCEConfig, CrossEntropyConfig, FocalConfig, LossConfig
+from cvtrain.config.schema.optim import BCEConfig, CrossEntropyConfig, FocalConfig, LossConfig
 
 
 class Criterion(nn.Module, ABC):
@@ -54,7 +54,7 @@ class Criterion(nn.Module, ABC):
         logits = self._checked(logits)
         hard = self._distribution(targets)
         soft = hard * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
-        losses = self.weighted_losses(logits, hard, soft, self.class_weights)
+        losses = self.loss_per_sample(logits, hard, soft, self.class_weights)
         if self.class_weights is None:
             return losses.mean()
         return losses.sum() / (hard @ self.class_weights).sum()
@@ -74,10 +74,10 @@ class Criterion(nn.Module, ABC):
         Args: as `forward`.
         """
         distribution = self._distribution(targets)
-        return self.weighted_losses(self._checked(logits), distribution, distribution, None)
+        return self.loss_per_sample(self._checked(logits), distribution, distribution, None)
 
     @abstractmethod
-    def weighted_losses(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
+    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
         """The loss of each sample, (B,) float32.
 
         Args:
@@ -118,8 +118,8 @@ class CrossEntropy(Criterion):
         """As `Criterion.per_sample`."""
         return F.cross_entropy(self._checked(logits), targets, reduction="none")
 
-    def weighted_losses(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
-        """As `Criterion.weighted_losses`."""
+    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
+        """As `Criterion.loss_per_sample`."""
         return F.cross_entropy(logits, soft, weight=class_weights, reduction="none")
 
 
@@ -145,8 +145,8 @@ class Focal(Criterion):
         super().__init__(num_classes=num_classes, label_smoothing=label_smoothing, class_weights=class_weights)
         self.gamma = gamma
 
-    def weighted_losses(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
-        """As `Criterion.weighted_losses`."""
+    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
+        """As `Criterion.loss_per_sample`."""
         log_probs = F.log_softmax(logits, dim=1)
         # 1 - p without cancellation near p = 1; the floor keeps the gradient of x^gamma finite for gamma < 1.
         complement = (-torch.expm1(log_probs)).clamp_min(torch.finfo(torch.float32).tiny)
@@ -162,8 +162,8 @@ class BinaryCrossEntropy(Criterion):
     the sample's: w(t) = sum_c t_c w_c over its K terms.
     """
 
-    def weighted_losses(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
-        """As `Criterion.weighted_losses`."""
+    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
+        """As `Criterion.loss_per_sample`."""
         losses = F.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
         return losses if class_weights is None else losses * (hard @ class_weights)
 
@@ -191,7 +191,7 @@ def build_criterion(config: LossConfig, *, num_classes: int, class_weights: Tens
 
 
 def empty_loss(outputs: Tensor | tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
-    """As `model_loss` for a batch without images, whose backward pass reaches all that was computed, and changes none.
+    """As `loss_with_aux_heads` for a batch without images: the backward pass reaches every parameter, changes none.
 
     For networks whose passes talk to other processes, which wait for theirs.
     """
@@ -201,7 +201,7 @@ def empty_loss(outputs: Tensor | tuple[Tensor | None, ...]) -> tuple[Tensor, Ten
     return torch.stack([output.sum() for output in given]).sum() * 0.0, outputs.logits  # type: ignore[attr-defined]
 
 
-def model_loss(
+def loss_with_aux_heads(
     criterion: nn.Module, outputs: Tensor | tuple[Tensor | None, ...], targets: Tensor, aux_weight: float
 ) -> tuple[Tensor, Tensor]:
     """The loss of a model's output, its auxiliary heads included, and the logits of its main head.

@@ -18,12 +18,12 @@ PRELOADED = (
     "matplotlib.backends.backend_agg",
     "sklearn.datasets",
     "hydra.main",
-    "cvtrain.cli",
-    "cvtrain.completion",
-    "cvtrain.config.compose",
-    "cvtrain.config.loading",
+    "cvtrain.cli.main",
+    "cvtrain.cli.completion",
+    "cvtrain.config.composer",
+    "cvtrain.config.load",
     "cvtrain.config.resolvers",
-    "cvtrain.train",
+    "cvtrain.commands.train",
 )
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.002

@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 from cvtrain.config.errors import format_value  # noqa: E402
 from cvtrain.config.location import conf_dir  # noqa: E402
-from cvtrain.config.root import GROUP_SCHEMAS, VERBS  # noqa: E402
-from cvtrain.config.schema import Setting, is_missing, settings_of  # noqa: E402
+from cvtrain.config.reflection import Setting, is_missing, settings_of  # noqa: E402
+from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS  # noqa: E402
 
 TARGET = ROOT / "docs" / "config.md"
 INTRODUCTION = """\

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cvtrain.cli import run  # noqa: E402
+from cvtrain.cli.main import run  # noqa: E402
 
 TARGET = ROOT / "docs" / "errors.md"
 BLOCK = re.compile(r"```console\n\$ cvtrain(?P<arguments>[^\n]*)\n(?P<answer>.*?)```", re.DOTALL)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cvtrain.config.root import Config
+from cvtrain.config.schema.root import Config
 
 if TYPE_CHECKING:
-    from cvtrain.assembly import Run
+    from cvtrain.training.build import Run
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The test processes share the cores; with a thread per core in each, all of them would wait for each other.
@@ -52,7 +52,7 @@ def cvtrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keep_logging: None
 ) -> Callable[..., Answer]:
     """`cvtrain("model=mlp", ...)` runs the command line in an empty folder."""
-    from cvtrain.cli import run
+    from cvtrain.cli.main import run
 
     monkeypatch.chdir(tmp_path)
 
@@ -68,7 +68,7 @@ def cvtrain(
 @pytest.fixture
 def assembled(compose_config: Callable[..., Config], tmp_path: Path) -> Iterator[Callable[..., "Run"]]:
     """`assembled("model=mlp", ...)`: a run that has not begun, in a folder of its own; closed at the end."""
-    from cvtrain.assembly import assemble
+    from cvtrain.training.build import build_run
 
     made: list[Run] = []
     numbers = itertools.count()  # also of runs that could not be made
@@ -76,7 +76,7 @@ def assembled(compose_config: Callable[..., Config], tmp_path: Path) -> Iterator
     def make(*overrides: str) -> "Run":
         run_dir = tmp_path / f"run{next(numbers)}"
         run_dir.mkdir()
-        made.append(assemble(compose_config(*overrides), run_dir))
+        made.append(build_run(compose_config(*overrides), run_dir))
         return made[-1]
 
     yield make
@@ -88,17 +88,17 @@ def assembled(compose_config: Callable[..., Config], tmp_path: Path) -> Iterator
 @pytest.fixture(scope="session")
 def compose_config() -> Callable[..., Config]:
     """`compose_config("model=mlp", ...)`: the typed, checked config of a training command."""
-    from cvtrain.config.compose import Composer
-    from cvtrain.config.loading import typed_config
-    from cvtrain.config.overrides import open_up
-    from cvtrain.config.root import register_schemas
+    from cvtrain.config.composer import Composer
+    from cvtrain.config.load import typed_config
+    from cvtrain.config.overrides import normalize_override
+    from cvtrain.config.schema.root import register_schemas
 
     register_schemas()
 
     composer = Composer("train")
 
     def compose(*overrides: str) -> Config:
-        tokens = [open_up(token, "train") for token in overrides]
+        tokens = [normalize_override(token, "train") for token in overrides]
         return typed_config(composer.compose(tokens), composer, tokens)
 
     return compose

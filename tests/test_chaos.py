@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "chaos.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "chaos.py"
 
 
 def last_line(tmp_path: Path, *arguments: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cvtrain.config.optim import LOSS_CONFIGS, BCEConfig, CrossEntropyConfig, FocalConfig, LossConfig
-from cvtrain.losses import BinaryCrossEntropy, CrossEntropy, Focal, build_criterion, model_loss
+from cvtrain.config.schema.optim import LOSS_CONFIGS, BCEConfig, CrossEntropyConfig, FocalConfig, LossConfig
+from cvtrain.losses import BinaryCrossEntropy, CrossEntropy, Focal, build_criterion, loss_with_aux_heads
 
 B, K = 17, 6
 GENERATOR = torch.Generator().manual_seed(0)
@@ -179,7 +179,7 @@ def test_model_loss_adds_the_auxiliary_heads():
     criterion = build(CrossEntropyConfig())
     main, one, two = (criterion(LOGITS * scale, LABELS).item() for scale in (1.0, 0.5, 0.1))
     outputs = GoogLeNetOutputs(LOGITS, LOGITS * 0.5, LOGITS * 0.1)
-    loss, logits = model_loss(criterion, outputs, LABELS, 0.3)
+    loss, logits = loss_with_aux_heads(criterion, outputs, LABELS, 0.3)
     assert loss.item() == pytest.approx(main + 0.3 * (one + two), rel=1e-6)
     assert logits is LOGITS
 
@@ -187,7 +187,7 @@ def test_model_loss_adds_the_auxiliary_heads():
 def test_model_loss_without_auxiliary_outputs():
     criterion = build(CrossEntropyConfig())
     for outputs in (LOGITS, GoogLeNetOutputs(LOGITS, None, None)):
-        loss, logits = model_loss(criterion, outputs, LABELS, 0.3)
+        loss, logits = loss_with_aux_heads(criterion, outputs, LABELS, 0.3)
         assert torch.equal(loss, criterion(LOGITS, LABELS))
         assert logits is LOGITS
 
@@ -195,4 +195,4 @@ def test_model_loss_without_auxiliary_outputs():
 @pytest.mark.parametrize("outputs", [{"logits": LOGITS}, (LOGITS, LOGITS)], ids=["dict", "tuple"])
 def test_model_loss_names_an_output_it_cannot_read(outputs):
     with pytest.raises(ValueError, match=rf"the model's output is a {type(outputs).__name__}; it has to be a tensor"):
-        model_loss(build(CrossEntropyConfig()), outputs, LABELS, 0.3)
+        loss_with_aux_heads(build(CrossEntropyConfig()), outputs, LABELS, 0.3)

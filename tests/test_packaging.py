@@ -11,7 +11,7 @@ import pytest
 
 import cvtrain
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILES = sorted(str(file.relative_to(ROOT / "conf")) for file in (ROOT / "conf").rglob("*.yaml"))
 SOURCE_FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "cvtrain").rglob("*.py"))
 

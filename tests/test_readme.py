@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from test_layers import LAYERS
 
-from cvtrain import cli
-from cvtrain.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_COMMAND
+from cvtrain.cli import main as cli
+from cvtrain.cli.main import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_COMMAND
 from cvtrain.config.location import conf_dir
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 OUTPUTS = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")

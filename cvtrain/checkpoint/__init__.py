@@ -5,10 +5,10 @@ can run code. At its end is a checksum of all of it. Reading trusts no claim of 
 leaves the old file or the new one, whatever happens.
 """
 
-from cvtrain.checkpoint.elsewhere import RemoteStore
 from cvtrain.checkpoint.errors import CheckpointError
-from cvtrain.checkpoint.files import inspect_checkpoint, load_checkpoint, save_checkpoint
-from cvtrain.checkpoint.newest import newest_valid
+from cvtrain.checkpoint.file import inspect_checkpoint, load_checkpoint, save_checkpoint
+from cvtrain.checkpoint.newest import latest_checkpoint
+from cvtrain.checkpoint.null_store import NullStore
 from cvtrain.checkpoint.state import FORMAT, FORMAT_VERSION, SnapshotError, inference_weights, to_cpu
 from cvtrain.checkpoint.store import BEST, LAST, CheckpointStore
 
@@ -19,12 +19,12 @@ __all__ = [
     "LAST",
     "CheckpointError",
     "CheckpointStore",
-    "RemoteStore",
+    "NullStore",
     "SnapshotError",
     "inference_weights",
     "inspect_checkpoint",
+    "latest_checkpoint",
     "load_checkpoint",
-    "newest_valid",
     "save_checkpoint",
     "to_cpu",
 ]

@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import IO
 
-from cvtrain.checkpoint.digest import FOOTER_BYTES
+from cvtrain.checkpoint.checksum import FOOTER_BYTES
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory: signature, disks, entries, size, offset, comment length
 _END_64 = struct.Struct("<4sQ2H2L4Q")

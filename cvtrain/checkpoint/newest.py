@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.checkpoint.errors import CheckpointError
-from cvtrain.checkpoint.files import load_checkpoint
+from cvtrain.checkpoint.file import load_checkpoint
 from cvtrain.checkpoint.store import BEST, LAST, numbered_checkpoints
 
 
-def newest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+def latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The newest checkpoint of `folder` that is whole: its path, its content, and what was wrong with newer ones.
 
     last.pt comes first, then step_*.pt from the newest on, and best.pt, which may be much older, if there is no other.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvtrain.atomic import remove_stale_files
 from cvtrain.checkpoint.errors import CheckpointError
-from cvtrain.checkpoint.files import inspect_checkpoint, link_checkpoint, write_snapshot
+from cvtrain.checkpoint.file import inspect_checkpoint, link_checkpoint, write_snapshot
 from cvtrain.checkpoint.state import to_cpu
+from cvtrain.runtime.files import remove_temporary_files
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class CheckpointStore:
         self._unsaved: _Request | None = None
         self._thread: threading.Thread | None = None
         self._idle = threading.Condition()
-        for path in remove_stale_files(folder):
+        for path in remove_temporary_files(folder):
             log.info("%s: removed, its process was killed while writing it", path)
 
     def save(self, state: dict[str, Any], *, names: tuple[str, ...] = (LAST,)) -> None:

@@ -1,12 +1,12 @@
 """What a newcomer may have meant by a word that is no `key=value`, by a flag that there is not, by an open bracket."""
 
-from cvtrain.config.compose import Composer
+from cvtrain.config.composer import Composer
 from cvtrain.config.errors import Problem
-from cvtrain.config.origins import COMMAND_LINE
+from cvtrain.config.hints import closest, closest_keys, did_you_mean
+from cvtrain.config.provenance import COMMAND_LINE
 from cvtrain.config.redact import redact
-from cvtrain.config.root import GROUP_SCHEMAS, VERBS
-from cvtrain.config.schema import settings_by_key
-from cvtrain.config.suggestions import closest, closest_keys, did_you_mean
+from cvtrain.config.reflection import settings_by_key
+from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
 
 # Words of other command lines.
 FLAGS_OF_WORDS = {"help": "cvtrain --help", "usage": "cvtrain --help", "version": "cvtrain --version"}

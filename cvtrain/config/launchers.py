@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from hydra.conf import HydraConf
 
 from cvtrain.config.errors import Problem
-from cvtrain.config.origins import COMMAND_LINE
+from cvtrain.config.provenance import COMMAND_LINE
 
 GROUP = "hydra/launcher"
 BASIC = "basic"

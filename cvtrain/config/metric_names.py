@@ -2,10 +2,10 @@
 
 from cvtrain.config.checks.training import MONITORS
 from cvtrain.config.errors import Problem
-from cvtrain.config.suggestions import closest, did_you_mean
-from cvtrain.config.trainer import MonitorMode
+from cvtrain.config.hints import closest, did_you_mean
+from cvtrain.config.schema.trainer import MonitorMode
 
-OF_A_SPLIT = tuple(name.partition("/")[2] for name in MONITORS)
+SPLIT_METRICS = tuple(name.partition("/")[2] for name in MONITORS)
 TRAINING = (
     "train/loss",
     "train/accuracy",
@@ -16,11 +16,11 @@ TRAINING = (
     "perf/data_wait_share",
 )
 # Entries of summary.json, which W&B gets too.
-AT_THE_END = ("best.value", *(f"best.metrics.{name}" for name in MONITORS), *(f"last.{name}" for name in MONITORS))
+SUMMARY_METRICS = ("best.value", *(f"best.metrics.{name}" for name in MONITORS), *(f"last.{name}" for name in MONITORS))
 # The test split is scored too, but nothing is chosen by it.
-LOGGED = (*MONITORS, *TRAINING, *AT_THE_END)
+LOGGED = (*MONITORS, *TRAINING, *SUMMARY_METRICS)
 # Which way is better, where it is no question of taste.
-_BETTER = {name: MONITORS[f"val/{name}"] for name in OF_A_SPLIT} | {
+_BETTER = {name: MONITORS[f"val/{name}"] for name in SPLIT_METRICS} | {
     "epoch_loss": MonitorMode.min,
     "epoch_accuracy": MonitorMode.max,
     "images_per_second": MonitorMode.max,
@@ -40,6 +40,6 @@ def metric_problem(key: str, name: object) -> Problem | None:
     return Problem(key, name, "no run logs this metric", "\n".join(filter(None, [did_you_mean(names), listed])))
 
 
-def better_way(name: object) -> MonitorMode | None:
+def metric_direction(name: object) -> MonitorMode | None:
     """Whether a metric is better at its min or max; None: it depends on what one wants."""
     return _BETTER.get(str(name).partition("/")[2])

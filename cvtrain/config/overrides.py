@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from cvtrain.config.schema import open_keys
+from cvtrain.config.reflection import open_keys
 
 # Groups whose option may be none at all, and what Hydra calls that.
 NULL_CHOICES = {"experiment": "~experiment", "debug": "~debug", "logger": "logger=[]"}
@@ -12,7 +12,7 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = {"null", "true", "false", "inf", "nan"}
 
 
-def open_up(token: str, verb: str) -> str:
+def normalize_override(token: str, verb: str) -> str:
     """The token as Hydra wants it.
 
     `model.kwargs.depth=2` gets the `++` that adds a key to an open mapping: a user knows their class's arguments, and

@@ -8,13 +8,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cvtrain.config.compose import Composer
+from cvtrain.config.composer import Composer
 from cvtrain.config.errors import format_value
-from cvtrain.config.resuming import AUTO, MUST, resumed_folder
-from cvtrain.config.root import VERBS
-from cvtrain.config.schema import is_missing, settings_of
+from cvtrain.config.reflection import is_missing, settings_of
+from cvtrain.config.resume import AUTO, MUST, resumed_folder
+from cvtrain.config.schema.root import VERBS
 from cvtrain.config.sweep_files import FOLDER, sweep_files
-from cvtrain.config.trial import trial_folder
+from cvtrain.config.wandb_trial import trial_folder
 
 HELP_WIDTH = 100
 

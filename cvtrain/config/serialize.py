@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.root import GROUP_SCHEMAS, Config
+from cvtrain.config.schema.root import GROUP_SCHEMAS, Config
 
 # Groups whose options differ in type: the schema's name is kept beside the values.
 _POLYMORPHIC = {group: schemas for group, schemas in GROUP_SCHEMAS.items() if group != "logger"}

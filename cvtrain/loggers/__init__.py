@@ -1,7 +1,7 @@
 """Where a run's figures go: files always; TensorBoard, W&B and MLflow by choice."""
 
+from cvtrain.loggers.base import Logger, RunLogger
 from cvtrain.loggers.build import build_loggers
-from cvtrain.loggers.composite import Logger, RunLogger
 from cvtrain.loggers.files import read_metrics
 
 __all__ = ["Logger", "RunLogger", "build_loggers", "read_metrics"]

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.logger import LoggersConfig, MLflowConfig, TensorBoardConfig, WandbConfig
 from cvtrain.config.redact import redact
-from cvtrain.loggers.composite import Logger, RunLogger, warn_off
+from cvtrain.config.schema.logger import LoggersConfig, MLflowConfig, TensorBoardConfig, WandbConfig
+from cvtrain.loggers.base import Logger, RunLogger, warn_disabled
 from cvtrain.loggers.files import FileLogger
-from cvtrain.loggers.mlflow_logger import MLflowLogger
+from cvtrain.loggers.mlflow import MLflowLogger
 from cvtrain.loggers.tensorboard import TensorBoardLogger
 from cvtrain.loggers.trial_channel import VARIABLE, open_trial_channel
-from cvtrain.loggers.wandb_logger import WandbLogger
+from cvtrain.loggers.wandb import WandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def build_loggers(
             RunLogger(loggers).finish(exit_code=1)
             raise
         except Exception as error:
-            warn_off(logger_name, error)
+            warn_disabled(logger_name, error)
     return RunLogger(loggers)
 
 

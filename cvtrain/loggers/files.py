@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from cvtrain.atomic import atomic_file
+from cvtrain.runtime.files import atomic_write
 
 METRICS_JSONL = "metrics.jsonl"
 METRICS_CSV = "metrics.csv"
@@ -105,7 +105,7 @@ class FileLogger:
     def _keep_rows(self, num_rows: int) -> None:
         self._close()
         rows = read_metrics(self.jsonl_path)[:num_rows]
-        with atomic_file(self.jsonl_path) as file:
+        with atomic_write(self.jsonl_path) as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         self._rewrite_csv(self._columns, self._read_csv()[:num_rows])
         self._num_rows = num_rows
@@ -126,7 +126,7 @@ class FileLogger:
         self._csv = _open_to_append(self.csv_path)
 
     def _rewrite_csv(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        with atomic_file(self.csv_path) as file:
+        with atomic_write(self.csv_path) as file:
             file.write(_csv_line(columns))
             file.writelines(_csv_line(row.get(name, "") for name in columns) for row in rows)
 

@@ -33,7 +33,7 @@ class WandbSession:
     has_secret_arguments: bool
 
 
-def open_session(*, mode: str | None, probe_seconds: float) -> WandbSession:
+def check_session(*, mode: str | None, probe_seconds: float) -> WandbSession:
     """Read the environment and W&B's own settings, find a key, knock at the server.
 
     Nothing is asked at the terminal: without a key the client's own start would wait for an answer there for ever.

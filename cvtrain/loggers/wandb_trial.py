@@ -9,9 +9,9 @@ from typing import Any
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.metric_names import metric_problem
-from cvtrain.config.trial import CHOSEN, RUN_ID, SWEEP_ID, current_trial
-from cvtrain.interruption import is_interruption
-from cvtrain.loggers.wandb_session import open_session
+from cvtrain.config.wandb_trial import CHOSEN, RUN_ID, SWEEP_ID, current_trial
+from cvtrain.loggers.wandb_session import check_session
+from cvtrain.runtime.signals import is_signal_exit
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def exit_code_to_send(run: Any, exit_code: int, request: StopRequest) -> int:
     A trial that the sweep has stopped did what it should: 0, so that its figures count. One that a signal ended
     otherwise is preempted: the sweep gives it to an agent again, and it goes on from its checkpoint.
     """
-    if not is_interruption(exit_code):
+    if not is_signal_exit(exit_code):
         return exit_code
     if request.received or _was_stopped(run):
         log.info("W&B: the sweep has stopped this trial")
@@ -133,7 +133,7 @@ def report_failure(exit_code: int, message: str) -> None:
     import wandb
 
     try:
-        if open_session(mode=None, probe_seconds=QUESTION_SECONDS).offline_reason is not None:
+        if check_session(mode=None, probe_seconds=QUESTION_SECONDS).offline_reason is not None:
             return
         with tempfile.TemporaryDirectory() as folder:
             settings = wandb.Settings(silent=True, console="off", init_timeout=10, finish_timeout=10)

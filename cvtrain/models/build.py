@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.model import (
+from cvtrain.config.schema.model import (
     CustomModelConfig,
     Freeze,
     MLPConfig,
@@ -18,11 +18,11 @@ from cvtrain.config.model import (
 )
 from cvtrain.models.built import BuiltModel
 from cvtrain.models.custom import build_custom
-from cvtrain.models.input_layers import has_small_stem
 from cvtrain.models.mlp import build_mlp
 from cvtrain.models.small_convnet import build_small_convnet
-from cvtrain.models.timm_models import build_timm
-from cvtrain.models.torchvision_models import build_torchvision
+from cvtrain.models.stem import has_small_stem
+from cvtrain.models.timm import build_timm
+from cvtrain.models.torchvision import build_torchvision
 from cvtrain.models.weights import is_file_name
 
 _BUILDERS: dict[type[ModelConfig], Callable[..., BuiltModel]] = {

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.importing import import_object
-from cvtrain.config.model import CustomModelConfig
+from cvtrain.config.imports import import_object
+from cvtrain.config.schema.model import CustomModelConfig
 from cvtrain.models.built import BuiltModel, is_convolutional
+from cvtrain.models.dry_run import evaluation_mode, first_tensor, run_in_evaluation
 from cvtrain.models.heads import last_layer, named_head
-from cvtrain.models.layers import group_by_depth
-from cvtrain.models.tracing import evaluation_mode, first_tensor, run_in_evaluation
+from cvtrain.models.layer_groups import group_by_depth
 from cvtrain.models.weights import load_weights, read_state
 
 logger = logging.getLogger(__name__)

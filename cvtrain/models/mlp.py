@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from cvtrain.config.model import MLPConfig
+from cvtrain.config.schema.model import MLPConfig
 from cvtrain.models.built import BuiltModel
-from cvtrain.models.layers import group_by_depth
+from cvtrain.models.layer_groups import group_by_depth
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 _NORMS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}

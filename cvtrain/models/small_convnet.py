@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.model import SmallConvNetConfig
+from cvtrain.config.schema.model import SmallConvNetConfig
 from cvtrain.models.built import BuiltModel
-from cvtrain.models.layers import group_by_depth
+from cvtrain.models.layer_groups import group_by_depth
 
 # Side of the patches that the first layer looks at.
 _PATCH = 2

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvtrain.models.dry_run import first_tensor, forward_zeros
 from cvtrain.models.macs import MacCounter
-from cvtrain.models.tracing import first_tensor, run_on_zeros
 
 # With fewer parts than this, the parts of the parts say more.
 _FEW_PARTS = 4
@@ -99,7 +99,7 @@ def count_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels are not counted
     try:
         with MacCounter() as counter:
-            run_on_zeros(module, shape)
+            forward_zeros(module, shape)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return counter.macs

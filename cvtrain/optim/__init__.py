@@ -1,7 +1,7 @@
 """Parameter groups, optimizers and learning-rate schedules."""
 
 from cvtrain.optim.build import build_optimizer
-from cvtrain.optim.groups import format_groups, parameter_groups
+from cvtrain.optim.param_groups import format_groups, parameter_groups
 from cvtrain.optim.schedule import Schedule, apply_schedule, build_schedule
 
 __all__ = [

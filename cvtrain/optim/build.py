@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.optim import (
+from cvtrain.config.schema.optim import (
     AdadeltaConfig,
     AdagradConfig,
     AdamaxConfig,
@@ -25,8 +25,8 @@ from cvtrain.config.optim import (
     SGDConfig,
 )
 from cvtrain.optim.eager import build_eager
-from cvtrain.optim.groups import parameter_groups
 from cvtrain.optim.muon import MuonWithAdamW, muon_parameters
+from cvtrain.optim.param_groups import parameter_groups
 
 # torch declares no common signature for its optimizers.
 OptimizerClass = Callable[..., Optimizer]

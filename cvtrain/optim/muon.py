@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.optim.groups import head_parameters, weight_names
+from cvtrain.optim.param_groups import head_parameters, weight_names
 
 # Quintic coefficients of Jordan et al. 2024: steepest at zero, so that five iterations bring singular values near 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

@@ -13,7 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.optim import (
+from cvtrain.config.schema.optim import (
     ConstantConfig,
     CosineConfig,
     ExponentialConfig,
@@ -25,7 +25,7 @@ from cvtrain.config.optim import (
     SchedulerConfig,
     StepConfig,
 )
-from cvtrain.optim.factors import constant, cosine, exponential, multistep, onecycle, polynomial, step_decay
+from cvtrain.optim.schedule_factors import constant, cosine, exponential, multistep, onecycle, polynomial, step_decay
 
 logger = logging.getLogger(__name__)
 

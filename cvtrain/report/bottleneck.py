@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from cvtrain.report.estimate import seconds_with_cache, seconds_with_workers
-from cvtrain.stage_clock import Times
+from cvtrain.runtime.stage_clock import Times
 
 # A change that promises less than this is not worth a word.
 WORTHWHILE = 1.05
@@ -49,7 +49,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Bottleneck:
     """The sentence; the setting that it proposes, if any; how many times faster an epoch would then be, if known.
 
     `estimates` has that for every setting that was looked at, by itself.
@@ -61,14 +61,14 @@ class Finding:
     estimates: Mapping[str, float] = field(default_factory=dict)
 
 
-def find_bottleneck(times: Times, facts: Facts) -> Finding:
+def find_bottleneck(times: Times, facts: Facts) -> Bottleneck:
     """The remedy that would save most of the measured time, or what the time is spent on if none would."""
     if times.total <= 0:
-        return Finding("nothing was measured")
+        return Bottleneck("nothing was measured")
     wait = times.loop.get("wait", 0.0) / times.total
     if facts.keeps_features and wait >= _LARGE_REST:
         # What is waited for comes once: no setting of the data makes an epoch faster that has its features already.
-        return Finding(f"waiting for features {wait:.0%} of the time, each computed once: more epochs cost little")
+        return Bottleneck(f"waiting for features {wait:.0%} of the time, each computed once: more epochs cost little")
     proposals = [
         *_data_proposals(times, facts),
         *_evaluation_proposals(times),
@@ -80,7 +80,7 @@ def find_bottleneck(times: Times, facts: Facts) -> Finding:
     return replace(best, estimates=estimates)
 
 
-def _data_proposals(times: Times, facts: Facts) -> list[Finding]:
+def _data_proposals(times: Times, facts: Facts) -> list[Bottleneck]:
     data = sum(times.data.values())
     if data <= 0:
         return []
@@ -115,7 +115,7 @@ def _largest_stage(times: Times) -> str:
     )
 
 
-def _evaluation_proposals(times: Times) -> list[Finding]:
+def _evaluation_proposals(times: Times) -> list[Bottleneck]:
     evaluation = times.loop.get("evaluation", 0.0)
     share = evaluation / times.total
     if share < _LARGE_EVALUATION or times.num_epochs < 1:
@@ -125,11 +125,11 @@ def _evaluation_proposals(times: Times) -> list[Finding]:
     return [_proposal(f"evaluating {share:.0%} of the time", f"trainer.eval_every_epochs={every}", speedup)]
 
 
-def _proposal(opening: str, remedy: str, speedup: float) -> Finding:
-    return Finding(f"{opening}: {remedy} would make an epoch about {speedup:.1f}x faster", remedy, round(speedup, 2))
+def _proposal(opening: str, remedy: str, speedup: float) -> Bottleneck:
+    return Bottleneck(f"{opening}: {remedy} would make an epoch about {speedup:.1f}x faster", remedy, round(speedup, 2))
 
 
-def _without_estimate(times: Times, facts: Facts) -> Finding:
+def _without_estimate(times: Times, facts: Facts) -> Bottleneck:
     """What the time goes into where no setting has a measured gain."""
     wait = times.loop.get("wait", 0.0) / times.total
     computing = sum(times.loop.get(name, 0.0) for name in ("prepare", "forward_backward", "optimizer")) / times.total
@@ -138,18 +138,22 @@ def _without_estimate(times: Times, facts: Facts) -> Finding:
     if writing[largest] >= _LARGE_REST:
         remedy = "trainer.log_every_steps" if largest == "logging" else facts.save_remedy
         words = "logging" if largest == "logging" else "copying checkpoints"
-        return Finding(f"{words} {writing[largest]:.0%} of the time: a larger {remedy} would save some of it", remedy)
+        return Bottleneck(
+            f"{words} {writing[largest]:.0%} of the time: a larger {remedy} would save some of it", remedy
+        )
     if wait >= _LARGE_REST:
         mostly = _largest_stage(times)
         advice = "a lighter augment or more cores would help" if mostly == "augment" else "more cores would help"
-        return Finding(f"waiting for data {wait:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}: {advice}")
+        return Bottleneck(f"waiting for data {wait:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}: {advice}")
     transfer = times.loop.get("transfer", 0.0) / times.total
     if transfer >= _LARGE_REST:
         advice = "data.device_cache=always saves it where nothing augments images one by one"
-        return Finding(f"copying batches to the device {transfer:.0%} of the time: {advice}")
+        return Bottleneck(f"copying batches to the device {transfer:.0%} of the time: {advice}")
     opening = f"computing {computing:.0%} of the time, waiting for data {wait:.0%}"
     if facts.faster_precision:
-        return Finding(f"{opening}: trainer.precision=bf16 is what may help", "trainer.precision=bf16")
+        return Bottleneck(f"{opening}: trainer.precision=bf16 is what may help", "trainer.precision=bf16")
     if facts.can_compile and computing >= 0.6:
-        return Finding(f"{opening}: trainer.compile=true may help, beyond it a faster device", "trainer.compile=true")
-    return Finding(f"{opening}: no setting stands out" if computing < 0.6 else f"{opening}: the device is the limit")
+        return Bottleneck(
+            f"{opening}: trainer.compile=true may help, beyond it a faster device", "trainer.compile=true"
+        )
+    return Bottleneck(f"{opening}: no setting stands out" if computing < 0.6 else f"{opening}: the device is the limit")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.config.redact import redact
-from cvtrain.report.summary import write_json
+from cvtrain.report.json_file import write_json
 
 # The packages whose version can change a run's figures or files.
 PACKAGES = (

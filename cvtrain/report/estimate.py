@@ -15,7 +15,7 @@ things, each of which bounds it on its own: what the loop computes, and what the
 
 from dataclasses import dataclass
 
-from cvtrain.stage_clock import Times
+from cvtrain.runtime.stage_clock import Times
 
 # What decoded images make needless. Taking one out of a cache is counted as nothing.
 _CACHED = ("read", "decode", "cache")

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.atomic import atomic_file
+from cvtrain.runtime.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,11 +132,11 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
     buffer = io.BytesIO()
     # Figure.savefig would draw everything twice. Level 1 compresses faster than the default, into larger files.
     figure.canvas.print_png(buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 1})  # type: ignore[attr-defined]
-    with atomic_file(path, text=False) as file:
+    with atomic_write(path, text=False) as file:
         file.write(buffer.getvalue())
 
 
-def drawable(text: str, max_chars: int = 0) -> str:
+def printable_text(text: str, max_chars: int = 0) -> str:
     """`text` as it can be drawn: no mathematics, no control characters, no boxes for letters that no font has.
 
     A letter without a glyph is replaced by its plain form (e for an e with rare accents), else by its code point in

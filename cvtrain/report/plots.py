@@ -14,9 +14,9 @@ from cvtrain.report.figure import (
     RATE_COLOR,
     TRAIN_COLOR,
     VAL_COLOR,
-    drawable,
     new_figure,
     place_square,
+    printable_text,
     save_figure,
     style,
 )
@@ -142,7 +142,7 @@ def plot_images(
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)
         axes.set_axis_off()
         if title:
-            figure.text(gap / width, 1 - 0.13 / height, drawable(title, 90), va="top", size=10, weight="bold")
+            figure.text(gap / width, 1 - 0.13 / height, printable_text(title, 90), va="top", size=10, weight="bold")
         for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
             row, column = divmod(index, columns)
             left = gap + column * (cell + gap)
@@ -151,7 +151,7 @@ def plot_images(
             text = figure.text(
                 (left + cell / 2) / width,
                 (bottom - 0.04) / height,
-                "\n".join(drawable(part, 32) for part in caption.split("\n")),
+                "\n".join(printable_text(part, 32) for part in caption.split("\n")),
                 ha="center",
                 va="top",
                 size=8,
@@ -243,7 +243,7 @@ def _name_ticks(axes: "Axes", classes: Sequence[str], cell_inches: float) -> Non
     fitting = 1 if num_classes <= MAX_CLASSES_WITH_TEXT else 0.2 / cell_inches
     stride = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, num_classes) if step >= fitting)
     positions = list(range(0, num_classes, stride))
-    names = [drawable(classes[position], 24) for position in positions]
+    names = [printable_text(classes[position], 24) for position in positions]
     longest = max(len(name) for name in names)
     upright = longest * 0.075 < cell_inches
     axes.set_xticks(positions, names, rotation=0 if upright else 90 if num_classes > 12 else 45)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cvtrain.atomic import atomic_file
+from cvtrain.runtime.files import atomic_write
 
 
 def write_predictions_csv(
@@ -44,7 +44,7 @@ def write_predictions_csv(
         header = [f"prob_{name}" for name in classes]
     else:
         header = [cell for rank in range(1, num_given + 1) for cell in (f"top{rank}", f"top{rank}_prob")]
-    with atomic_file(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "label", "pred", "confidence", *header])
         for name, label, best, probs in zip(names, labels, top_classes, top_probs, strict=True):
@@ -60,7 +60,7 @@ def write_predictions_csv(
 def write_per_class_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """One row per class, the columns those of the first row (class, precision, recall, f1, support), atomically."""
     columns = list(rows[0]) if rows else []
-    with atomic_file(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_cell(row[column]) for column in columns] for row in rows)

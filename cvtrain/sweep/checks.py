@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from cvtrain.config.compose import COMPOSITION_ERRORS, Composer, jobs_to_check
+from cvtrain.config.composer import COMPOSITION_ERRORS, Composer, jobs_to_check
 from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.loading import compose_or_explain, typed_config
-from cvtrain.config.origins import COMMAND_LINE, readable
-from cvtrain.config.overrides import open_up, override
-from cvtrain.config.root import Config
+from cvtrain.config.load import compose_or_explain, typed_config
+from cvtrain.config.overrides import normalize_override, override
+from cvtrain.config.provenance import COMMAND_LINE, readable
+from cvtrain.config.schema.root import Config
 from cvtrain.sweep.parameters import Parameter
 from cvtrain.sweep.spec import SweepSpec
 
@@ -29,7 +29,7 @@ def check_spec(spec: SweepSpec, composer: Composer, fixed: list[str]) -> Config:
 
     Args:
         composer: composer of the verb train.
-        fixed: overrides of all trials, as `open_up` leaves them.
+        fixed: overrides of all trials, as `normalize_override` leaves them.
 
     Returns:
         The config that all trials start from, without any parameter of the search.
@@ -76,7 +76,8 @@ def _compose_job(
 def probing_jobs(parameters: Iterable[Parameter]) -> list[list[str]]:
     """Overrides of the trials to check: all combinations if they are few, else each value beside the others' first."""
     lists = [
-        [open_up(override(parameter.key, value), "train") for value in parameter.probes()] for parameter in parameters
+        [normalize_override(override(parameter.key, value), "train") for value in parameter.probes()]
+        for parameter in parameters
     ]
     return jobs_to_check(lists)
 

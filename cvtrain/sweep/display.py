@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from optuna.trial import FrozenTrial, TrialState
 
 from cvtrain.config.errors import format_value
-from cvtrain.console import get_console
+from cvtrain.runtime.console import get_console
 from cvtrain.sweep.spec import Metric, SweepSpec
 from cvtrain.sweep.trial import RunningTrial
 

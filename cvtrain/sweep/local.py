@@ -9,13 +9,13 @@ from optuna.trial import TrialState
 
 from cvtrain.config.checks.sweep import usable_cores
 from cvtrain.config.errors import RunError
-from cvtrain.console import shown_path
-from cvtrain.interruption import SIGNALS
+from cvtrain.runtime.console import display_path
+from cvtrain.runtime.signals import SIGNALS
 from cvtrain.sweep.display import best_trial, build_display, describe_values
 from cvtrain.sweep.report import write_report
 from cvtrain.sweep.search import Search
-from cvtrain.sweep.storage import DatabaseGoneError, Patience
-from cvtrain.sweep.study import StudyBook
+from cvtrain.sweep.storage import DatabaseGoneError, RetryPolicy
+from cvtrain.sweep.study import StudyStore
 from cvtrain.sweep.study_folder import explained_folder, log_file, make_folder, refuse_strange_folders
 from cvtrain.sweep.trial import (
     CONSOLE,
@@ -58,7 +58,7 @@ def search_locally(search: Search) -> int:
             is_hurried=lambda: wish.count > 1,
         )
         with pool:  # they load their libraries while the database is opened
-            book = StudyBook(search, Patience(lambda: wish.count))
+            book = StudyStore(search, RetryPolicy(lambda: wish.count))
             refuse_strange_folders(book.trials(), search.name, folder)
             make_folder(folder)
             with explained_folder(folder):
@@ -85,7 +85,7 @@ def search_locally(search: Search) -> int:
 class LocalSearch:
     """The loop: gives free workers trials, keeps what trials tell, and ends when there are enough of them."""
 
-    def __init__(self, search: Search, book: StudyBook, pool: WorkerPool, wish: StopWish) -> None:
+    def __init__(self, search: Search, book: StudyStore, pool: WorkerPool, wish: StopWish) -> None:
         assert search.trials is not None
         self.search = search
         self.metric = search.spec.metric
@@ -101,14 +101,14 @@ class LocalSearch:
 
     def run(self) -> None:
         """Run trials until the study has enough, the target is reached, or the user stops it."""
-        self._greet()
+        self.log_start()
         if self._is_complete():
             return
         self.pool.wait_until_ready()
         display = build_display(self.search.name, self.search.spec, self.limit)
         try:
             while True:
-                self._give_out()
+                self.assign_trials()
                 if not self.running:
                     break
                 display.update(list(self.running.values()), self.book.trials())
@@ -119,7 +119,7 @@ class LocalSearch:
         finally:
             display.close()
 
-    def _greet(self) -> None:
+    def log_start(self) -> None:
         trials = self.book.trials()
         done = sum(trial.state.is_finished() for trial in trials)
         spec = self.search.spec
@@ -131,14 +131,14 @@ class LocalSearch:
         if done >= self.limit:
             more = "" if spec.grid_size() == self.limit else "sweep.trials=N with a larger N goes on, "
             log.info("that was all; %ssweep.name=... begins anew", more)
-        log.info("trials in %s", shown_path(self.search.folder))
+        log.info("trials in %s", display_path(self.search.folder))
 
     def _is_complete(self) -> bool:
         return sum(trial.state.is_finished() for trial in self.book.trials()) >= self.limit
 
     # ------------------------------------------------------------------ starting trials
 
-    def _give_out(self) -> None:
+    def assign_trials(self) -> None:
         for worker in self.pool.workers:
             if self.wish.received is not None or self.exhausted:
                 return
@@ -224,14 +224,14 @@ class LocalSearch:
 
     def _failed(self, trial: RunningTrial, message: str) -> None:
         self.book.finish(trial.handle, TrialState.FAIL, value=None, message=message)
-        log.error("trial %d failed: %s\n  all of it: %s", trial.number, message, shown_path(trial.folder / CONSOLE))
+        log.error("trial %d failed: %s\n  all of it: %s", trial.number, message, display_path(trial.folder / CONSOLE))
         states = [each.state for each in self.book.trials() if each.state.is_finished()]
-        limit = self.search.config.sweep.failures_at_start
+        limit = self.search.config.sweep.max_initial_failures
         if len(states) >= limit and all(state is TrialState.FAIL for state in states):
             self._stop_all(signal.SIGTERM)
             raise RunError(
                 f"the first {len(states)} trials all failed, the last with:\n  {message}\n"
-                f"  nothing more is tried; sweep.failures_at_start={limit} sets how many may"
+                f"  nothing more is tried; sweep.max_initial_failures={limit} sets how many may"
             )
 
     # ------------------------------------------------------------------ the user's wish to stop

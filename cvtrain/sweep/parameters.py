@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvtrain.config.errors import Problem, format_value
-from cvtrain.config.suggestions import closest, did_you_mean
+from cvtrain.config.hints import closest, did_you_mean
 
 # What of a distribution without ends is drawn: all but its outermost millionths.
 TAIL = 1e-6

@@ -14,9 +14,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from cvtrain.atomic import atomic_file
 from cvtrain.config.errors import format_value
-from cvtrain.console import shown_path
+from cvtrain.runtime.console import display_path
+from cvtrain.runtime.files import atomic_write
 from cvtrain.sweep.display import STATES, best_trial, last_value, short
 from cvtrain.sweep.report_plots import Point, plot_history, plot_importance, plot_parallel
 from cvtrain.sweep.search import Search
@@ -50,9 +50,9 @@ def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTri
     command = "" if best is None else reproducing_command(search, best.user_attrs[RUN]["overrides"])
     if best is not None:
         copy_best(trial_folder(folder, best.number), report)
-        with atomic_file(report / "best_command.txt") as file:
+        with atomic_write(report / "best_command.txt") as file:
             file.write(command + "\n")
-    with atomic_file(report / "report.html") as file:
+    with atomic_write(report / "report.html") as file:
         file.write(page(search, finished, best, command, pictures))
     counts = {state: sum(trial.state is state for trial in finished) for state in STATES}
     told = ", ".join(f"{count} {STATES[state]}" for state, count in counts.items() if count)
@@ -65,7 +65,7 @@ def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTri
     if best is not None:
         log.info("best: trial %d, %s %.4f", best.number, metric.name, best.value)
         log.info("its command: %s", command)
-    log.info("report in %s", shown_path(report / "report.html"))
+    log.info("report in %s", display_path(report / "report.html"))
 
 
 def point_of(trial: FrozenTrial) -> Point:
@@ -92,7 +92,7 @@ def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> No
         end = trial.user_attrs.get(END, {})
         step, message = end.get("step", ""), end.get("message", "")
         writer.writerow([trial.number, STATES[trial.state], value, step, seconds, *values, folder, message])
-    with atomic_file(path) as file:
+    with atomic_write(path) as file:
         file.write(text.getvalue())
 
 

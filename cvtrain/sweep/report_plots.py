@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvtrain.config.errors import format_value
-from cvtrain.report.figure import INK, TRAIN_COLOR, VAL_COLOR, drawable, new_figure, save_figure, style
+from cvtrain.report.figure import INK, TRAIN_COLOR, VAL_COLOR, new_figure, printable_text, save_figure, style
 from cvtrain.sweep.parameters import Parameter
 from cvtrain.sweep.spec import Metric
 
@@ -42,9 +42,9 @@ def plot_history(points: Sequence[Point], metric: Metric, path: str | os.PathLik
     with style():
         figure = new_figure(7.2, 3.8)
         axes = figure.add_subplot()
-        axes.set_title(f"{drawable(metric.name)} of {number_of_trials(len(points))}")
+        axes.set_title(f"{printable_text(metric.name)} of {number_of_trials(len(points))}")
         axes.set_xlabel("trial")
-        axes.set_ylabel(f"{drawable(metric.name)} ({'higher' if metric.maximize else 'lower'} is better)")
+        axes.set_ylabel(f"{printable_text(metric.name)} ({'higher' if metric.maximize else 'lower'} is better)")
         axes.grid(True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         low, high = robust_limits([point.value for point in told if point.value is not None], metric)
@@ -202,7 +202,7 @@ class Column:
         """Heights and their labels."""
         if self.names:
             every = math.ceil(len(self.names) / MAX_NAMES)
-            return [(n / self.high, drawable(name, 18)) for n, name in enumerate(self.names) if n % every == 0]
+            return [(n / self.high, printable_text(name, 18)) for n, name in enumerate(self.names) if n % every == 0]
         if self.low == self.high:
             return [(0.5, f"{self.low:.4g}")]
         shares = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -216,7 +216,7 @@ class Column:
 
 def _draw_column(axes: "Axes", position: int, column: Column, *, is_last: bool) -> None:
     axes.plot([position, position], [0, 1], color="#666666", lw=1.0, zorder=4)
-    axes.text(position, 1.05, drawable(column.title, 26), ha="center", va="bottom", fontsize=8, weight="bold")
+    axes.text(position, 1.05, printable_text(column.title, 26), ha="center", va="bottom", fontsize=8, weight="bold")
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
     for height, text in column.ticks():
         axes.plot([position - 0.02, position + 0.02], [height, height], color="#666666", lw=0.8, zorder=4)
@@ -229,11 +229,13 @@ def plot_importance(importances: Mapping[str, float], metric: Metric, path: str 
     with style():
         figure = new_figure(6.4, 0.9 + 0.34 * len(names))
         axes = figure.add_subplot()
-        axes.barh([drawable(name, 40) for name in names], [importances[name] for name in names], color=TRAIN_COLOR)
+        axes.barh(
+            [printable_text(name, 40) for name in names], [importances[name] for name in names], color=TRAIN_COLOR
+        )
         for position, name in enumerate(names):
             axes.text(importances[name] + 0.01, position, f"{importances[name]:.2f}", va="center", fontsize=8)
         axes.set_xlim(0, min(1.0, 1.12 * max(importances.values()) + 0.05) + 0.03)
-        axes.set_title(f"What {drawable(metric.name)} depends on (fANOVA)")
+        axes.set_title(f"What {printable_text(metric.name)} depends on (fANOVA)")
         axes.set_xlabel("share of the variance")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)

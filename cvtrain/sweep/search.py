@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cvtrain.config.compose import Composer
+from cvtrain.config.composer import Composer
 from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.loading import compose_or_explain, typed_config
-from cvtrain.config.metric_names import AT_THE_END
-from cvtrain.config.origins import readable
-from cvtrain.config.overrides import open_up, override
-from cvtrain.config.root import Config
-from cvtrain.config.sweep import Engine, SweepConfig
+from cvtrain.config.load import compose_or_explain, typed_config
+from cvtrain.config.metric_names import SUMMARY_METRICS
+from cvtrain.config.overrides import normalize_override, override
+from cvtrain.config.provenance import readable
+from cvtrain.config.schema.root import Config
+from cvtrain.config.schema.sweep import Engine, SweepConfig
 from cvtrain.config.sweep_files import find_sweep_file
 from cvtrain.sweep.checks import check_spec
-from cvtrain.sweep.command import key_of, settings_of_command
 from cvtrain.sweep.spec import SweepSpec, load_spec
+from cvtrain.sweep.wandb_command import key_of, settings_of_command
 
 FOLDER = "sweeps"
 
@@ -61,7 +61,7 @@ def plan_search(
         composer: of the verb sweep.
         trial_composer: of the verb train.
         own: the search's own tokens.
-        given: the tokens for its trials, as `open_up` leaves them.
+        given: the tokens for its trials, as `normalize_override` leaves them.
         flags: Hydra's flags.
 
     Raises:
@@ -87,7 +87,7 @@ def plan_search(
 def commands_settings(spec: SweepSpec, given: Sequence[str]) -> list[str]:
     """What the `command` of a sweep file sets for all trials, the command line winning; loggers are the engine's."""
     settings = settings_of_command(spec.content, given)
-    return [open_up(token, "train") for token in settings if key_of(token) not in ("logger", "resume")]
+    return [normalize_override(token, "train") for token in settings if key_of(token) not in ("logger", "resume")]
 
 
 def refuse_own_tokens(given: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ def refuse_metric_of_summary(spec: SweepSpec) -> None:
         ConfigError: the metric is such a one.
     """
     name = spec.metric.name
-    if name in AT_THE_END:
+    if name in SUMMARY_METRICS:
         figure = "val/" + name.partition("/")[2] if "/" in name else "val/accuracy"
         rule = "is an entry of the summary, which only W&B's server follows"
         remedy = f"name: {figure}, of which the best over the run counts"

@@ -9,9 +9,9 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.metric_names import better_way, metric_problem
-from cvtrain.config.origins import readable
-from cvtrain.config.suggestions import closest, did_you_mean
+from cvtrain.config.hints import closest, did_you_mean
+from cvtrain.config.metric_names import metric_direction, metric_problem
+from cvtrain.config.provenance import readable
 from cvtrain.sweep.parameters import Parameter, read_parameters
 
 METHODS = ("grid", "random", "bayes")
@@ -155,7 +155,7 @@ def _metric_problems(metric: Any, method: Any) -> Iterator[Problem]:
         yield problem
     if goal not in GOALS:
         yield Problem("metric.goal", goal, "must be minimize or maximize")
-    elif (better := better_way(name)) and not goal.startswith(better.value):
+    elif (better := metric_direction(name)) and not goal.startswith(better.value):
         told = "" if "goal" in metric else ", and W&B minimizes where none is named"
         rule = f"would look for the worst: {name} is better at its {better.value}{told}"
         yield Problem("metric.goal", goal, rule, f"goal: {better.value}imize")

@@ -23,7 +23,7 @@ DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 # What comes and goes: a server that restarts, a network, a full disk, a lock. Anything else stays wrong.
 PASSING_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
 # How long a search waits for a database that was there at its start, and how long once the user wants it to end.
-PATIENCE_SECONDS = 300.0
+LOCK_TIMEOUT_SECONDS = 300.0
 STOPPING_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 # Everything that a running search asks of the storage, by the names that Optuna's own cache calls.
@@ -55,7 +55,7 @@ class DatabaseGoneError(RunError):
     """The database has not answered for as long as the search waits."""
 
 
-class Patience:
+class RetryPolicy:
     """Repeats what a database does not answer, until it does.
 
     Args:
@@ -102,7 +102,7 @@ class Patience:
 
     def _seconds(self) -> float:
         wishes = self._count_wishes()
-        return 0.0 if wishes > 1 else STOPPING_SECONDS if wishes else PATIENCE_SECONDS
+        return 0.0 if wishes > 1 else STOPPING_SECONDS if wishes else LOCK_TIMEOUT_SECONDS
 
     def _pause(self, failed_at: float, error: Exception) -> None:
         again = time.monotonic() + RETRY_SECONDS
@@ -119,13 +119,13 @@ class Patience:
 class PatientStorage(RDBStorage):
     """Optuna's storage, each of whose answers is waited for."""
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: Patience) -> None:
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: RetryPolicy) -> None:
         super().__init__(url, engine_kwargs=engine_kwargs)
         for name in REPEATED:
             setattr(self, name, functools.partial(patience.repeat, getattr(self, name)))
 
 
-def open_storage(url: str, patience: Patience, *, is_own: bool) -> PatientStorage:
+def open_storage(url: str, patience: RetryPolicy, *, is_own: bool) -> PatientStorage:
     """The database at a URL.
 
     Raises:
@@ -156,7 +156,7 @@ def dialect_of(url: str) -> tuple[str, str]:
     return "mysql" if dialect == "mariadb" else dialect, driver
 
 
-def create_storage(url: str, arguments: dict[str, Any], patience: Patience) -> PatientStorage:
+def create_storage(url: str, arguments: dict[str, Any], patience: RetryPolicy) -> PatientStorage:
     """The database, its tables made if they are not there; another search may be making them at the same moment."""
     for attempt in range(1, 6):
         try:

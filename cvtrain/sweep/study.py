@@ -14,15 +14,15 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cvtrain.config.compose import flatten
+from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, format_value
 from cvtrain.config.redact import redact
-from cvtrain.config.resuming import compare_configs
+from cvtrain.config.resume import compare_configs
 from cvtrain.config.serialize import to_plain
-from cvtrain.sweep.drawing import SURPLUS, build_sampler, draw, rank_of
 from cvtrain.sweep.pruning import build_pruner
+from cvtrain.sweep.sampling import SURPLUS, build_sampler, draw, rank_of
 from cvtrain.sweep.search import Search
-from cvtrain.sweep.storage import Patience, explained_storage, open_storage
+from cvtrain.sweep.storage import RetryPolicy, explained_storage, open_storage
 from cvtrain.sweep.trial import trial_overrides
 
 DATABASE = "study.db"
@@ -45,7 +45,7 @@ class Assignment:
     again: bool
 
 
-class StudyBook:
+class StudyStore:
     """What a search asks of its database: the next trial, a place for values, and how trials ended.
 
     Once it is open, a database that goes away is waited for.
@@ -58,8 +58,8 @@ class StudyBook:
         ConfigError: the database cannot be opened, or holds a study of this name over another search space.
     """
 
-    def __init__(self, search: Search, patience: Patience | None = None) -> None:
-        patience = patience or Patience()
+    def __init__(self, search: Search, patience: RetryPolicy | None = None) -> None:
+        patience = patience or RetryPolicy()
         self.search = search
         self.url = search.config.sweep.storage or f"sqlite:///{search.folder.absolute() / DATABASE}"
         self._storage = open_storage(self.url, patience, is_own=search.config.sweep.storage is None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.console import ConsoleHandler, log_to_file
+from cvtrain.runtime.console import ConsoleHandler, log_exception_to_file
 
 
 def make_folder(folder: Path) -> None:
@@ -64,7 +64,7 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log_to_file(error)
+        log_exception_to_file(error)
         raise
     finally:
         for handler in handlers:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cvtrain.config.overrides import override
 from cvtrain.config.redact import redact
-from cvtrain.config.resuming import SUMMARY
+from cvtrain.config.resume import SUMMARY
 from cvtrain.loggers.files import METRICS_JSONL, read_metrics
 from cvtrain.sweep.search import Search
 from cvtrain.sweep.spec import Metric

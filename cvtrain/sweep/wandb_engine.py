@@ -13,14 +13,14 @@ from typing import Any
 
 import yaml
 
-from cvtrain.atomic import atomic_file
 from cvtrain.config.checks.sweep import usable_cores
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.redact import redact
-from cvtrain.interruption import SIGNALS
-from cvtrain.loggers.wandb_session import open_session
-from cvtrain.sweep.command import agents_command, key_of
+from cvtrain.loggers.wandb_session import check_session
+from cvtrain.runtime.files import atomic_write
+from cvtrain.runtime.signals import SIGNALS
 from cvtrain.sweep.search import Search
+from cvtrain.sweep.wandb_command import agents_command, key_of
 
 SPEC_FILE = "wandb_sweep.yaml"
 # What the server may take to answer, at each step.
@@ -84,7 +84,7 @@ def require_server() -> None:
     mode = os.environ.get("WANDB_MODE")
     if mode not in (None, "online", "shared", "run"):
         raise ConfigError("WANDB_MODE", mode, "engine=wandb needs its server", "unset WANDB_MODE, or take engine=local")
-    session = open_session(mode=None, probe_seconds=CONNECT_SECONDS)
+    session = check_session(mode=None, probe_seconds=CONNECT_SECONDS)
     if not session.has_key:
         remedy = "`wandb login`, or set WANDB_API_KEY; engine=local needs no account"
         raise ConfigError("engine", "wandb", str(session.offline_reason), remedy)
@@ -103,7 +103,7 @@ def create_sweep(content: Mapping[str, Any], file: Path) -> str:
     Raises:
         ConfigError: the server does not take it, or does not answer.
     """
-    with atomic_file(file) as stream:
+    with atomic_write(file) as stream:
         stream.write(redact(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)))
     try:
         done = subprocess.run(

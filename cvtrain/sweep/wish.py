@@ -5,7 +5,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from cvtrain.interruption import SIGNALS
+from cvtrain.runtime.signals import SIGNALS
 
 
 class StopWish:

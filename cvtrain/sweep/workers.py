@@ -18,7 +18,7 @@ from typing import Any
 from cvtrain.config.errors import RunError
 from cvtrain.loggers.trial_channel import VARIABLE
 
-PROGRAM = ("-m", "cvtrain.trial_worker")
+PROGRAM = ("-m", "cvtrain.sweep.trial_worker")
 DEVICES = "CUDA_VISIBLE_DEVICES"
 # How long the loop sleeps where nothing happens: then it looks at the clock, and at the user's wish to stop.
 TICK_SECONDS = 0.5

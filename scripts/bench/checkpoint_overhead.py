@@ -19,8 +19,8 @@ import torch
 import torchvision
 from torch import nn
 
-from cvtrain.averaging import WeightAverage
 from cvtrain.checkpoint import CheckpointStore, inspect_checkpoint, load_checkpoint, to_cpu
+from cvtrain.optim.ema import ModelEma
 
 DEFAULT_SECONDS = 600.0  # checkpoint.every_minutes=10
 BAR = 0.02
@@ -32,7 +32,7 @@ class Training:
     def __init__(self, model: nn.Module, *, batch_size: int, image_size: int, device: torch.device) -> None:
         self.model = model.to(device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters())
-        self.average = WeightAverage(self.model, 0.999)
+        self.average = ModelEma(self.model, 0.999)
         self.images = torch.randn(batch_size, 3, image_size, image_size, device=device)
         self.labels = torch.randint(1000, (batch_size,), device=device)
         self.device = device

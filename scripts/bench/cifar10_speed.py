@@ -20,10 +20,10 @@ import torch
 from in_process import compose, synchronize
 from processes import describe_machine
 
-from cvtrain.assembly import assemble
-from cvtrain.config.root import Config
-from cvtrain.outcome import score_with_best_weights
-from cvtrain.runtime import fast_kernels
+from cvtrain.config.schema.root import Config
+from cvtrain.report.run_report import score_with_best_weights
+from cvtrain.runtime.precision import backend_flags
+from cvtrain.training.build import build_run
 
 BAR_SECONDS, BAR_ACCURACY = 10.0, 0.94
 
@@ -60,12 +60,12 @@ def main() -> None:
 def train_once(config: Config, run_dir: Path) -> tuple[float, float]:
     """Test accuracy, and the seconds of training."""
     run_dir.mkdir(parents=True)
-    run = assemble(config, run_dir)
+    run = build_run(config, run_dir)
     trainer = run.trainer
     try:
         for loader in (run.loaders.train, run.loaders.val):
             next(iter(loader.epoch(0)))  # brings the split to the device
-        with fast_kernels(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
+        with backend_flags(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
             synchronize(trainer.device)
             started = time.perf_counter()
             trainer.fit()

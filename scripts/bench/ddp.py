@@ -37,16 +37,16 @@ def train_as_rank(epochs: int) -> None:
     import torch
     from in_process import compose
 
-    from cvtrain.assembly import assemble
-    from cvtrain.distributed.ranks import rank_of_process
-    from cvtrain.distributed.session import Session, SharedSession
-    from cvtrain.tracking import now
+    from cvtrain.distributed.env import rank_from_env
+    from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
+    from cvtrain.runtime.clock import now
+    from cvtrain.training.build import build_run
 
     torch.set_num_threads(1)
-    rank = rank_of_process()
-    world = (Session() if rank is None else SharedSession(rank)).start({})
+    rank = rank_from_env()
+    world = (Rendezvous() if rank is None else SharedSession(rank)).start({})
     folder = world.broadcast(tempfile.mkdtemp(prefix="cvtrain_ddp_"))
-    run = assemble(compose(*SETTINGS, f"trainer.epochs={epochs}"), Path(folder), world=world)
+    run = build_run(compose(*SETTINGS, f"trainer.epochs={epochs}"), Path(folder), world=world)
     started = now()
     run.trainer.fit()
     seconds = now() - started
@@ -55,7 +55,7 @@ def train_as_rank(epochs: int) -> None:
     evaluation = run.trainer.last_evaluation
     assert evaluation is not None
     run.logger.finish(0)
-    if world.is_main:
+    if world.is_main_process:
         result = {
             "loss": evaluation.metrics["loss"],
             "images": evaluation.num_images,

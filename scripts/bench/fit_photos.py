@@ -130,12 +130,13 @@ def compare_steps(arguments: argparse.Namespace, folder: Path, *, rounds: int = 
     from torch import nn
     from torchvision import models
 
-    from cvtrain.assembly import assemble
-    from cvtrain.config.compose import Composer
-    from cvtrain.config.loading import typed_config
+    from cvtrain.config.composer import Composer
+    from cvtrain.config.load import typed_config
     from cvtrain.config.resolvers import register_resolvers
-    from cvtrain.config.root import register_schemas
-    from cvtrain.runtime import autocast, keep_freed_memory
+    from cvtrain.config.schema.root import register_schemas
+    from cvtrain.runtime.memory import keep_freed_memory
+    from cvtrain.runtime.precision import autocast
+    from cvtrain.training.build import build_run
 
     register_schemas()
     composer = Composer("train")
@@ -143,7 +144,7 @@ def compare_steps(arguments: argparse.Namespace, folder: Path, *, rounds: int = 
     overrides = Bench(arguments, folder).overrides(folder / "cache", "auto", 0, folder / "step")
     overrides.append("data.num_workers=0")
     (folder / "step").mkdir()
-    run_of_ours = assemble(typed_config(composer.compose(overrides), composer, overrides), folder / "step")
+    run_of_ours = build_run(typed_config(composer.compose(overrides), composer, overrides), folder / "step")
     trainer = run_of_ours.trainer
     keep_freed_memory(trainer.device)
     batch = next(iter(trainer.train_loader.epoch(0)))

@@ -2,17 +2,17 @@
 
 import torch
 
-from cvtrain.config.compose import Composer
-from cvtrain.config.loading import typed_config
-from cvtrain.config.overrides import open_up
-from cvtrain.config.root import Config, register_schemas
+from cvtrain.config.composer import Composer
+from cvtrain.config.load import typed_config
+from cvtrain.config.overrides import normalize_override
+from cvtrain.config.schema.root import Config, register_schemas
 
 
 def compose(*overrides: str) -> Config:
     """The typed, checked config of `cvtrain OVERRIDES`."""
     register_schemas()
     composer = Composer("train", None, None, None)
-    tokens = [open_up(token, "train") for token in overrides]
+    tokens = [normalize_override(token, "train") for token in overrides]
     return typed_config(composer.compose(tokens), composer, tokens)
 
 

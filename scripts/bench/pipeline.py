@@ -30,18 +30,18 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from cvtrain.config.augment import AugmentConfig
-from cvtrain.config.data import CustomConfig, DataCache, Reader
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.schema.augment import AugmentConfig
+from cvtrain.config.schema.data import CustomConfig, DataCache, Reader
 from cvtrain.data.augment import build_train_transform
-from cvtrain.data.batch_loader import BatchLoader
-from cvtrain.data.batches import BatchDataset
-from cvtrain.data.build import build_splits
 from cvtrain.data.cache.build import build_loader, cache_splits
-from cvtrain.data.plan import EpochPlan
-from cvtrain.data.resize import build_eval_transform
-from cvtrain.data.source import Splits
-from cvtrain.normalization import Normalizer
+from cvtrain.data.images.resize import build_eval_transform
+from cvtrain.data.loader.batch import BatchDataset
+from cvtrain.data.loader.loader import BatchLoader
+from cvtrain.data.loader.sampler import EpochSampler
+from cvtrain.data.normalize import Normalizer
+from cvtrain.data.sources.build import build_splits
+from cvtrain.data.sources.source import Splits
 
 SIZE, BATCH_SIZE, SCALE = 224, 32, [0.35, 1.0]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -85,7 +85,7 @@ class Ours:
             dataset=BatchDataset(
                 source=cached, eval_transform=resize, train_transform=transform, image_size=SIZE, channels=3, seed=0
             ),
-            plan=EpochPlan(len(cached), BATCH_SIZE, 0, True),
+            plan=EpochSampler(len(cached), BATCH_SIZE, 0, True),
             num_workers=num_workers,
         )
         self.normalizer = Normalizer(MEAN, STD, torch.channels_last)

@@ -17,14 +17,14 @@ import time
 
 import numpy as np
 
-from cvtrain.data.plan import EpochPlan
+from cvtrain.data.loader.sampler import EpochSampler
 
 BAR_SECONDS, BAR_GB = 1.0, 1.0
 EPOCH = 7
 
 
-def make_plan(samples: int, ranks: int, rank: int, share: int) -> EpochPlan:
-    return EpochPlan(samples, share * ranks, 0, True, rank=rank, world_size=ranks)
+def make_plan(samples: int, ranks: int, rank: int, share: int) -> EpochSampler:
+    return EpochSampler(samples, share * ranks, 0, True, rank=rank, world_size=ranks)
 
 
 def measure_rank(samples: int, ranks: int, rank: int, share: int) -> tuple[float, float, float]:

@@ -98,8 +98,8 @@ def compare_scans(folder: Path, pairs: int) -> None:
 
 
 def splits_of(root: Path, cache: Path) -> object:
-    from cvtrain.data.folder import splits_of_folder
-    from cvtrain.data.readers import build_reader
+    from cvtrain.data.images.reader import build_reader
+    from cvtrain.data.sources.folder import splits_of_folder
 
     reader = build_reader(library="pillow", channels=3, alpha_color=(255, 255, 255), max_image_pixels=10**8)
     return splits_of_folder(
@@ -124,16 +124,16 @@ def measure_apart(kind: str, root: Path) -> list[float]:
 
 def worker_memory(root: Path) -> list[float]:
     """MB that a worker has for itself at the end of each epoch, the largest of all workers."""
-    from cvtrain.data.batch_loader import BatchLoader
-    from cvtrain.data.batches import BatchDataset
-    from cvtrain.data.plan import EpochPlan
-    from cvtrain.data.resize import build_eval_transform
+    from cvtrain.data.images.resize import build_eval_transform
+    from cvtrain.data.loader.batch import BatchDataset
+    from cvtrain.data.loader.loader import BatchLoader
+    from cvtrain.data.loader.sampler import EpochSampler
 
     source = splits_of(root, root.parent / "cache").train  # type: ignore[attr-defined]
     form = build_eval_transform(image_size=32, resize="squash", crop_fraction=1.0)
     dataset = BatchDataset(source=source, eval_transform=form, image_size=32, channels=3, seed=0)
     # Shuffled: each epoch's images lie all over the index.
-    plan = EpochPlan(len(source), BATCH, 0, True, limit_batches=BATCHES)
+    plan = EpochSampler(len(source), BATCH, 0, True, limit_batches=BATCHES)
     loader = BatchLoader(dataset=dataset, plan=plan, num_workers=WORKERS)
     try:
         return [largest_worker(loader.epoch(epoch)) for epoch in range(EPOCHS)]

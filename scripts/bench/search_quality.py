@@ -6,7 +6,7 @@
 
 A trial trains scikit-learn's handwritten digits with a small MLP, in this process and without a run folder, on the same
 split and with the same seed of the weights each time, so that both methods search the same landscape. The drawing of
-values is the package's own (`cvtrain.sweep.drawing`), with the space of SPACE below; the metric is the lowest
+values is the package's own (`cvtrain.sweep.sampling`), with the space of SPACE below; the metric is the lowest
 validation loss over the epochs, which tells trials apart that classify equally many images.
 """
 
@@ -25,8 +25,8 @@ import torch
 import yaml
 from torch import nn
 
-from cvtrain.config.sweep import Sampler
-from cvtrain.sweep.drawing import build_sampler, draw
+from cvtrain.config.schema.sweep import Sampler
+from cvtrain.sweep.sampling import build_sampler, draw
 from cvtrain.sweep.spec import load_spec
 
 SPACE: dict[str, Any] = {

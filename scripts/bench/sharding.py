@@ -23,15 +23,17 @@ def count_as_rank(settings: list[str]) -> None:
     import torch
     from in_process import compose
 
-    from cvtrain.assembly import assemble
-    from cvtrain.distributed.ranks import rank_of_process
-    from cvtrain.distributed.session import Session, SharedSession
-    from cvtrain.distributed.sharding import num_own_bytes
+    from cvtrain.distributed.env import rank_from_env
+    from cvtrain.distributed.fsdp import num_own_bytes
+    from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
+    from cvtrain.training.build import build_run
 
     torch.set_num_threads(1)
-    rank = rank_of_process()
-    world = (Session() if rank is None else SharedSession(rank)).start({})
-    run = assemble(compose(*settings), Path(world.broadcast(tempfile.mkdtemp(prefix="cvtrain_sharding_"))), world=world)
+    rank = rank_from_env()
+    world = (Rendezvous() if rank is None else SharedSession(rank)).start({})
+    run = build_run(
+        compose(*settings), Path(world.broadcast(tempfile.mkdtemp(prefix="cvtrain_sharding_"))), world=world
+    )
     trainer = run.trainer
     batch = next(iter(trainer.train_loader.epoch(0)))
     trainer.share.count(batch)
@@ -43,7 +45,7 @@ def count_as_rank(settings: list[str]) -> None:
     everyone = world.gather(held)
     run.loaders.close()
     run.logger.finish(0)
-    if world.is_main:
+    if world.is_main_process:
         print(json.dumps(everyone))
     world.barrier()
     sys.stdout.flush()

@@ -23,12 +23,13 @@ import torch
 from processes import describe_machine
 from torch import nn
 
-from cvtrain.assembly import assemble
-from cvtrain.config.compose import Composer
-from cvtrain.config.loading import check_command, typed_config
+from cvtrain.config.composer import Composer
+from cvtrain.config.load import check_command, typed_config
 from cvtrain.config.resolvers import register_resolvers
-from cvtrain.config.root import register_schemas
-from cvtrain.runtime import autocast, keep_freed_memory
+from cvtrain.config.schema.root import register_schemas
+from cvtrain.runtime.memory import keep_freed_memory
+from cvtrain.runtime.precision import autocast
+from cvtrain.training.build import build_run
 
 BATCH_SIZE = 512
 OVERRIDES = (
@@ -72,7 +73,7 @@ def build_ours(root: Path, precision: str) -> Callable[[], int]:
     check_command(composer, overrides, multirun=False)
     run_dir = root / f"run_{precision}"
     run_dir.mkdir()
-    run = assemble(typed_config(composer.compose(overrides), composer, overrides), run_dir)
+    run = build_run(typed_config(composer.compose(overrides), composer, overrides), run_dir)
 
     def epoch() -> int:
         run.trainer.train_epoch()

@@ -19,7 +19,7 @@ IMPORT_TORCH = "import time; began = time.perf_counter(); import torch; print(ti
 FIRST_STEP = """
 import os, sys, time
 from cvtrain.__main__ import main
-from cvtrain.trainer import Trainer
+from cvtrain.training.trainer import Trainer
 
 plain = Trainer.train_step
 

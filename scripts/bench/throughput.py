@@ -27,9 +27,9 @@ from PIL import Image
 from processes import describe_machine
 from torch import nn
 
-from cvtrain.assembly import Run, assemble
-from cvtrain.data.transfer import to_device
-from cvtrain.runtime import autocast, fast_kernels
+from cvtrain.data.loader.prefetch import to_device
+from cvtrain.runtime.precision import autocast, backend_flags
+from cvtrain.training.build import Run, build_run
 
 NUM_PHOTOS = 256
 CLASSES = ("one", "other")
@@ -75,13 +75,13 @@ def measure(arch: str, root: Path, run_dir: Path, arguments: argparse.Namespace)
     ]
     if arch.startswith("resnet"):
         settings.append("model.stem=imagenet")  # as the peers have it, at any size
-    run = assemble(compose(*settings, *arguments.settings), run_dir)
+    run = build_run(compose(*settings, *arguments.settings), run_dir)
     trainer = run.trainer
     ways: dict[str, Callable[[], float]] = {"held": lambda: held(run), "folder": lambda: folder(run)}
     if not arguments.no_peers:
         ways |= peers(arch, root, trainer.device, trainer.dtype, arguments)
     rates: dict[str, list[float]] = {way: [] for way in ways}
-    with fast_kernels(trainer.device, trainer.dtype, deterministic=False):
+    with backend_flags(trainer.device, trainer.dtype, deterministic=False):
         for pair in range(arguments.pairs + 1):
             for way, rate in ways.items():
                 value = rate()

@@ -16,7 +16,7 @@ import pytest
 from wandb_programs import Programs, spec_of
 from wandb_sweep_server import WandbSweepServer
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 from chaos_compare import differences  # noqa: E402
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cvtrain.config.resuming import compare_configs
+from cvtrain.config.resume import compare_configs
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from cvtrain.config.architectures import TORCHVISION_ARCHS
 from cvtrain.config.location import conf_dir
-from cvtrain.config.root import GROUP_SCHEMAS, VERBS
-from cvtrain.config.schema import settings_by_key
+from cvtrain.config.reflection import settings_by_key
+from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = [*GROUP_SCHEMAS, "experiment", "debug"]

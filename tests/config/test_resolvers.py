@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from cvtrain.config.compose import Composer
+from cvtrain.config.composer import Composer
 from cvtrain.config.resolvers import Once, list_groups, new_run_dir
-from cvtrain.config.root import register_schemas
+from cvtrain.config.schema.root import register_schemas
 
 
 def test_run_dir_has_root_name_and_time(tmp_path):

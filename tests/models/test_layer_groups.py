@@ -4,7 +4,7 @@ from torch import nn
 from torchvision import models
 
 from cvtrain.models.heads import torchvision_head
-from cvtrain.models.layers import group_by_depth
+from cvtrain.models.layer_groups import group_by_depth
 
 
 def groups_of(arch, on_meta, **kwargs):

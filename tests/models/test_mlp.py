@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cvtrain.config.model import Activation, MLPConfig, Norm
+from cvtrain.config.schema.model import Activation, MLPConfig, Norm
 from cvtrain.models import build_model
 from cvtrain.models.mlp import MLP
 

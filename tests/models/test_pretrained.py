@@ -12,9 +12,11 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.model import TorchvisionModelConfig
-from cvtrain.models import build_model, hub, published
-from cvtrain.models.published import choose_weights
+from cvtrain.config.schema.model import TorchvisionModelConfig
+from cvtrain.models import build_model
+from cvtrain.models import download as hub
+from cvtrain.models import torchvision_weights as published
+from cvtrain.models.torchvision_weights import choose_weights
 
 
 def config(arch, **settings):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.model import SmallConvNetConfig
+from cvtrain.config.schema.model import SmallConvNetConfig
 from cvtrain.models.build import build_model
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.optim import (
+from cvtrain.config.schema.optim import (
     OPTIMIZER_CONFIGS,
     AdagradConfig,
     AdamWConfig,

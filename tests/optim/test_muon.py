@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.optim import Kernel, MuonConfig
+from cvtrain.config.schema.optim import Kernel, MuonConfig
 from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.muon import MuonWithAdamW, muon_parameters, orthogonalize
 

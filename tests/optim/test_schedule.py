@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.optim import (
+from cvtrain.config.schema.optim import (
     SCHEDULER_CONFIGS,
     ConstantConfig,
     CosineConfig,

@@ -6,7 +6,7 @@ import pytest
 
 from cvtrain.report.bottleneck import Facts, find_bottleneck
 from cvtrain.report.times import describe_times
-from cvtrain.stage_clock import Times
+from cvtrain.runtime.stage_clock import Times
 
 GPU = Facts(num_workers=2, num_cores=2, on_cpu=False, can_cache=True, cache_remedy="data.cache=ram")
 # An epoch of 100 s, 71 of them waiting; two workers are busy all of it, 160 of their 200 s with files.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from cvtrain.report.estimate import Contention, measure_contention, seconds_with_cache, seconds_with_workers
-from cvtrain.stage_clock import Times
+from cvtrain.runtime.stage_clock import Times
 
 STEPS, PREFETCH = 200, 2
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvtrain.report.figure import drawable
+from cvtrain.report.figure import printable_text
 from cvtrain.report.plots import _step_label, plot_confusion, plot_curves, plot_images
 
 
@@ -164,14 +164,14 @@ def test_names_in_any_script_draw_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_drawable() -> None:
-    assert drawable("ümlaut_ß ants") == "ümlaut_ß ants"
-    assert drawable("$5 and $6") == r"\$5 and \$6"
-    assert drawable("a\tb") == "a b"
-    assert drawable("abcdefghij", 5) == "ab…ij"
-    assert drawable("abcde", 5) == "abcde"
+    assert printable_text("ümlaut_ß ants") == "ümlaut_ß ants"
+    assert printable_text("$5 and $6") == r"\$5 and \$6"
+    assert printable_text("a\tb") == "a b"
+    assert printable_text("abcdefghij", 5) == "ab…ij"
+    assert printable_text("abcde", 5) == "abcde"
     # No font of a test machine holds Linear A, and its letters have no plainer form.
-    assert drawable("\U00010600") == "<10600>"
-    assert drawable("\U0001d400") in ("A", "\U0001d400")
+    assert printable_text("\U00010600") == "<10600>"
+    assert printable_text("\U0001d400") in ("A", "\U0001d400")
 
 
 def test_an_unfinished_picture_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

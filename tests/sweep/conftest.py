@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-FAKE_WORKER = Path(__file__).with_name("fake_trials.py")
+FAKE_WORKER = Path(__file__).parents[1] / "support" / "fake_trials.py"
 
 
 @pytest.fixture

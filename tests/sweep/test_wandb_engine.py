@@ -16,7 +16,7 @@ from wandb_programs import BIN, QUICK, Programs, spec_of, wait_for
 from wandb_sweep_server import WandbSweepServer
 
 from cvtrain.sweep import wandb_engine
-from cvtrain.sweep.command import agents_command, settings_of_command
+from cvtrain.sweep.wandb_command import agents_command, settings_of_command
 
 pytestmark = pytest.mark.timeout(900)
 CVTRAIN = [str(BIN / "python"), "-m", "cvtrain", "sweep", "engine=wandb"]

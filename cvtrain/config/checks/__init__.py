@@ -16,8 +16,8 @@ from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
-from cvtrain.config.root import CacheConfig, Config, EvaluateConfig
-from cvtrain.config.sweep import SweepConfig
+from cvtrain.config.schema.root import CacheConfig, Config, EvaluateConfig
+from cvtrain.config.schema.sweep import SweepConfig
 
 Check = Callable[..., Iterable[Problem]]
 

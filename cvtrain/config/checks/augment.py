@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from cvtrain.config.errors import Problem
-from cvtrain.config.root import Config
-from cvtrain.config.transforms import transform_problems
+from cvtrain.config.schema.root import Config
+from cvtrain.config.transform_specs import transform_problems
 
 
 def mixing_has_parts(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from cvtrain.config.checks.run import workers_problem
-from cvtrain.config.data import (
+from cvtrain.config.errors import Problem
+from cvtrain.config.schema.data import (
     CsvConfig,
     CustomConfig,
     DataCache,
@@ -16,9 +17,8 @@ from cvtrain.config.data import (
     TorchvisionDataConfig,
     TorchvisionSet,
 )
-from cvtrain.config.errors import Problem
-from cvtrain.config.model import PretrainedConfig
-from cvtrain.config.root import Config
+from cvtrain.config.schema.model import PretrainedConfig
+from cvtrain.config.schema.root import Config
 
 # Their images are held in memory as they are.
 _ARRAY_SETS = (

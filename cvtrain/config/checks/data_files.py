@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cvtrain.config.data import CsvConfig, CustomConfig, FileDataConfig
 from cvtrain.config.errors import Problem
-from cvtrain.config.root import Config
+from cvtrain.config.schema.data import CsvConfig, CustomConfig, FileDataConfig
+from cvtrain.config.schema.root import Config
 
 LAYOUT = "expected: train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone, split by data.val_fraction"
 
@@ -35,7 +35,7 @@ def _layout_problems(given: str, root: Path, config: Config, is_set: Callable[[s
     if (has_val or "test" in folders) and not has_train:
         there = " and ".join(f"{name}/" for name in ("val", "test") if name in folders)
         yield Problem("data.root", given, f"has {there} but no train/", LAYOUT)
-    # What cvtrain.data.layout allows: train as a class among others, and a test folder without labels.
+    # What cvtrain.data.sources.layout allows: train as a class among others, and a test folder without labels.
     may_be_class = bool(folders - {"train", "val", "test"})
     for split in ("val",) if may_be_class else ("train", "val"):
         if has_train and split in folders and not _visible_folders(root / split):
@@ -71,7 +71,7 @@ def _visible_folders(folder: Path) -> set[str]:
 
 def _nearest(path: Path) -> str:
     """What there is instead: the closest name in the deepest folder of the path that exists."""
-    from cvtrain.config.suggestions import closest
+    from cvtrain.config.hints import closest
 
     absolute = path.absolute()
     for parent in absolute.parents:

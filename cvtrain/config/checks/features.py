@@ -3,42 +3,42 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cvtrain.config.data import Balance, DatasetConfig
 from cvtrain.config.errors import Problem
-from cvtrain.config.model import Freeze
-from cvtrain.config.root import Config
+from cvtrain.config.schema.data import Balance, DatasetConfig
+from cvtrain.config.schema.model import Freeze
+from cvtrain.config.schema.root import Config
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class Blocker:
     """Why features cannot be kept, and what to set so that they can."""
 
     rule: str
     remedy: str
 
 
-def feature_obstacle(config: Config) -> Obstacle | None:
+def feature_obstacle(config: Config) -> Blocker | None:
     """What in the settings keeps the features of an image from being the same in every epoch; None: nothing."""
     model, augment = config.model, config.augment
     if model.freeze is Freeze.none:
-        return Obstacle("the backbone trains (model.freeze=none)", "set model.freeze=backbone")
+        return Blocker("the backbone trains (model.freeze=none)", "set model.freeze=backbone")
     if model.unfreeze_epoch is not None:
-        return Obstacle(f"the backbone trains from epoch {model.unfreeze_epoch} on", "leave model.unfreeze_epoch out")
+        return Blocker(f"the backbone trains from epoch {model.unfreeze_epoch} on", "leave model.unfreeze_epoch out")
     if per_batch := batch_augmentation(config):
-        return Obstacle(f"{per_batch} changes images anew in each step", "leave it out")
+        return Blocker(f"{per_batch} changes images anew in each step", "leave it out")
     if augment.transforms and augment.views is None:
-        return Obstacle(
+        return Blocker(
             f"augment={augment.name} makes new images in each epoch",
             "set augment=none, or augment.views=8 for that many versions of each image",
         )
     if config.trainer.limit_train_batches is not None:
-        return Obstacle("trainer.limit_train_batches takes other images in each epoch", "leave it out")
+        return Blocker("trainer.limit_train_batches takes other images in each epoch", "leave it out")
     if config.trainer.eval_flip:
-        return Obstacle("trainer.eval_flip=true evaluates mirror images too", "leave it out")
+        return Blocker("trainer.eval_flip=true evaluates mirror images too", "leave it out")
     if config.data.balance is Balance.oversample:
-        return Obstacle("data.balance=oversample draws other images in each epoch", "set data.balance=class_weights")
+        return Blocker("data.balance=oversample draws other images in each epoch", "set data.balance=class_weights")
     if isinstance(config.data, DatasetConfig) and augment.views is None and model.cache_features is None:
-        return Obstacle(
+        return Blocker(
             "a Dataset of your own may give another image each time",
             "set model.cache_features=true if it does not, or augment.views=8 for that many versions of each image",
         )

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cvtrain.config.architectures import AUXILIARY_ARCHS, SMALLEST_IMAGE, STEM_FAMILIES, TORCHVISION_ARCHS
-from cvtrain.config.data import DatasetConfig
 from cvtrain.config.errors import Problem
-from cvtrain.config.model import CustomModelConfig, Freeze, PretrainedConfig, Stem, TorchvisionModelConfig
-from cvtrain.config.root import Config
-from cvtrain.config.suggestions import closest, did_you_mean
+from cvtrain.config.hints import closest, did_you_mean
+from cvtrain.config.schema.data import DatasetConfig
+from cvtrain.config.schema.model import CustomModelConfig, Freeze, PretrainedConfig, Stem, TorchvisionModelConfig
+from cvtrain.config.schema.root import Config
 
 WEIGHT_FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.resuming import MUST, resumed_folder
-from cvtrain.config.root import Config, EvaluateConfig
-from cvtrain.config.trainer import Precision
+from cvtrain.config.resume import MUST, resumed_folder
+from cvtrain.config.schema.root import Config, EvaluateConfig
+from cvtrain.config.schema.trainer import Precision
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # A folder's name on every system: no separators, no control characters, no leading or trailing dot or space.

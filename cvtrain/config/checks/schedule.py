@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from cvtrain.config.errors import Problem
-from cvtrain.config.optim import MultiStepConfig, OneCycleConfig, StepConfig
-from cvtrain.config.root import Config
+from cvtrain.config.schema.optim import MultiStepConfig, OneCycleConfig, StepConfig
+from cvtrain.config.schema.root import Config
 
 
 def _is_cut_short(config: Config) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from cvtrain.config.checks.run import RUN_NAME
 from cvtrain.config.errors import Problem
 from cvtrain.config.redact import redact
-from cvtrain.config.sweep import Engine, SweepConfig
+from cvtrain.config.schema.sweep import Engine, SweepConfig
 
-LOCAL_ONLY = ("storage", "seed", "sampler", "failures_at_start", "warm")
+LOCAL_ONLY = ("storage", "seed", "sampler", "max_initial_failures", "warm")
 STORAGE_URL = re.compile(r"(sqlite|postgresql|mysql|mariadb)(\+\w+)?://.+")
 
 

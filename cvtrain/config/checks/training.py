@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 
 from cvtrain.config.errors import Problem
-from cvtrain.config.optim import MuonConfig, SGDConfig
-from cvtrain.config.root import Config
-from cvtrain.config.suggestions import closest, did_you_mean
-from cvtrain.config.trainer import CompileMode, MonitorMode, Parallel
+from cvtrain.config.hints import closest, did_you_mean
+from cvtrain.config.schema.optim import MuonConfig, SGDConfig
+from cvtrain.config.schema.root import Config
+from cvtrain.config.schema.trainer import CompileMode, MonitorMode, Parallel
 
 # Metrics that evaluation makes, and which way is better. val/top5_accuracy exists above five classes.
 MONITORS = {

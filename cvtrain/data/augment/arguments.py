@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.transforms import TransformSpec, closest_names
+from cvtrain.config.transform_specs import TransformSpec, closest_names
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 

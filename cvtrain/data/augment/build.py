@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from cvtrain.config.augment import AugmentConfig, AugmentLibrary
+from cvtrain.config.schema.augment import AugmentConfig, AugmentLibrary
 from cvtrain.config.transform_names import BATCH_TRANSFORMS, EVAL_RESIZE
-from cvtrain.config.transforms import (
+from cvtrain.config.transform_specs import (
     BATCH_TRANSFORMS_KEY,
     PER_IMAGE_TABLES,
     TRANSFORMS_KEY,
@@ -15,13 +15,13 @@ from cvtrain.config.transforms import (
     parse_transforms,
     walk_specs,
 )
-from cvtrain.data.augment.albumentations_ops import build_albumentations_chain
+from cvtrain.data.augment.albumentations import build_albumentations_chain
 from cvtrain.data.augment.batch import Augment, BatchTransform, Mix, keep_batch, keep_images
-from cvtrain.data.augment.kornia_ops import build_kornia_chain
-from cvtrain.data.augment.mixing import BatchMixer
+from cvtrain.data.augment.kornia import build_kornia_chain
+from cvtrain.data.augment.mixup import BatchMixer
 from cvtrain.data.augment.pipeline import Chain, TrainTransform
 from cvtrain.data.augment.probe import probe_batch_chain, probe_train_transform
-from cvtrain.data.augment.torchvision_ops import build_torchvision_chain
+from cvtrain.data.augment.torchvision import build_torchvision_chain
 
 _CHAIN_BUILDERS: dict[AugmentLibrary, Callable[..., Chain]] = {
     AugmentLibrary.torchvision: build_torchvision_chain,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cvtrain.data.augment.pipeline import Step
-from cvtrain.data.resize import resize_pixels
+from cvtrain.data.images.resize import resize_pixels
 
 # As often torchvision draws a box before it takes the middle of the image.
 _ATTEMPTS = 10

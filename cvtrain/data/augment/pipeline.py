@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.transforms import TRANSFORMS_KEY
+from cvtrain.config.transform_specs import TRANSFORMS_KEY
 from cvtrain.data.augment.arguments import first_line
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from cvtrain.config.transforms import BATCH_TRANSFORMS_KEY, TRANSFORMS_KEY
-from cvtrain.data.augment.kornia_ops import KorniaChain
+from cvtrain.config.transform_specs import BATCH_TRANSFORMS_KEY, TRANSFORMS_KEY
+from cvtrain.data.augment.kornia import KorniaChain
 from cvtrain.data.augment.pipeline import Step, TrainTransform
-from cvtrain.data.augment.randomness import seeded_torch
+from cvtrain.data.augment.rng import seeded_torch
 
 logger = logging.getLogger(__name__)
 

@@ -8,25 +8,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cvtrain.config.data import DataCache, DataConfig, FileDataConfig
-from cvtrain.data.batch_loader import BatchLoader
-from cvtrain.data.batches import BatchDataset
-from cvtrain.data.cache.choice import choose, estimate_bytes, memory_room, share
-from cvtrain.data.cache.fingerprint import Fingerprint, describe_form, describe_pixels, take_fingerprint
+from cvtrain.config.schema.data import DataCache, DataConfig, FileDataConfig
+from cvtrain.data.cache.budget import disk_reserve, free_memory
+from cvtrain.data.cache.choice import choose, estimate_bytes, memory_budget, share
+from cvtrain.data.cache.fingerprint import Fingerprint, compute_fingerprint, describe_form, describe_pixels
 from cvtrain.data.cache.folder import CacheFolder, default_folder
-from cvtrain.data.cache.room import disk_reserve, free_memory
-from cvtrain.data.cache.slots import SUPPORTED, SlotFile, memory_file, write_header
-from cvtrain.data.cache.source import CachedSource, ImageStore, NoStore
-from cvtrain.data.cache.watch import CachedBatchLoader, CacheWatch
-from cvtrain.data.resize import EvalTransform
-from cvtrain.data.source import FileSource, Splits
-from cvtrain.distributed.world import ALONE, World
+from cvtrain.data.cache.monitor import CachedBatchLoader, CacheMonitor
+from cvtrain.data.cache.source import CachedSource, ImageStore, NullStore
+from cvtrain.data.cache.store import SUPPORTED, ImageFile, memory_file, write_header
+from cvtrain.data.images.resize import EvalTransform
+from cvtrain.data.loader.batch import BatchDataset
+from cvtrain.data.loader.loader import BatchLoader
+from cvtrain.data.sources.source import FileSource, Splits
+from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 
 log = logging.getLogger(__name__)
 
 
 def cache_splits(
-    config: DataConfig, splits: Splits, *, train_form: EvalTransform, eval_form: EvalTransform, world: World = ALONE
+    config: DataConfig,
+    splits: Splits,
+    *,
+    train_form: EvalTransform,
+    eval_form: EvalTransform,
+    world: ProcessGroup = SINGLE_PROCESS,
 ) -> Splits:
     """The same splits, whose train and val images are decoded once, where they are files.
 
@@ -54,8 +59,8 @@ def cache_splits(
 def build_loader(*, dataset: BatchDataset, **settings: Any) -> BatchLoader:
     """A `BatchLoader` of `dataset`, which tells of its cache if it has one. See `BatchLoader` for the settings."""
     source = dataset.source
-    if isinstance(source, CachedSource) and isinstance(source.store, SlotFile):
-        watch = CacheWatch(source.store, split=source.split, place=source.place)
+    if isinstance(source, CachedSource) and isinstance(source.store, ImageFile):
+        watch = CacheMonitor(source.store, split=source.split, place=source.place)
         return CachedBatchLoader(watch=watch, dataset=dataset, **settings)
     return BatchLoader(dataset=dataset, **settings)
 
@@ -70,13 +75,13 @@ class Part:
 
 
 def _open_together(
-    config: FileDataConfig, parts: Mapping[str, Part], world: World
+    config: FileDataConfig, parts: Mapping[str, Part], world: ProcessGroup
 ) -> tuple[dict[str, ImageStore], str]:
     """As `_open_stores`, once on each machine."""
     if world.world_size == 1:
         return _open_stores(config, parts)
     if not SUPPORTED:
-        return _open_stores(config, parts) if world.is_main else ({split: NoStore() for split in parts}, "")
+        return _open_stores(config, parts) if world.is_main_process else ({split: NullStore() for split in parts}, "")
     from cvtrain.data.cache.sharing import offer_stores, take_stores
 
     opened, place = _open_stores(config, parts) if world.local_rank == 0 else (None, "")
@@ -88,17 +93,17 @@ def _open_together(
 
 def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dict[str, ImageStore], str]:
     """A store for each part, and where they are, in words. Says what was chosen, or why nothing could be."""
-    nothing: dict[str, ImageStore] = {split: NoStore() for split in parts}
+    nothing: dict[str, ImageStore] = {split: NullStore() for split in parts}
     if not SUPPORTED:
         log.warning("cache: this system lacks what sharing images between processes needs: nothing is kept")
         return nothing, ""
     limit = None if config.cache_limit_gib is None else int(config.cache_limit_gib * 2**30)
     folder = CacheFolder(Path(config.cache_dir).expanduser() if config.cache_dir else default_folder())
-    memory = memory_room(limit, free_memory())
+    memory = memory_budget(limit, free_memory())
 
     @functools.cache
     def prints() -> dict[str, Fingerprint]:
-        return {split: take_fingerprint(part.source, part.form) for split, part in parts.items()}
+        return {split: compute_fingerprint(part.source, part.form) for split, part in parts.items()}
 
     num_bytes = sum(part.num_bytes for part in parts.values())
 
@@ -130,19 +135,19 @@ def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dic
     return dict(stores), place
 
 
-def _open_in_memory(parts: Mapping[str, Part], channels: int, room: int) -> dict[str, SlotFile]:
+def _open_in_memory(parts: Mapping[str, Part], channels: int, room: int) -> dict[str, ImageFile]:
     capacities = share(room, [part.num_bytes for part in parts.values()])
     stores = {}
     for (split, part), capacity in zip(parts.items(), capacities, strict=True):
         file = memory_file()
         write_header(file.descriptor, {}, len(part.source))
-        stores[split] = SlotFile(file, channels=channels, capacity=capacity, verify=False)
+        stores[split] = ImageFile(file, channels=channels, capacity=capacity, verify=False)
     return stores
 
 
 def _open_on_disk(
     folder: CacheFolder, parts: Mapping[str, Part], prints: Mapping[str, Fingerprint], channels: int, limit: int | None
-) -> dict[str, SlotFile]:
+) -> dict[str, ImageFile]:
     wanted = {prints[split].key: part.num_bytes for split, part in parts.items()}
     subjects = {fingerprint.subject for fingerprint in prints.values()}
     stores = {}
@@ -155,7 +160,7 @@ def _open_on_disk(
                 prints[split].key, _describe(split, part, prints[split]), len(part.source), promised
             )
             reserve = disk_reserve(folder.path)
-            stores[split] = SlotFile(
+            stores[split] = ImageFile(
                 file, channels=channels, capacity=capacity, verify=True, min_free_bytes=reserve, use=use
             )
     return stores

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cvtrain.config.data import DataCache
-from cvtrain.data.cache.slots import RECORD_BYTES
-from cvtrain.data.readers import known_formats
-from cvtrain.data.resize import EvalTransform
-from cvtrain.data.source import FileSource
+from cvtrain.config.schema.data import DataCache
+from cvtrain.data.cache.store import RECORD_BYTES
+from cvtrain.data.images.reader import known_formats
+from cvtrain.data.images.resize import EvalTransform
+from cvtrain.data.sources.source import FileSource
 
 # Headers that are read to estimate the size of all images: some 0.1 ms each.
 _SAMPLE = 64
@@ -58,7 +58,7 @@ def choose(wanted: DataCache, *, num_bytes: int, memory: int, disk_room: Callabl
     )
 
 
-def memory_room(limit_bytes: int | None, free_bytes: int) -> int:
+def memory_budget(limit_bytes: int | None, free_bytes: int) -> int:
     """Bytes of memory that a cache may take: half of what is free, or `limit_bytes` if nine tenths of it allow that."""
     return free_bytes // 2 if limit_bytes is None else min(limit_bytes, free_bytes // 10 * 9)
 

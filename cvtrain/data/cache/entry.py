@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvtrain.data.cache.slots import DamagedCacheError, fcntl, read_header
+from cvtrain.data.cache.store import DamagedCacheError, fcntl, read_header
 
 IMAGES, LOCK = ".images", ".lock"
 

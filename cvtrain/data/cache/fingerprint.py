@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from cvtrain import __version__
-from cvtrain.data.readers import Reader
-from cvtrain.data.resize import EvalTransform
-from cvtrain.data.source import FileSource
+from cvtrain.data.images.reader import Reader
+from cvtrain.data.images.resize import EvalTransform
+from cvtrain.data.sources.source import FileSource
 
 # To be raised when the pixel rule, the resize or the layout of the file changes: older caches are then not used.
 STORED_VERSION = 1
@@ -45,7 +45,7 @@ class Fingerprint:
     subject: str
 
 
-def take_fingerprint(source: FileSource, form: EvalTransform) -> Fingerprint:
+def compute_fingerprint(source: FileSource, form: EvalTransform) -> Fingerprint:
     """The fingerprint of the images of `source` as `form.shrink` leaves them.
 
     The size and the time of change (ns) of every file are read: 8 us per file on a local disk, on two busy cores.

@@ -1,6 +1,6 @@
 """`CacheFolder`: caches on disk, one file per set of images, shared by the runs of a machine. Needs no torch.
 
-KEY.images is a `SlotFile`. KEY.lock is locked as long as a run uses it, and its time of change says when one last did;
+KEY.images is a `ImageFile`. KEY.lock is locked as long as a run uses it, and its time of change says when one last did;
 in it stands how many bytes the cache is going to have, so that others built at the same time leave it that room.
 One lock on the folder covers looking up, making and removing; filling needs none. All locks go with their processes.
 """
@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cvtrain.atomic import atomic_file, remove_stale_files
+from cvtrain.data.cache.budget import free_disk
 from cvtrain.data.cache.entry import IMAGES, LOCK, Entry, look_at
-from cvtrain.data.cache.room import free_disk
-from cvtrain.data.cache.slots import RECORD_BYTES, DamagedCacheError, SharedFile, fcntl, read_header, write_header
+from cvtrain.data.cache.store import RECORD_BYTES, DamagedCacheError, SharedFile, fcntl, read_header, write_header
+from cvtrain.runtime.files import atomic_write, remove_temporary_files
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class CacheFolder:
             Bytes that the run's caches may have together.
         """
         with self.alone():
-            remove_stale_files(self.path)
+            remove_temporary_files(self.path)
             for entry in self._others(wanted):
                 is_outdated = entry.damage or entry.description.get("subject") in subjects
                 if is_outdated and self._remove(entry):
@@ -144,7 +144,7 @@ class CacheFolder:
         if free_disk(self.path) < num_images * RECORD_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         content = {**description, "key": key, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        with atomic_file(path, text=False) as file:
+        with atomic_write(path, text=False) as file:
             write_header(file.fileno(), content, num_images)
         return SharedFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cvtrain.data.cache.slots import SharedFile, SlotFile
-from cvtrain.data.cache.source import ImageStore, NoStore
-from cvtrain.distributed.world import World
+from cvtrain.data.cache.source import ImageStore, NullStore
+from cvtrain.data.cache.store import ImageFile, SharedFile
+from cvtrain.distributed.process_group import ProcessGroup
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Offer:
     Attributes:
         process: that has it open.
         descriptor, use: of its file, and of the file that keeps it from being removed, if there is one.
-        channels, capacity, verify, min_free_bytes: as in `SlotFile`.
+        channels, capacity, verify, min_free_bytes: as in `ImageFile`.
     """
 
     process: int
@@ -33,7 +33,7 @@ class Offer:
 
 
 def offer_stores(
-    stores: Mapping[str, ImageStore] | None, place: str, world: World
+    stores: Mapping[str, ImageStore] | None, place: str, world: ProcessGroup
 ) -> tuple[dict[str, Offer | None], str]:
     """What the first process of this machine has opened, by split, and where it is, in words.
 
@@ -50,15 +50,15 @@ def take_stores(offers: Mapping[str, Offer | None]) -> dict[str, ImageStore]:
     stores: dict[str, ImageStore] = {}
     for split, offer in offers.items():
         try:
-            stores[split] = NoStore() if offer is None else _take(offer)
+            stores[split] = NullStore() if offer is None else _take(offer)
         except OSError as error:
             log.warning("cache: the one of another process of this run cannot be used, images are decoded: %s", error)
-            stores[split] = NoStore()
+            stores[split] = NullStore()
     return stores
 
 
 def _offer(store: ImageStore) -> Offer | None:
-    if not isinstance(store, SlotFile):
+    if not isinstance(store, ImageFile):
         return None
     return Offer(
         process=os.getpid(),
@@ -71,12 +71,12 @@ def _offer(store: ImageStore) -> Offer | None:
     )
 
 
-def _take(offer: Offer) -> SlotFile:
+def _take(offer: Offer) -> ImageFile:
     use = None
     if offer.use is not None:
         use = _open(offer.process, offer.use)
         fcntl.flock(use.descriptor, fcntl.LOCK_SH)
-    return SlotFile(
+    return ImageFile(
         _open(offer.process, offer.descriptor),
         channels=offer.channels,
         capacity=offer.capacity,

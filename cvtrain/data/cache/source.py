@@ -4,20 +4,20 @@ from typing import Protocol
 
 import numpy as np
 
-from cvtrain.data.resize import EvalTransform
-from cvtrain.data.source import ImageSource, may_draw
-from cvtrain.data.stage_times import stage
+from cvtrain.data.images.resize import EvalTransform
+from cvtrain.data.loader.timing import stage
+from cvtrain.data.sources.source import ImageSource, uses_global_rng
 
 
 class ImageStore(Protocol):
-    """Where images are kept. See `SlotFile`."""
+    """Where images are kept. See `ImageFile`."""
 
     def get(self, index: int) -> np.ndarray | None: ...
 
     def put(self, index: int, pixels: np.ndarray) -> None: ...
 
 
-class NoStore:
+class NullStore:
     """Keeps nothing: each image is decoded each time it is read, to the same pixels as with a store."""
 
     def get(self, index: int) -> np.ndarray | None:
@@ -45,7 +45,7 @@ class CachedSource:
     ) -> None:
         self.source = source
         self.labels = source.labels
-        self.may_draw = may_draw(source)
+        self.uses_global_rng = uses_global_rng(source)
         self.form = form
         self.store = store
         self.split = split

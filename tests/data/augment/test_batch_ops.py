@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cvtrain.config.augment import AugmentConfig
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.schema.augment import AugmentConfig
 from cvtrain.config.transform_names import BATCH_OP_NAMES
 from cvtrain.data.augment import build_batch_transform
 from cvtrain.data.augment.batch_ops import BATCH_OPS, Cutout, Flip, ShiftCrop, shift_images
@@ -102,7 +102,7 @@ def test_the_names_are_those_of_the_config():
 
 def test_kornia_is_not_loaded_for_them():
     program = (
-        "import sys; from cvtrain.config.augment import AugmentConfig; "
+        "import sys; from cvtrain.config.schema.augment import AugmentConfig; "
         "from cvtrain.data.augment import build_batch_transform; "
         "build_batch_transform(AugmentConfig(name='x', batch_transforms=['Flip']), num_classes=2, image_size=8); "
         "print('kornia' in sys.modules)"

@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from cvtrain.data.augment.crop_flip import find_crop_flip
 from cvtrain.data.augment.pipeline import Step
-from cvtrain.data.augment.torchvision_ops import TorchvisionChain
+from cvtrain.data.augment.torchvision import TorchvisionChain
 
 # torchvision resizes uint8 directly on such processors, elsewhere by way of floats.
 NATIVE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -1,0 +1,55 @@
+"""Shell completion of the command line: Hydra's, with the verbs added and our schemas left out."""
+
+import io
+import os
+from contextlib import redirect_stdout
+
+from hydra._internal.hydra import Hydra
+
+from cvtrain.config.composer import Composer
+from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
+
+FIRST_WORD_FLAGS = ("--help", "--version", "--cfg", "--multirun", "--config-dir", "--info")
+
+
+def complete(arguments: list[str]) -> None:
+    """Answer the shell's question, which Hydra's script passes on as COMP_LINE, with words on stdout.
+
+    Args:
+        arguments: of the process, such as `-sc query=bash`: which shell asks.
+    """
+    line = os.environ["COMP_LINE"]
+    head, words = _split(line)
+    verb = next((word for word in words if word in VERBS), None)
+    if verb is not None and words[-1] != verb:
+        words.remove(verb)
+    found = _ask_hydra(verb or "train", " ".join([head, *words]), arguments)
+    if len(words) == 1 and (verb is None or words[0] == verb):
+        found = [name for name in (*VERBS, *FIRST_WORD_FLAGS) if name.startswith(words[0])] + found
+    print(" ".join(found))
+
+
+def _split(line: str) -> tuple[str, list[str]]:
+    """The program's name and the words after it, the last of them the one that is being typed, perhaps empty."""
+    head, *words = line.split()
+    return head, words if words and not line.endswith(" ") else [*words, ""]
+
+
+def _ask_hydra(verb: str, line: str, arguments: list[str]) -> list[str]:
+    loader = Composer(verb).loader
+    plugins = Hydra.get_shell_to_plugin_map(loader)
+    shell = next((token.partition("=")[2] for token in arguments if token.startswith("query=")), "bash")
+    previous, answer = os.environ["COMP_LINE"], io.StringIO()
+    os.environ["COMP_LINE"] = line
+    try:
+        with redirect_stdout(answer):
+            plugins[shell][0].query(config_name=verb)
+    finally:
+        os.environ["COMP_LINE"] = previous
+    return [word for word in answer.getvalue().split() if word.partition("=")[0] not in _hidden_groups(verb)]
+
+
+def _hidden_groups(verb: str) -> set[str]:
+    """Groups that Hydra would offer, but that the verb's config does not choose from."""
+    hidden = {"schema", "schema/"} | ({"sweep"} if verb != "sweep" else set())
+    return hidden if verb == "train" else hidden | set(GROUP_SCHEMAS) | {"experiment", "debug"}

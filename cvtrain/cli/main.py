@@ -1,0 +1,259 @@
+"""The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, parse_command
+from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.distributed.env import drop_srun_rank, rank_from_env
+from cvtrain.distributed.errors import LostProcessError, PeerFailedError
+from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
+from cvtrain.runtime.imports import importing
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from cvtrain.config.composer import Composer
+    from cvtrain.report.plotter import PlottingProcess
+
+# What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
+HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
+EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
+    is_main_process = world is None or world.is_main_process
+    with _plotting(wanted=config.plots and is_main_process) as plotter:
+        with importing():
+            from cvtrain.commands.train import train
+
+        options = {} if world is None else {"world": world}
+        result = train(config, run_dir=run_dir, overrides=overrides, plotter=plotter, **options)
+    if result.exit_code:
+        raise SystemExit(result.exit_code)
+    return result.monitor
+
+
+def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
+    with _plotting(wanted=True) as plotter:
+        with importing():
+            from cvtrain.commands.evaluate import evaluate
+
+        return evaluate(config, run_dir=run_dir, overrides=overrides, plotter=plotter).monitor
+
+
+@contextlib.contextmanager
+def _plotting(*, wanted: bool) -> Iterator["PlottingProcess | None"]:
+    """A process that gets ready to draw while this one imports torch."""
+    if not wanted:
+        yield None
+        return
+    from cvtrain.report.plotter import PlottingProcess
+
+    plotter = PlottingProcess()
+    try:
+        yield plotter
+    finally:
+        plotter.close()
+
+
+def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    with importing():
+        from cvtrain.commands.cache import cache
+
+    cache(config)
+
+
+def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
+    from cvtrain.config.schema.sweep import Engine
+
+    if search.config.engine is Engine.wandb:
+        with importing():
+            from cvtrain.sweep.wandb_engine import search_with_wandb
+
+        exit_code = search_with_wandb(search)
+    else:
+        with importing():
+            from cvtrain.sweep.local import search_locally
+
+        exit_code = search_locally(search)
+    if exit_code:
+        raise SystemExit(exit_code)
+    return None
+
+
+# A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.schema.root.VERBS. Its task gets the typed
+# config, the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
+VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "cache": run_cache,
+    # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
+    "sweep": run_sweep,
+}
+
+
+def run(arguments: list[str], *, checked: bool = False) -> int:
+    """Run one command line and return its exit status.
+
+    0; 1 if the data or the numbers ended the run; 2 for a wrong command; 130 when interrupted.
+
+    A training command that a search has `checked` is not checked again.
+
+    Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
+    """
+    if arguments == ["--version"]:
+        import cvtrain
+
+        print(f"cvtrain {cvtrain.__version__}")
+        return EXIT_OK
+    try:
+        if "sweep" in arguments:
+            drop_srun_rank()
+        rank = rank_from_env()
+    except ConfigError as error:
+        _print_problems(error)
+        return EXIT_WRONG_COMMAND
+    if rank is None:
+        return _answer(Rendezvous(), lambda: _run(arguments, Rendezvous(), checked=checked))
+    from cvtrain.distributed.launcher import exit_with_parent
+
+    exit_with_parent()
+    session = SharedSession(rank)
+    if not rank.is_main_process:
+        from cvtrain.cli.rank_worker import join
+
+        return _answer(session, lambda: join(session))
+    status = EXIT_FAILED
+    try:
+        status = _answer(session, lambda: _run(arguments, session, checked=checked))
+    finally:
+        session.end(status)
+    return status
+
+
+def _answer(session: Rendezvous, task: Callable[[], int | None]) -> int:
+    """Run `task` and return the exit status; of several processes the first that fails says why."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        return task() or EXIT_OK
+    except (ConfigError, RunError) as error:
+        status = EXIT_WRONG_COMMAND if isinstance(error, ConfigError) else EXIT_FAILED
+        if isinstance(error, PeerFailedError) or not session.claims(status):
+            return session.exit_code()
+        if wants_traceback:
+            traceback.print_exc()
+        _print_problems(error)
+        _report_trial(status, error)
+        return status
+    except KeyboardInterrupt:
+        if session.claims(EXIT_INTERRUPTED):
+            print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except SystemExit as request:
+        session.claims(request.code if isinstance(request.code, int) else EXIT_FAILED)
+        raise
+    except LostProcessError as error:
+        if session.claims(EXIT_FAILED):
+            print(f"error: {error}", file=sys.stderr)
+            _report_trial(EXIT_FAILED, error)
+        return session.exit_code()
+    except Exception as error:
+        if not session.claims(EXIT_FAILED):
+            return session.exit_code()
+        _report_trial(EXIT_FAILED, error)
+        raise
+
+
+def _report_trial(exit_code: int, error: Exception) -> None:
+    """Mark a trial of a W&B sweep as failed where it failed before it could say so itself."""
+    from cvtrain.config.redact import redact
+    from cvtrain.config.wandb_trial import is_trial
+
+    rank = rank_from_env()
+    if is_trial() and (rank is None or rank.is_main_process):
+        from cvtrain.loggers.wandb_trial import report_failure
+
+        report_failure(exit_code, redact(f"{error}" or type(error).__name__))
+
+
+def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) -> None:
+    from cvtrain.config.load import check_command, compose_or_explain, explained
+    from cvtrain.config.overrides import repeated
+    from cvtrain.config.resolvers import register_resolvers
+    from cvtrain.config.schema.root import register_schemas
+
+    register_schemas()
+    if "COMP_LINE" in os.environ and any(token in ("-sc", "--shell-completion") for token in arguments):
+        from cvtrain.cli.completion import complete
+
+        complete(arguments)
+        return
+    command = parse_command(apply_wandb_parameters(arguments))
+    options = command.options
+    twice = {} if checked else repeated(options.overrides)
+    for key, word in twice.items():
+        print(f"warning: {key} is given more than once: {word} counts", file=sys.stderr)
+    composer = build_composer(command.verb, options, command.overrides)
+    register_resolvers(composer)
+    if options.help:
+        with explained(composer, command.overrides):
+            template = composer.compose(command.overrides).hydra.help.template
+        if not any(name in template for name in HYDRA_HELP_NAMES):
+            with contextlib.suppress(BrokenPipeError):  # a reader such as head that has seen enough
+                print(Template(template).substitute(), flush=True)
+            return
+    if command.is_info_only or command.verb != "train":
+        session.end(EXIT_OK)  # of several processes, the others have nothing to do
+    if command.is_info_only:
+        with explained(composer, command.overrides):
+            _run_job(command, composer, session)
+        return
+    if command.verb == "sweep":
+        _search(command, composer)
+        return
+    config = None
+    if checked:
+        config = compose_or_explain(composer, command.overrides)
+    elif not options.experimental_rerun:  # which brings a config of its own
+        config = check_command(composer, command.overrides, options.multirun)
+    _run_job(command, composer, session, config)
+
+
+def _run_job(
+    command: ParsedCommand, composer: "Composer", session: Rendezvous, config: "DictConfig | None" = None
+) -> None:
+    """Run the job of `config`; None: what Hydra makes of the command."""
+    from cvtrain.cli.hydra_job import run_composed, run_with_hydra
+    from cvtrain.cli.hydra_run import Job
+    from cvtrain.cli.multi_process import TrainTask
+
+    verb = VERBS[command.verb]
+    task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
+    job = Job(task, composer, session=session)
+    if config is None or config.hydra.verbose:  # of which Hydra tells more than the job does
+        run_with_hydra(command, job)
+    else:
+        run_composed(job, config)
+
+
+def _search(command: ParsedCommand, composer: "Composer") -> None:
+    """Check all that a search says, then hand it to its engine. Its trials are commands of their own."""
+    from cvtrain.sweep.search import plan_search
+
+    if command.options.multirun:
+        raise ConfigError("--multirun", rule="a search makes its own runs", remedy="leave --multirun out")
+    trial_composer = build_composer("train", command.options, list(command.trial_overrides))
+    search = plan_search(composer, trial_composer, command.overrides, command.trial_overrides, command.flags)
+    VERBS["sweep"](search, search.folder, list(search.fixed))
+
+
+def _print_problems(error: ConfigError | RunError) -> None:
+    for problem in error.problems if isinstance(error, ConfigError) else [error]:
+        print(f"error: {problem}", file=sys.stderr)

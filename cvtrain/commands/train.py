@@ -1,0 +1,92 @@
+"""The verb `train`: assembles a run from its config, trains, and reports."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvtrain.checkpoint.resume import load_resume_state
+from cvtrain.config.schema.root import Config
+from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from cvtrain.report.plotter import Plotter
+from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
+from cvtrain.runtime.clock import now
+from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, run_lock
+from cvtrain.runtime.memory import keep_freed_memory
+from cvtrain.runtime.precision import backend_flags
+from cvtrain.runtime.rng import deterministic_mode
+from cvtrain.runtime.signals import StopSignals
+from cvtrain.training.build import build_run
+from cvtrain.training.settings import StopReason
+
+
+@dataclass
+class TrainResult:
+    """What `train` gives back to the command line or a notebook.
+
+    Attributes:
+        monitor: best value of `trainer.monitor`, which Hydra's sweepers optimise; None if nothing was evaluated.
+        metrics: `val/...` of the best evaluation, `test/...` if there is a test split.
+        exit_code: 0, or 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
+    """
+
+    monitor: float | None
+    metrics: dict[str, float]
+    run_dir: Path
+    end_reason: StopReason
+    exit_code: int = 0
+
+
+def train(
+    config: Config,
+    *,
+    run_dir: Path,
+    overrides: list[str] | None = None,
+    world: ProcessGroup = SINGLE_PROCESS,
+    plotter: Plotter | None = None,
+) -> TrainResult:
+    """Train, evaluate and report into `run_dir`, which no other process may train in meanwhile.
+
+    Of several processes of the run (`world`), rank 0 reports. Pictures, if `config.plots`, are drawn by `plotter`; by
+    default in this process.
+
+    Raises:
+        ConfigError: a setting that only the data, the device or a library could prove wrong; or the folder is in use.
+        NonFiniteLossError: the loss became NaN or infinite and `trainer.on_nonfinite=stop`.
+    """
+    if not world.is_main_process:  # rank 0 holds the folder for all
+        return _train(config, run_dir, overrides or [], world, None)
+    plotter = (plotter or Plotter()) if config.plots else None
+    # Who goes on with a run may come while the one before is still saving.
+    with run_lock(run_dir, wait_seconds=0.0 if config.resume is None else LOCK_TIMEOUT_SECONDS):
+        return _train(config, run_dir, overrides or [], world, plotter)
+
+
+def _train(
+    config: Config, run_dir: Path, overrides: list[str], world: ProcessGroup, plotter: Plotter | None
+) -> TrainResult:
+    started = now()
+    state = load_resume_state(config, run_dir, world)
+    if world.is_main_process:
+        write_run_metadata(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
+    world.barrier()
+    with StopSignals() as stop_signals, deterministic_mode(config.trainer.deterministic):
+        run = build_run(config, run_dir, stop_signals, state, world)
+        trainer = run.trainer
+        keep_freed_memory(trainer.device)
+        exit_code = 1
+        try:
+            if plotter is not None and config.augment.preview and state is None:
+                draw_preview(run, plotter)
+            with backend_flags(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
+                end_reason = trainer.run_loop()
+                exit_code = trainer.coordinator.exit_code
+                metrics = write_report(run, end_reason, plotter, wall_seconds=now() - started)
+                world.barrier()  # together, since who leaves early looks like one that was lost
+        except (KeyboardInterrupt, SystemExit):
+            exit_code = stop_signals.exit_code or 1
+            raise
+        finally:
+            run.loaders.close()
+            trainer.store.close()
+            with stop_signals.with_deadline():
+                run.logger.finish(exit_code)
+    return TrainResult(trainer.monitor.best, metrics, run_dir, end_reason, exit_code)

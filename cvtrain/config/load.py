@@ -1,0 +1,123 @@
+"""From a command to a typed, checked config: the one door between Hydra's raw config and the rest of cvtrain."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from cvtrain.config.checks import find_conflicts
+from cvtrain.config.composer import COMPOSITION_ERRORS, Composer
+from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.explain import explain, sweep_problems
+from cvtrain.config.launchers import launcher_problems
+from cvtrain.config.provenance import Origins
+from cvtrain.config.validation import find_rule_problems
+
+
+def check_command(composer: Composer, overrides: list[str], multirun: bool) -> DictConfig | None:
+    """Compose and check every job of a command, before anything is made on disk.
+
+    Args:
+        composer: composer of the command's verb.
+        overrides: the command's tokens, as `normalize_override` leaves them.
+        multirun: True with --multirun; `hydra.mode=MULTIRUN` in the config counts as well.
+
+    Returns:
+        The config of a command that is one run, with Hydra's own node; None for a sweep.
+
+    Raises:
+        ConfigError: everything that is wrong with any job, each problem once.
+    """
+    master = compose_or_explain(composer, overrides)
+    is_sweep = multirun or str(master.hydra.mode or "").endswith("MULTIRUN")
+    launching = list(launcher_problems(master.hydra, is_sweep=is_sweep))
+    if launching:
+        raise ConfigError(problems=launching)
+    if not is_sweep:
+        problems = sweep_problems(composer, overrides)
+        if problems:
+            raise ConfigError(problems=problems)
+        typed_config(master, composer, overrides)
+        return master
+    found: dict[str, Problem] = {}
+    for job in composer.jobs(overrides):
+        try:
+            typed_config(compose_or_explain(composer, job), composer, job)
+        except ConfigError as error:
+            found.update({str(problem): problem for problem in error.problems})
+    if found:
+        raise ConfigError(problems=list(found.values()))
+    return None
+
+
+def compose_or_explain(composer: Composer, overrides: list[str]) -> DictConfig:
+    """The composed config of one job; a ConfigError that names every wrong token if there is none."""
+    with explained(composer, overrides):
+        return composer.compose(overrides)
+
+
+@contextmanager
+def explained(composer: Composer, overrides: list[str]) -> Iterator[None]:
+    """Turns the errors of a composition of `overrides` into a ConfigError that names every wrong token."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except COMPOSITION_ERRORS as error:
+        problems = explain(composer, overrides, error)
+        raise with_origins(ConfigError(problems=problems), composer, overrides) from error
+
+
+def typed_config(
+    cfg: DictConfig, composer: Composer, overrides: list[str], choices: Mapping[str, Any] | None = None
+) -> Any:
+    """The typed config of one job: an instance of the verb's dataclass that keeps every rule.
+
+    Args:
+        cfg: composed config; a `hydra` node in it is left out.
+        composer: composer of the job's verb, asked for origins only when something is wrong.
+        overrides: the overrides of this job.
+        choices: the option of each group, where `cfg` has no `hydra` node to tell.
+
+    Raises:
+        ConfigError: every problem found, each with the place where its value was set.
+    """
+    if "hydra" in cfg:
+        choices = cfg.hydra.runtime.choices
+    origins = Origins(composer, overrides, choices)
+    problems = find_rule_problems(cfg, composer)
+    if not problems:
+        config = _to_dataclass(cfg)
+        problems = find_conflicts(config, origins.is_explicit)
+    if problems:
+        raise ConfigError(problems=[_with_origin(problem, origins) for problem in problems])
+    return config
+
+
+def with_origins(error: ConfigError, composer: Composer, overrides: list[str]) -> ConfigError:
+    """An error of a later phase, such as building the model, with the places where its settings were set."""
+    origins = Origins(composer, overrides)
+    return ConfigError(problems=[_with_origin(problem, origins) for problem in error.problems])
+
+
+def _with_origin(problem: Problem, origins: Origins) -> Problem:
+    key = problem.key.partition("[")[0]  # an item of a list, such as augment.transforms[2], comes with its list
+    return replace(problem, origin=problem.origin or (origins.describe(key) if key else ""))
+
+
+def _to_dataclass(cfg: DictConfig) -> Any:
+    if "hydra" not in cfg:
+        return OmegaConf.to_object(cfg)
+    previous = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in a user's value
+    try:
+        settings = deepcopy(cfg)
+        with flag_override(settings, ["readonly", "struct"], False):
+            del settings["hydra"]
+        return OmegaConf.to_object(settings)
+    finally:
+        HydraConfig.instance().cfg = previous

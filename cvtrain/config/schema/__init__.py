@@ -1,0 +1,1 @@
+"""The settings: dataclasses with defaults, ranges and meanings."""

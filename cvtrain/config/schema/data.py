@@ -1,0 +1,236 @@
+"""Config of group `data`: where images and labels come from and how they become batches."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Dict, List, Optional, Union
+
+from cvtrain.config.schema.fields import required, setting
+
+# torchvision.datasets.folder.IMG_EXTENSIONS, so that counts agree with ImageFolder's.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class Resize(str, Enum):
+    """How evaluation (and training without a random crop) brings an image to a square."""
+
+    resize_crop = "resize_crop"
+    squash = "squash"
+    pad = "pad"
+
+
+class Balance(str, Enum):
+    none = "none"
+    class_weights = "class_weights"
+    oversample = "oversample"
+
+
+class Normalize(str, Enum):
+    auto = "auto"
+    weights = "weights"
+    data = "data"
+
+
+class Reader(str, Enum):
+    pillow = "pillow"
+    opencv = "opencv"
+    skimage = "skimage"
+    torchvision = "torchvision"
+
+
+class DataCache(str, Enum):
+    """Where decoded images are kept."""
+
+    auto = "auto"
+    none = "none"
+    ram = "ram"
+    disk = "disk"
+
+
+class DeviceCache(str, Enum):
+    """Whether whole splits are kept on the device."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class OnBadImage(str, Enum):
+    error = "error"
+    skip = "skip"
+
+
+class TorchvisionSet(str, Enum):
+    mnist = "mnist"
+    fashion_mnist = "fashion_mnist"
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+    svhn = "svhn"
+    stl10 = "stl10"
+    flowers102 = "flowers102"
+    oxford_iiit_pet = "oxford_iiit_pet"
+    food101 = "food101"
+    imagenet = "imagenet"
+
+
+@dataclass
+class DataConfig:
+    """What every source of images shares."""
+
+    name: str = required("name of the source, part of the run folder's name")
+    image_size: int = setting(224, "side of the square image that the model sees, in pixels", at_least=1, at_most=8192)
+    channels: int = setting(3, "3: RGB; 1: grey (ITU-R 601 luma)", choices=(1, 3))
+    batch_size: int = setting(32, "images per optimizer step, over all processes and micro-batches", at_least=1)
+    eval_batch_size: Optional[int] = setting(None, "images per evaluation batch; null: batch_size", at_least=1)
+    num_workers: Union[int, str] = setting(
+        "auto", "processes that read and augment images; 0: none, auto: as many as pay, by measuring the first batches"
+    )
+    prefetch_batches: int = setting(2, "batches that each worker prepares ahead", at_least=1)
+    device_cache: DeviceCache = setting(
+        DeviceCache.auto,
+        "train and val whole on the device as uint8, where nothing augments them one by one: auto (on a GPU, if they "
+        "take at most a quarter of its free memory), always, never",
+    )
+    resize: Resize = setting(
+        Resize.resize_crop,
+        "evaluation resize: resize_crop (short side, then centre crop), squash (aspect lost), pad (letterbox)",
+    )
+    crop_fraction: float = setting(
+        0.875,
+        "resize_crop: image_size / resized short side, so 0.875 resizes to 256 for a 224 crop",
+        above=0,
+        at_most=1,
+    )
+    balance: Balance = setting(
+        Balance.none, "class imbalance: none, class_weights (in the loss) or oversample (rare classes drawn more often)"
+    )
+    val_fraction: float = setting(
+        0.2, "share of each class set aside for validation where the source has no val split", above=0, below=1
+    )
+    split_seed: int = setting(0, "seed of the train/val split; the same on every machine", at_least=0)
+    normalize: Normalize = setting(
+        Normalize.auto,
+        "statistics: weights (the pretrained weights' own), data (mean and std below), auto (weights if pretrained)",
+    )
+    mean: List[float] = setting([0.485, 0.456, 0.406], "mean per channel, of values in 0..1", at_least=0, at_most=1)
+    std: List[float] = setting([0.229, 0.224, 0.225], "standard deviation per channel, of values in 0..1", above=0)
+
+
+@dataclass
+class DigitsConfig(DataConfig):
+    """scikit-learn's 1,797 handwritten digits of 8x8, embedded: no download."""
+
+    name: str = "digits"
+
+
+@dataclass
+class FileDataConfig(DataConfig):
+    """Sources whose images are files."""
+
+    root: str = required("folder of the images")
+    reader: Reader = setting(Reader.opencv, "library that decodes: opencv (fastest), pillow, skimage or torchvision")
+    on_bad_image: OnBadImage = setting(
+        OnBadImage.error, "a file that cannot be decoded: error stops the run, skip leaves it out and lists it"
+    )
+    alpha_color: List[int] = setting(
+        [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
+    )
+    max_image_pixels: int = setting(
+        178_956_970, "images with more pixels than this count as bad, against decompression bombs", at_least=1
+    )
+    cache: DataCache = setting(
+        DataCache.auto,
+        "images decoded once, at the size that data.resize needs: ram, disk (shared between runs), auto (by room), or "
+        "none, which also trains on full-size images",
+    )
+    cache_dir: Optional[str] = setting(
+        None, "folder of the caches on disk; null: cvtrain in ~/.cache or in XDG_CACHE_HOME"
+    )
+    cache_limit_gib: Optional[float] = setting(
+        None, "GiB that the cache may take, on disk all caches together; null: half of what is free", above=0
+    )
+
+
+@dataclass
+class CustomConfig(FileDataConfig):
+    """A folder: train/ val/ [test/] of class folders, or class folders alone, split by seed."""
+
+    name: str = "custom"
+    extensions: List[str] = setting(list(IMAGE_EXTENSIONS), "file names that count as images, whatever their case")
+
+
+@dataclass
+class CsvConfig(FileDataConfig):
+    """A manifest: one row per image with its path, its label and, if wanted, its split."""
+
+    name: str = "csv"
+    file: str = required("the manifest, a text file with a header row")
+    root: str = setting("", "folder that relative paths start from; empty: the manifest's own folder")
+    delimiter: str = setting("auto", "character between columns; auto: found from the header row")
+    path_column: str = setting("path", "column with the image's path")
+    label_column: str = setting("label", "column with the class name")
+    split_column: str = setting("split", "column with train, val or test; without it val_fraction splits")
+    allow_outside_root: bool = setting(False, "allow paths that lead out of root")
+
+
+@dataclass
+class TorchvisionDataConfig(FileDataConfig):
+    """A set that torchvision knows by name."""
+
+    dataset: TorchvisionSet = required("which set")
+    root: str = setting("datasets", "folder that holds the sets, shared by all of them")
+    download: bool = setting(False, "fetch what is missing from the set's own site")
+
+
+@dataclass
+class HuggingFaceConfig(DataConfig):
+    """A set of the Hugging Face hub, or a local folder that `datasets.load_dataset` reads (extra: hf)."""
+
+    name: str = "huggingface"
+    path: str = required("name on the hub, or a local folder")
+    subset: Optional[str] = setting(None, "name of the configuration, where a set has several")
+    image_column: str = setting("image", "column with the image")
+    label_column: str = setting("label", "column with the class")
+    train_split: str = setting("train", "split to train on")
+    val_split: Optional[str] = setting(None, "split to select by; null: validation or val if there, else val_fraction")
+    test_split: Optional[str] = setting(None, "split scored once at the end; null: test if there")
+    download: bool = setting(False, "fetch from the hub what is not in the local cache")
+    alpha_color: List[int] = setting(
+        [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
+    )
+    on_bad_image: OnBadImage = setting(
+        OnBadImage.error, "an image that cannot be decoded: error stops the run, skip leaves it out and lists it"
+    )
+    max_image_pixels: int = setting(
+        178_956_970, "images with more pixels than this count as bad, against decompression bombs", at_least=1
+    )
+
+
+@dataclass
+class DatasetConfig(DataConfig):
+    """A user's own map-style Dataset class: items are (image, class id), image a PIL image, array or tensor."""
+
+    name: str = "dataset"
+    target: str = required("import path of the class or function, such as my_package.data.Birds")
+    kwargs: Dict[str, Any] = setting({}, "arguments for it, for every split")
+    # Empty and not null for off: omegaconf 2.3 cannot merge a mapping from the command line into a null one.
+    train_kwargs: Dict[str, Any] = setting({}, "more arguments for the train split, such as split: train")
+    val_kwargs: Dict[str, Any] = setting(
+        {}, "more arguments for the val split; empty: there is none, so val is split off train by val_fraction"
+    )
+    test_kwargs: Dict[str, Any] = setting({}, "more arguments for the test split; empty: there is none")
+    alpha_color: List[int] = setting(
+        [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
+    )
+    on_bad_image: OnBadImage = setting(
+        OnBadImage.error, "an image that cannot be used: error stops the run, skip leaves it out and lists it"
+    )
+
+
+DATA_CONFIGS: Dict[str, type] = {
+    "digits": DigitsConfig,
+    "custom": CustomConfig,
+    "csv": CsvConfig,
+    "torchvision": TorchvisionDataConfig,
+    "huggingface": HuggingFaceConfig,
+    "dataset": DatasetConfig,
+}

@@ -1,0 +1,93 @@
+"""The rules that every field carries, held against a composed config: known names, set values, ranges."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, Node, OmegaConf, ValueNode
+from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError, OmegaConfBaseException
+
+from cvtrain.config.composer import Composer
+from cvtrain.config.errors import Problem
+from cvtrain.config.hints import closest, closest_keys, did_you_mean
+from cvtrain.config.reflection import Setting, breaks_rule, settings_by_key, settings_of
+
+
+def find_rule_problems(cfg: DictConfig, composer: Composer) -> list[Problem]:
+    """Every setting that is unknown, not set, unresolvable or out of its range.
+
+    Types need no look here: OmegaConf holds them while it composes. But it lets `+optimizer.lrr=1` add a key to a
+    dataclass, and knows no ranges.
+    """
+    return list(_walk(cfg, "", composer))
+
+
+def _walk(node: DictConfig, prefix: str, composer: Composer) -> Iterator[Problem]:
+    schema: Any = OmegaConf.get_type(node)
+    settings = {item.key: item for item in settings_of(schema, prefix)}
+    for name, child in node.items_ex(resolve=False):
+        key = f"{prefix}.{name!s}" if prefix else str(name)
+        if key == "hydra":
+            continue
+        if name not in {field.name for field in fields(schema)}:
+            yield unknown_key(key, child._value() if isinstance(child, ValueNode) else child, composer)
+        elif key in settings:
+            yield from _check_setting(node, str(name), settings[key])
+        elif isinstance(child, DictConfig) and not child._is_none():
+            yield from _walk(child, key, composer)
+
+
+def _check_setting(node: DictConfig, name: str, item: Setting) -> Iterator[Problem]:
+    if OmegaConf.is_missing(node, name):
+        meaning = item.rule.help if item.rule else ""
+        yield Problem(item.key, rule=f"has to be set: {meaning}", remedy=f"set {item.key}=...")
+        return
+    try:
+        value = node[name]
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except InterpolationToMissingValueError:
+        return  # what it points to is reported by itself
+    except (InterpolationResolutionError, OmegaConfBaseException) as error:
+        raw = node._get_node(name)
+        is_filled = OmegaConf.is_config(raw) and not OmegaConf.is_interpolation(node, name)
+        text = OmegaConf.to_container(raw) if is_filled else raw._value() if isinstance(raw, Node) else raw
+        yield Problem(item.key, text, "cannot be resolved", str(error).splitlines()[0])
+        return
+    if item.rule is not None and plain is not None and not item.is_open() and breaks_rule(plain, item.rule):
+        yield Problem(item.key, plain, f"must be {item.allowed()}", item.rule.help)
+
+
+def unknown_key(key: str, value: Any, composer: Composer) -> Problem:
+    """The problem of a key that the composed config does not have: it belongs to other options, or it is misspelt."""
+    known = settings_by_key(composer.verb)
+    if key in known:
+        owners = owners_of(key, composer)
+        rule = f"has no effect here: {key.rpartition('.')[2]} belongs to {owners}"
+        return Problem(key, value, rule, f"choose {owners.split(', ')[0]}, or leave {key} out")
+    if "." not in key and isinstance(value, str):
+        groups = closest(key, [group for group in composer.groups if not group.startswith("hydra")])
+        if groups and value in composer.options(groups[0]):
+            return Problem(key, value, "no such setting or group", did_you_mean([f"{groups[0]}={value}"]))
+    sections = sorted({name.rpartition(".")[0] for name in known if "." in name})
+    names = closest_keys(key, [*known, *sections])
+    if not names or names[0] in sections:
+        part = f" -p {names[0]}" if names and composer.verb == "train" else ""
+        verb = "" if composer.verb == "train" else f"{composer.verb} "
+        return Problem(key, value, "no such setting", f"cvtrain {verb}--cfg job{part} shows what there is")
+    return Problem(key, value, "no such setting", did_you_mean(names))
+
+
+def owners_of(key: str, composer: Composer) -> str:
+    """The options that have a key, such as `optimizer=sgd, rmsprop, muon`."""
+    schemas = list(settings_by_key(composer.verb)[key])
+    group = schemas[0].partition("/")[0]
+    ranked = []
+    for name in composer.options(group):
+        schema = f"{group}/{composer.schema_of(group, name)}"
+        if schema in schemas:
+            # The option that carries the schema's own name leads: model=torchvision before the networks by name.
+            ranked.append((schema != f"{group}/{name}", schemas.index(schema), name))
+    names = [name for _, _, name in sorted(ranked)]
+    if len(names) > 6:
+        names = [*names[:6], "..."]
+    return f"{group}={', '.join(names)}"

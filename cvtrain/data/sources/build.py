@@ -1,0 +1,56 @@
+"""`build_splits`: from the typed config of a source to its labelled images."""
+
+from collections.abc import Callable
+from typing import Any
+
+from cvtrain.config.schema.data import (
+    CsvConfig,
+    CustomConfig,
+    DataConfig,
+    DatasetConfig,
+    DigitsConfig,
+    FileDataConfig,
+    HuggingFaceConfig,
+    TorchvisionDataConfig,
+)
+from cvtrain.data.images.reader import build_reader
+from cvtrain.data.sources.custom import build_dataset
+from cvtrain.data.sources.digits import build_digits
+from cvtrain.data.sources.folder import build_custom
+from cvtrain.data.sources.huggingface import build_huggingface
+from cvtrain.data.sources.manifest import build_csv
+from cvtrain.data.sources.source import Splits
+from cvtrain.data.sources.torchvision import build_torchvision
+
+SOURCES: dict[type, Callable[[Any], Splits]] = {
+    DigitsConfig: build_digits,
+    HuggingFaceConfig: build_huggingface,
+    DatasetConfig: build_dataset,
+}
+FILE_SOURCES: dict[type, Callable[[Any, Any], Splits]] = {
+    CustomConfig: build_custom,
+    CsvConfig: build_csv,
+    TorchvisionDataConfig: build_torchvision,
+}
+
+
+def build_splits(config: DataConfig) -> Splits:
+    """The train, val and (where there is one) test images that `config` names, with one class map for all.
+
+    Only names and labels are read here; images are decoded when they are asked for, but the sets of arrays are loaded.
+
+    Raises:
+        ConfigError: images or labels are missing, unclear or contradict each other; it names the setting to change.
+    """
+    if isinstance(config, FileDataConfig):
+        return FILE_SOURCES[type(config)](config, _build_config_reader(config))
+    return SOURCES[type(config)](config)
+
+
+def _build_config_reader(config: FileDataConfig) -> Callable[..., Any]:
+    return build_reader(
+        library=config.reader.value,
+        channels=config.channels,
+        alpha_color=tuple(config.alpha_color),
+        max_image_pixels=config.max_image_pixels,
+    )

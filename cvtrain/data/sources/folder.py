@@ -1,0 +1,143 @@
+"""Source `custom`: a folder of class folders, with or without split folders above them (rules in `layout.py`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.schema.data import CustomConfig, DataCache, FileDataConfig
+from cvtrain.data.cache.folder import default_folder
+from cvtrain.data.sources.classes import check_known, class_name, order_classes
+from cvtrain.data.sources.layout import Layout, find_layout
+from cvtrain.data.sources.path_table import PathTable
+from cvtrain.data.sources.scan import ImageScanner
+from cvtrain.data.sources.scan_cache import ScanCache
+from cvtrain.data.sources.source import FileSource, Splits
+from cvtrain.data.sources.splits import complete_splits, listed
+
+Reader = Callable[[str], np.ndarray]
+
+
+def build_custom(config: CustomConfig, reader: Reader) -> Splits:
+    """The splits of the folder `config.root`."""
+    return splits_of_folder(
+        str(Path(config.root).expanduser()),
+        extensions=tuple(config.extensions),
+        reader=reader,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+        cache_folder=scan_cache_folder(config),
+    )
+
+
+def scan_cache_folder(config: FileDataConfig) -> Path | None:
+    """Where listings of large folders are kept; None with `data.cache=none`, which keeps nothing."""
+    if config.cache is DataCache.none:
+        return None
+    return Path(config.cache_dir).expanduser() if config.cache_dir else default_folder()
+
+
+def splits_of_folder(
+    root: str,
+    *,
+    extensions: tuple[str, ...],
+    reader: Reader,
+    val_fraction: float,
+    split_seed: int,
+    key: str = "data.root",
+    cache_folder: Path | None = None,
+) -> Splits:
+    """Scan `root` and label every image by its class folder.
+
+    Args:
+        extensions: endings of image files, whatever their case.
+        key: config key that errors name.
+        cache_folder: where the listing of a large folder is kept for the next scan; None: nowhere.
+
+    Raises:
+        ConfigError: the folder cannot be read, its layout is unclear, val or test has a class that train lacks, or
+            there are fewer than two classes.
+    """
+    check_folder(root, key)
+    endings = tuple(ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in extensions)
+    cache = None if cache_folder is None else ScanCache(cache_folder, root, endings)
+    scanner = ImageScanner(root, endings, cache)
+    try:
+        layout = find_layout(scanner, key=key)
+        tables, warnings = _scan_splits(scanner, layout, key)
+    except OSError as error:
+        raise ConfigError(key=key, value=root, rule=f"cannot be read: {error}") from error
+    if cache is not None:
+        cache.keep(scanner)
+    classes = order_classes(name for name, table in tables["train"].items() if len(table))
+    sources = {}
+    ids = {name: number for number, name in enumerate(classes)}
+    for split, by_class in tables.items():
+        filled = {name: table for name, table in by_class.items() if len(table)}
+        check_known(filled, classes, split=split, key=key, value=root)
+        names = [name for name in classes if name in filled]
+        sources[split] = FileSource(
+            root=root,
+            paths=PathTable.concatenate([filled[name] for name in names]),
+            labels=np.repeat(
+                np.array([ids[name] for name in names], dtype=np.int64),
+                [len(filled[name]) for name in names],
+            ),
+            reader=reader,
+        )
+    empty = [name for name, table in tables["train"].items() if not len(table)]
+    if empty:
+        warnings.append(f"class folders without images are left out: {listed(empty)}")
+    return complete_splits(
+        sources,
+        classes=classes,
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        key=key,
+        left_out=scanner.left_out.lines(),
+        notes=layout.notes,
+        warnings=(*layout.warnings, *warnings),
+    )
+
+
+def check_folder(root: str, key: str) -> None:
+    """Raise `ConfigError` unless `root` is a folder."""
+    if Path(root).is_dir():
+        return
+    if Path(root).exists():
+        raise ConfigError(key=key, value=root, rule="is a file, not a folder", remedy="unpack it if it is an archive")
+    raise ConfigError(key=key, value=root, rule="no such folder", remedy=f"relative paths start from {Path.cwd()}")
+
+
+def _scan_splits(scanner: ImageScanner, layout: Layout, key: str) -> tuple[dict[str, dict[str, PathTable]], list[str]]:
+    """Per split, the images of every class by name, empty ones too; and warnings."""
+    if not layout.splits:
+        return {"train": _scan_classes(scanner, list(layout.class_folders))}, []
+    tables = {}
+    warnings = []
+    for split, folder in layout.splits.items():
+        listing = scanner.list_folder(folder)
+        if listing.images and not listing.folders:
+            if split != "test":
+                raise ConfigError(
+                    key=key,
+                    value=scanner.root,
+                    rule=f"{folder}/ holds {len(listing.images)} images but no class folders",
+                    remedy=f"sort them into {folder}/CLASS/IMAGE",
+                )
+            # Competitions give out a test folder without labels; that is no reason not to train.
+            warnings.append(f"{folder}/ has images but no class folders, so no labels: there is nothing to score")
+        for path in listing.images:
+            scanner.left_out.add("image outside the class folders", path)
+        if listing.folders or split != "test":
+            tables[split] = _scan_classes(scanner, [f"{folder}/{name}" for name in listing.folders])
+    return tables, warnings
+
+
+def _scan_classes(scanner: ImageScanner, folders: list[str]) -> dict[str, PathTable]:
+    """The images below each class folder. Folders whose names differ only in Unicode form are one class."""
+    found: dict[str, list[PathTable]] = {}
+    for folder, table in zip(folders, scanner.images_below(folders), strict=True):
+        found.setdefault(class_name(folder.rpartition("/")[2]), []).append(table)
+    return {name: tables[0] if len(tables) == 1 else PathTable.concatenate(tables) for name, tables in found.items()}

@@ -1,0 +1,207 @@
+"""Source `csv`: a text file with one row per image: its path, its label and, if wanted, its split.
+
+Paths: relative to `root`; `\\` counts as `/`, since manifests are written on Windows too. `.` and `..` are resolved
+by name, and what then leads out of root is refused unless `allow_outside_root`; links inside root may lead where they
+like. Paths, labels and splits lose spaces at both ends.
+"""
+
+# Paths stay strings here: a Path object per image would cost more than the work on it.
+# ruff: noqa: PTH100, PTH111, PTH113, PTH117, PTH118, PTH120
+
+import os
+import posixpath
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.schema.data import CsvConfig
+from cvtrain.data.sources.classes import check_known, class_name, order_classes
+from cvtrain.data.sources.folder import check_folder
+from cvtrain.data.sources.manifest_rows import Row, read_rows
+from cvtrain.data.sources.path_table import PathTable
+from cvtrain.data.sources.source import FileSource, Splits
+from cvtrain.data.sources.splits import complete_splits, listed
+
+_SPLIT_IDS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
+_SPLIT_NAMES = ("train", "val", "test")
+_NAMED_FILES = 5
+_THREADS = 8
+_CHECKED_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows as arrays, in file order.
+
+    Attributes:
+        paths: N paths, relative to root or absolute.
+        labels: (N,) int64 positions in `names`.
+        names: class names in order of appearance.
+        splits: (N,) int8: 0 train, 1 val, 2 test.
+        numbers: (N,) int64 line numbers, from 1, for errors.
+    """
+
+    paths: PathTable
+    labels: np.ndarray
+    names: tuple[str, ...]
+    splits: np.ndarray
+    numbers: np.ndarray
+
+    def take(self, indices: np.ndarray) -> "Manifest":
+        """The rows at `indices` (M,) int64."""
+        return Manifest(
+            self.paths.take(indices),
+            self.labels[indices],
+            self.names,
+            self.splits[indices],
+            self.numbers[indices],
+        )
+
+
+def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
+    """The splits of the manifest `config.file`.
+
+    Raises:
+        ConfigError: the manifest or a file in it is missing, or a row is wrong; it names the row.
+    """
+    root = os.path.expanduser(config.root or os.path.dirname(config.file) or ".")
+    check_folder(root, "data.root")
+    manifest, warnings = _drop_repeated(_read_manifest(config, root), config.file)
+    _check_files(manifest, root, config.file)
+    in_train = manifest.splits == 0
+    if not in_train.any():
+        raise ConfigError(key="data.file", value=config.file, rule="has no rows of split train")
+    classes = order_classes(manifest.names[label] for label in np.unique(manifest.labels[in_train]))
+    sources = {}
+    for split_id, split in enumerate(_SPLIT_NAMES):
+        part = manifest.take(np.flatnonzero(manifest.splits == split_id))
+        if len(part.paths):
+            sources[split] = _file_source(part, classes, split, root, config.file, reader)
+    return complete_splits(
+        sources,
+        classes=classes,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+        key="data.file",
+        warnings=tuple(warnings),
+    )
+
+
+def _file_source(
+    part: Manifest, classes: tuple[str, ...], split: str, root: str, file: str, reader: Callable[[str], np.ndarray]
+) -> FileSource:
+    """The rows of one split, under the ids of `classes`."""
+    names = [part.names[label] for label in np.unique(part.labels)]
+    check_known(names, classes, split=split, key="data.file", value=file)
+    ids = np.array([classes.index(name) if name in classes else -1 for name in part.names], dtype=np.int64)
+    return FileSource(root=root, paths=part.paths, labels=ids[part.labels], reader=reader)
+
+
+def _read_manifest(config: CsvConfig, root: str) -> Manifest:
+    labels, splits, numbers = array("q"), array("b"), array("q")
+    ids: dict[str, int] = {}
+    absolute_root = os.path.abspath(root)
+
+    def paths() -> Iterator[str]:
+        for row in read_rows(config):
+            yield _path_below_root(row, absolute_root, config)
+            labels.append(ids.setdefault(class_name(row.label), len(ids)))
+            splits.append(_split_id(row, config))
+            numbers.append(row.number)
+
+    table = PathTable.from_iterable(paths())
+    return Manifest(
+        table,
+        np.array(labels, dtype=np.int64),
+        tuple(ids),
+        np.array(splits, dtype=np.int8),
+        np.array(numbers, dtype=np.int64),
+    )
+
+
+def _split_id(row: Row, config: CsvConfig) -> int:
+    if row.split is None:
+        return 0
+    split_id = _SPLIT_IDS.get(row.split.casefold())
+    if split_id is None:
+        raise ConfigError(
+            key="data.file",
+            value=config.file,
+            rule=f"line {row.number}: the split is {row.split!r}; allowed are train, val and test",
+        )
+    return split_id
+
+
+def _path_below_root(row: Row, absolute_root: str, config: CsvConfig) -> str:
+    """The row's path relative to root, in its shortest form; or absolute, if it may lead elsewhere and does."""
+    path = row.path.replace("\\", "/")
+    if os.path.isabs(path):
+        # Windows: another drive has no relative path, and stays absolute.
+        same_drive = os.path.splitdrive(path)[0].casefold() == os.path.splitdrive(absolute_root)[0].casefold()
+        path = os.path.relpath(path, absolute_root).replace(os.sep, "/") if same_drive else path
+    path = posixpath.normpath(path)
+    outside = path == ".." or path.startswith("../") or os.path.isabs(path)
+    if outside and not config.allow_outside_root:
+        raise ConfigError(
+            key="data.file",
+            value=config.file,
+            rule=f"line {row.number}: {row.path} leads out of the root {absolute_root}",
+            remedy="set data.root to a folder above all images, or data.allow_outside_root=true",
+        )
+    return path
+
+
+def _drop_repeated(manifest: Manifest, file: str) -> tuple[Manifest, list[str]]:
+    """The manifest with every path once, and warnings. A path with two labels or in two splits is an error."""
+    hashes = manifest.paths.hashes(0)  # equal paths have equal hashes; comparing 8 bytes beats a dict of strings
+    order = np.argsort(hashes, kind="stable")
+    repeats = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    dropped = []
+    for position in repeats:
+        first, second = int(order[position]), int(order[position + 1])
+        if manifest.paths[first] != manifest.paths[second]:
+            continue  # two spellings of one name in Unicode, or two names with one hash
+        for rows, what, rule in (
+            (manifest.labels, [manifest.names[manifest.labels[row]] for row in (first, second)], "labels"),
+            (manifest.splits, [_SPLIT_NAMES[manifest.splits[row]] for row in (first, second)], "splits"),
+        ):
+            if rows[first] != rows[second]:
+                raise ConfigError(
+                    key="data.file",
+                    value=file,
+                    rule=f"{manifest.paths[first]} has two {rule}: {what[0]} in line {manifest.numbers[first]}, "
+                    f"{what[1]} in line {manifest.numbers[second]}",
+                    remedy="keep one of the two rows",
+                )
+        dropped.append(second)
+    if not dropped:
+        return manifest, []
+    names = [f"{manifest.paths[row]} (line {manifest.numbers[row]})" for row in sorted(dropped)]
+    kept = np.setdiff1d(np.arange(len(manifest.paths)), dropped)
+    return manifest.take(kept), [f"{len(dropped)} repeated rows count once: {listed(names)}"]
+
+
+def _check_files(manifest: Manifest, root: str, file: str) -> None:
+    """One stat per image: a path that is wrong in the last row should not be found hours into the run."""
+
+    def missing_from(first: int) -> list[int]:
+        rows = range(first, min(first + _CHECKED_AT_ONCE, len(manifest.paths)))
+        return [row for row in rows if not os.path.isfile(os.path.join(root, manifest.paths[row]))]
+
+    # Threads, since on a network disk each file is an answer to wait for; on a local one they cost nothing.
+    with ThreadPoolExecutor(_THREADS) as threads:
+        starts = range(0, len(manifest.paths), _CHECKED_AT_ONCE)
+        missing = [row for rows in threads.map(missing_from, starts) for row in rows]
+    if missing:
+        first = ", ".join(f"{manifest.paths[row]} (line {manifest.numbers[row]})" for row in missing[:_NAMED_FILES])
+        raise ConfigError(
+            key="data.file",
+            value=file,
+            rule=f"{len(missing)} of {len(manifest.paths)} files are missing below {os.path.abspath(root)}: {first}"
+            + (" and more" if len(missing) > _NAMED_FILES else ""),
+            remedy="paths start from data.root, by default the manifest's own folder",
+        )

@@ -1,0 +1,133 @@
+"""Reading the rows of a manifest: encoding, delimiter, header, and what makes a row wrong."""
+
+import csv
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.schema.data import CsvConfig
+
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+class Row(NamedTuple):
+    """One image. `number` is its line in the file, from 1; `split` is None without a split column."""
+
+    number: int
+    path: str
+    label: str
+    split: str | None
+
+
+def read_rows(config: CsvConfig) -> Iterator[Row]:
+    """The rows of `config.file` that are not blank, one at a time.
+
+    Raises:
+        ConfigError: no such file, not text, a column is missing, or a row lacks a field; it names the line.
+    """
+    try:
+        file = Path(config.file).expanduser()
+        with file.open(encoding=_encoding(file), newline="") as text:
+            yield from _parse(text, config)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            key="data.file",
+            value=config.file,
+            rule=f"is not UTF-8 text: {error}",
+            remedy="save it as UTF-8",
+        ) from error
+    except OSError as error:
+        raise ConfigError(key="data.file", value=config.file, rule=f"cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise ConfigError(key="data.file", value=config.file, rule=f"is no table of columns: {error}") from error
+
+
+def _encoding(file: Path) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 with one (what Excel calls Unicode text)."""
+    with file.open("rb") as start:
+        return "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _parse(text: TextIO, config: CsvConfig) -> Iterator[Row]:
+    header_line = next((line for line in text if line.strip()), "")
+    delimiter = _find_delimiter(header_line, config)
+    text.seek(0)
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
+    header = [column.strip() for column in next((row for row in rows if any(row)), [])]
+    path_at = _find_column(header, config.path_column, "data.path_column", config.file)
+    label_at = _find_column(header, config.label_column, "data.label_column", config.file)
+    split_at = _find_split_column(header, config)
+    for fields in rows:
+        if not any(field.strip() for field in fields):
+            continue
+        if len(fields) != len(header):
+            raise ConfigError(
+                key="data.file",
+                value=config.file,
+                rule=f"line {rows.line_num} has {len(fields)} fields, the header {len(header)}",
+                remedy=f'a field with {delimiter!r} in it needs quotes: "a{delimiter}b.jpg"',
+            )
+        row = Row(
+            rows.line_num,
+            fields[path_at].strip(),
+            fields[label_at].strip(),
+            None if split_at is None else fields[split_at].strip(),
+        )
+        for what, field in (("path", row.path), ("label", row.label)):
+            if not field:
+                raise ConfigError(key="data.file", value=config.file, rule=f"line {row.number} has no {what}")
+        yield row
+
+
+def _find_delimiter(header_line: str, config: CsvConfig) -> str:
+    """The configured delimiter, or the one under which the header has the wanted columns.
+
+    `csv.Sniffer` guesses from the frequency of characters and fails on short headers and on paths with commas; the
+    names that we look for are known, so trying the four delimiters settles it.
+    """
+    if config.delimiter != "auto":
+        if len(config.delimiter) != 1 or config.delimiter in '"\r\n':
+            raise ConfigError(
+                key="data.delimiter",
+                value=config.delimiter,
+                rule="is not a character that can stand between columns",
+                remedy="allowed: auto, which finds , ; | and tab, or any one character",
+            )
+        return config.delimiter
+    wanted = {config.path_column.casefold(), config.label_column.casefold()}
+
+    def score(delimiter: str) -> tuple[int, int]:
+        columns = [column.strip().casefold() for column in next(csv.reader([header_line], delimiter=delimiter), [])]
+        return len(wanted & set(columns)), len(columns)
+
+    return max(_DELIMITERS, key=score)
+
+
+def _find_column(header: list[str], wanted: str, key: str, file: str) -> int:
+    """Position of the column `wanted`: by its exact name, else whatever the case."""
+    exact = [position for position, column in enumerate(header) if column == wanted]
+    found = exact or [position for position, column in enumerate(header) if column.casefold() == wanted.casefold()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(key=key, value=wanted, rule=f"{file} has {len(found)} columns of this name")
+    close = difflib.get_close_matches(wanted.casefold(), [column.casefold() for column in header], n=1)
+    nearest = [column for column in header if close and column.casefold() == close[0]]
+    columns = ", ".join(header) if any(header) else "none"
+    raise ConfigError(
+        key=key,
+        value=wanted,
+        rule=f"no such column in {file}; its header has: {columns}",
+        remedy=f"did you mean {key}={nearest[0]}?" if nearest else f"set {key} to one of them; a header row is needed",
+    )
+
+
+def _find_split_column(header: list[str], config: CsvConfig) -> int | None:
+    """Position of the split column; None if it is not there and was not asked for by name."""
+    default = CsvConfig.__dataclass_fields__["split_column"].default
+    columns = [column.casefold() for column in header]
+    if config.split_column == default and config.split_column.casefold() not in columns:
+        return None
+    return _find_column(header, config.split_column, "data.split_column", config.file)

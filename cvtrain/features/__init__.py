@@ -1,1 +1,0 @@
-"""Features of a frozen backbone, computed once: batches of them stand in for batches of images."""

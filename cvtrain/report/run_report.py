@@ -1,0 +1,270 @@
+"""What a run leaves in its folder: the config at the start; figures, pictures and tables at the end."""
+
+import logging
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from cvtrain.checkpoint import inference_weights, load_checkpoint
+from cvtrain.config.redact import redact
+from cvtrain.config.serialize import to_plain
+from cvtrain.data.build import BatchLoader
+from cvtrain.data.images.errors import BadImage, write_skipped
+from cvtrain.data.loader.sampler import BatchIndices
+from cvtrain.distributed.coordinator import build_coordinator
+from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
+from cvtrain.report.advice import describe_facts
+from cvtrain.report.bottleneck import Bottleneck, find_bottleneck
+from cvtrain.report.environment import write_environment
+from cvtrain.report.evaluation import SAMPLE_IMAGES, log_evaluation_plots, write_evaluation
+from cvtrain.report.json_file import write_json
+from cvtrain.report.plots import plot_curves, plot_images
+from cvtrain.report.plotter import Plotter
+from cvtrain.report.times import describe_times
+from cvtrain.runtime.console import display_path
+from cvtrain.runtime.files import atomic_write, remove_temporary_files
+from cvtrain.runtime.memory import peak_memory_gib
+from cvtrain.runtime.precision import precision_name
+from cvtrain.runtime.rng import derive_seed
+from cvtrain.runtime.signals import StopSignals
+from cvtrain.training.build import Run
+from cvtrain.training.evaluator import Evaluation, evaluate_split
+from cvtrain.training.settings import StopReason
+from cvtrain.training.trainer import BATCH_TRANSFORM_STREAM
+
+log = logging.getLogger(__name__)
+
+CURVES = "curves.png"
+
+
+def write_run_metadata(config: Any, run_dir: Path, overrides: list[str], *, step: int = 0) -> None:
+    """Write config.yaml, overrides.yaml and environment.json before anything can go wrong.
+
+    Removes what a process that was killed had begun to write in the folder.
+    A run that goes on at `step` moves those from before to history/step_<step>/.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for folder in (run_dir, run_dir / "plots"):  # the store of checkpoints sees to its own
+        remove_temporary_files(folder)
+    texts = {
+        name: yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True)
+        for name, content in (("config.yaml", to_plain(config)), ("overrides.yaml", overrides))
+    }
+    if step:
+        history = run_dir / "history" / f"step_{step:08d}"
+        history.mkdir(parents=True, exist_ok=True)
+        for name in (*texts, "environment.json"):
+            if (run_dir / name).exists():
+                (run_dir / name).replace(history / name)
+    for name, text in texts.items():
+        with atomic_write(run_dir / name) as file:
+            file.write(text)
+    write_environment(run_dir / "environment.json")
+
+
+def draw_preview(run: Run, plotter: Plotter) -> None:
+    """Draw plots/train_samples.png: the first training images as the model will see them, augmented and mixed."""
+    loader, trainer, classes = run.loaders.train, run.trainer, run.splits.classes
+    key = next(loader.plan.batches(0))
+    batch = loader.dataset[BatchIndices(key.epoch, key.number, key.indices[:SAMPLE_IMAGES])]
+    if len(batch) == 0:
+        return
+    images = run.normalizer.to_float(batch.images.to(trainer.device))
+    seed = derive_seed(run.config.seed, BATCH_TRANSFORM_STREAM, 0)
+    images, _ = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    path = run.run_dir / "plots" / "train_samples.png"
+    names = [classes[label] for label in batch.labels.tolist()]
+    plotter.draw(plot_images, pixels, names, path)
+    if not set(run.logger.names) <= {FileLogger.name}:
+        plotter.finish()
+        if path.exists():
+            run.logger.log_image("train/samples", path, step=0)
+
+
+def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, wall_seconds: float) -> dict[str, float]:
+    """Write summary, plots and tables, and score the test split with the best weights; gives the final metrics.
+
+    `plotter` None: no plots are wanted.
+    An interrupted run gets its summary only: who sent the signal does not wait, and the run goes on later. So does a
+    trial that its search has ended: nobody will look at it closely. Of several processes all score, and rank 0 writes.
+    """
+    trainer, run_dir, world = run.trainer, run.run_dir, run.trainer.world
+    is_done = end_reason not in (StopReason.interrupted, StopReason.pruned)
+    best = trainer.best_evaluation or (evaluate_best(run) if is_done else None) or trainer.last_evaluation
+    metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
+    if is_done and best is not None and world.is_main_process:
+        write_split(run, "val", best, run.loaders.val, plotter)
+    trainer.store.wait()
+    if is_done:
+        metrics |= write_test(run, plotter)
+        if plotter is not None and world.is_main_process:
+            plotter.draw(plot_curves, read_metrics(run_dir / METRICS_JSONL), run_dir / "plots" / CURVES)
+    bad = gather_bad_images(run)
+    if not world.is_main_process:
+        return metrics
+    num_skipped = write_skipped(run_dir / "skipped_images.csv", bad)
+    if num_skipped:
+        log.warning("%d images could not be read and were skipped: %s", num_skipped, run_dir / "skipped_images.csv")
+
+    finding = find_bottleneck(trainer.times.steady(), describe_facts(run))
+    summary = summarize(run, end_reason, metrics, finding, wall_seconds=wall_seconds, num_skipped=num_skipped)
+    write_json(run_dir / "summary.json", summary)
+    run.logger.log_summary(summary)
+    best_path = run_dir / "checkpoints" / "best.pt"
+    if is_done:
+        if plotter is not None:
+            plotter.finish()
+            log_plots(run)
+        if best_path.exists():
+            run.logger.log_artifact(best_path)
+    log_final_results(run, end_reason, best, metrics, wall_seconds=wall_seconds)
+    log.info("time: %s", finding.sentence)
+    return metrics
+
+
+def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
+    """What could not be read, of all processes, by split; rank 0 gets it."""
+    own = {name: loader.bad_images for name, loader in run.loaders.parts().items()}
+    merged: dict[str, dict[int, BadImage]] = {name: {} for name in own}
+    for part in run.trainer.world.gather(own):
+        for name, images in part.items():
+            merged[name] |= images
+    return {name: list(images.values()) for name, images in merged.items()}
+
+
+def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader, plotter: Plotter | None) -> None:
+    """Write the tables of a split, and have its plots drawn."""
+    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, plotter=plotter)
+
+
+def log_plots(run: Run) -> None:
+    """Hand the pictures of the end to the loggers."""
+    step = run.trainer.step
+    for split in run.loaders.parts():
+        log_evaluation_plots(run.logger, run.run_dir, split, step)
+    curves = run.run_dir / "plots" / CURVES
+    if curves.exists():
+        run.logger.log_image("curves", curves, step)
+
+
+def write_test(run: Run, plotter: Plotter | None) -> dict[str, float]:
+    """Score the test split, if there is one, with the best weights; gives its metrics."""
+    if run.loaders.test is None:
+        return {}
+    tested = score_with_best_weights(run, run.loaders.test)
+    metrics = {f"test/{name}": value for name, value in tested.metrics.items()}
+    if run.trainer.world.is_main_process:
+        write_split(run, "test", tested, run.loaders.test, plotter)
+    run.logger.log_metrics(run.trainer.step, max(run.trainer.epoch - 1, 0), metrics)
+    return metrics
+
+
+def evaluate_best(run: Run) -> Evaluation | None:
+    """The evaluation of best.pt again, for a run that went on after a better epoch; None if there is no such file."""
+    run.trainer.store.wait()
+    position = run.trainer.world.broadcast(best_position(run))
+    if position is None:
+        return None
+    evaluation = score_with_best_weights(run, run.loaders.val)
+    evaluation.step, evaluation.epoch = position
+    return evaluation
+
+
+def best_position(run: Run) -> tuple[int, int] | None:
+    """Step and epoch of best.pt; None if it is not there."""
+    path = run.run_dir / "checkpoints" / "best.pt"
+    if not path.exists():
+        return None
+    position = load_checkpoint(path)["position"]
+    return position["step"], max(position["epoch"] - (0 if position["batch"] else 1), 0)
+
+
+def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
+    """Score a split with the weights that did best on val; the last ones if best.pt is not kept.
+
+    They stay in the model: this comes when training is over.
+    """
+    trainer = run.trainer
+    best_path = run.run_dir / "checkpoints" / "best.pt"
+    model = trainer.average.model
+    is_kept = trainer.world.is_main_process and best_path.exists()
+    trainer.weights.load_from_main(model, inference_weights(load_checkpoint(best_path)) if is_kept else None)
+    trainer.progress.start("scoring", loader.num_images)
+    try:
+        return evaluate_split(
+            model,
+            loader.epoch(0),
+            criterion=trainer.criterion,
+            normalizer=run.normalizer,
+            device=trainer.device,
+            dtype=trainer.dtype,
+            num_classes=trainer.num_classes,
+            flip=trainer.settings.eval_flip,
+            on_batch=trainer.progress.advance,
+            coordinator=build_coordinator(StopSignals(), trainer.world),
+            world=trainer.world,
+            in_parts=trainer.weights.is_sharded,
+        )
+    finally:
+        trainer.progress.close()
+
+
+def summarize(
+    run: Run,
+    end_reason: StopReason,
+    metrics: dict[str, float],
+    finding: Bottleneck,
+    *,
+    wall_seconds: float,
+    num_skipped: int,
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    trainer = run.trainer
+    return {
+        "name": run.config.name,
+        "end_reason": end_reason.value,
+        "epochs": trainer.epoch,
+        "steps": trainer.step,
+        "skipped_steps": trainer.num_skipped_steps,
+        "monitor": trainer.monitor.name,
+        "best": {"value": trainer.monitor.best, "step": trainer.monitor.best_step, "metrics": metrics},
+        "last": trainer.last_metrics,
+        "classes": list(run.splits.classes),
+        "images": {name: len(source) for name, source in run.splits.parts().items()},
+        "skipped_images": num_skipped,
+        "device": str(trainer.device),
+        "precision": precision_name(trainer.dtype),
+        "wall_seconds": wall_seconds,
+        **trainer.stopwatch.totals(),
+        "time": describe_times(trainer.times.read(), finding, num_workers=run.loaders.train.num_workers),
+        "peak_memory_gib": peak_memory_gib(trainer.device),
+    }
+
+
+def log_final_results(
+    run: Run, end_reason: StopReason, best: Evaluation | None, metrics: dict[str, float], *, wall_seconds: float
+) -> None:
+    """The last words of a run: why it ended, its best figures, and where to find what."""
+    trainer = run.trainer
+    log.info("done: %s, %d steps in %.1f s", end_reason.value, trainer.step, wall_seconds)
+    if best is not None:
+        log.info(
+            "best: %s %.4f in epoch %d | val loss %.4f, accuracy %.4f",
+            trainer.monitor.name,
+            trainer.monitor.best if trainer.monitor.best is not None else float("nan"),
+            best.epoch + 1,
+            best.metrics["loss"],
+            best.metrics["accuracy"],
+        )
+    if "test/accuracy" in metrics:
+        log.info("test: loss %.4f, accuracy %.4f", metrics["test/loss"], metrics["test/accuracy"])
+    log.info("results in %s", display_path(run.run_dir))
+    if end_reason is StopReason.interrupted:
+        log.info("go on with it: cvtrain resume=%s", shlex.quote(display_path(run.run_dir)))
+    elif (run.run_dir / "checkpoints" / "best.pt").exists():
+        best_path = display_path(run.run_dir / "checkpoints" / "best.pt")
+        log.info("use it: cvtrain evaluate checkpoint=%s", shlex.quote(best_path))

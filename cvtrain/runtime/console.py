@@ -1,0 +1,71 @@
+"""The one console that log lines and the live progress bar share, so that neither breaks the other."""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cvtrain.config.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+log = logging.getLogger(__name__)
+
+LEVEL_STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
+
+
+@functools.cache
+def get_console() -> Console:
+    """The shared rich console on stdout; rich is imported at the first call (40 ms)."""
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower().replace("-", "") != "utf8":
+        # In a C or Latin-1 locale a letter that it lacks would end the line in an error.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    class BrokenPipeSafeConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Go on without a reader, such as `head` that has seen enough: rich would end the process."""
+            self.quiet = True
+            with Path(os.devnull).open("wb") as nothing:
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
+            log.warning("nobody reads the output any more: from here on the log file alone has it")
+
+    return BrokenPipeSafeConsole(highlight=False, emoji=False)
+
+
+def display_path(path: Path) -> str:
+    """`path` as a person would type it here: relative, if it lies below the working folder."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def log_exception_to_file(error: BaseException) -> None:
+    """Leave the error that ends the run in its log file too; the console gets it at the end, once."""
+    info = None if isinstance(error, (ConfigError, RunError)) else (type(error), error, error.__traceback__)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines through the shared console: above a live bar, without colour codes where stdout is no terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # soft_wrap: a line stays one line in files and pipes, whatever width rich guesses.
+            get_console().print(
+                self.format(record),
+                style=LEVEL_STYLES.get(record.levelno),
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        except Exception:
+            self.handleError(record)

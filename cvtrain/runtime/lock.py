@@ -1,0 +1,130 @@
+"""One process at a time in a run folder: a lock that the system gives back when its holder dies."""
+
+import contextlib
+import errno
+import functools
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from cvtrain.config.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = "run.lock"
+# Longer than a run needs to save after a signal, and than Slurm waits between its SIGTERM and its SIGKILL.
+LOCK_TIMEOUT_SECONDS = 40.0
+POLL_SECONDS = 0.25
+# What file systems say that know no locks: NFS without its lock service, some cluster and user-space file systems.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+_held: set[IO[str]] = set()
+
+
+@contextlib.contextmanager
+def run_lock(run_dir: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the run folder for as long as the block lasts, or the process lives.
+
+    The lock is one of the system (flock), not the file: a file that a killed process left locks nothing. Processes
+    forked meanwhile do not hold it. Over NFS it holds between machines where the server's lock service runs; where a
+    file system has no locks, a warning says so and nothing is locked.
+
+    Args:
+        run_dir: the run folder; made if it is not there.
+        wait_seconds: how long to wait for another holder to end.
+
+    Raises:
+        ConfigError: another process holds the folder; it is named.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (run_dir / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        is_locked = _lock(file, run_dir, wait_seconds)
+        if is_locked:
+            _write_holder(file)
+        _close_in_forks()
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+            if is_locked:
+                file.truncate(0)
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(file: IO[str], run_dir: Path, wait_seconds: float) -> bool:
+    """Take the lock; False where the file system has none."""
+    deadline = time.monotonic() + wait_seconds
+    is_told = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                log.warning("%s: this file system has no locks (%s); start no second process there", run_dir, error)
+                return False
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+        if time.monotonic() >= deadline:
+            raise ConfigError(
+                key="hydra.run.dir",
+                value=run_dir,
+                rule=f"another process trains in this run folder: {_holder(file)}",
+                remedy="wait for its end or end it, then go on with resume; or leave out hydra.run.dir and resume, "
+                "which starts a run in a folder of its own",
+            )
+        if not is_told:
+            is_told = True
+            log.info("%s is in use by %s; waiting up to %g s", run_dir, _holder(file), wait_seconds)
+        time.sleep(POLL_SECONDS)
+
+
+@functools.cache
+def _close_in_forks() -> None:
+    """Once per process: see that a fork, such as a data worker that outlives a killed run, keeps no lock of it."""
+    os.register_at_fork(after_in_child=_close_held)
+
+
+def _close_held() -> None:
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+def _write_holder(file: IO[str]) -> None:
+    job = os.environ.get("SLURM_JOB_ID")
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        **({"slurm_job": job} if job else {}),
+    }
+    file.truncate(0)
+    file.write(json.dumps(holder) + "\n")
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    """Who holds the lock, as far as the file tells."""
+    try:
+        file.seek(0)
+        holder = json.loads(file.read())
+        job = f", Slurm job {holder['slurm_job']}" if "slurm_job" in holder else ""
+        return f"process {holder['pid']} on {holder['host']}{job}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "one that has not said who it is"

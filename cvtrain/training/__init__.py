@@ -1,0 +1,1 @@
+"""The loop, and everything a run needs around it."""

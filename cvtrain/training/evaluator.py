@@ -1,0 +1,170 @@
+"""One pass over a split without learning: figures, confusion matrix and a prediction per image."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cvtrain.config.errors import RunError
+from cvtrain.data.build import Batch
+from cvtrain.data.loader.prefetch import prefetch_to_device
+from cvtrain.data.normalize import Identity, Normalizer
+from cvtrain.distributed.coordinator import Coordinator
+from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from cvtrain.losses import Criterion
+from cvtrain.metrics import ClassificationMetrics
+from cvtrain.runtime.precision import autocast
+from cvtrain.runtime.signals import StopSignals
+
+# Up to this many classes predictions keep the probability of each, beyond it of the best five.
+FULL_PROBS_CLASSES = 20
+TOP_PROBS = 5
+
+
+@dataclass
+class Predictions:
+    """What the model said of each image, in the order of the split.
+
+    Attributes:
+        indices: (N,) int64, position in the split.
+        labels: (N,) int64 class ids.
+        top_classes: (N, k) int64, the classes of the largest probabilities, best first. k is the number of
+            classes up to 20, else 5.
+        top_probs: (N, k) float32, their probabilities.
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    top_classes: np.ndarray
+    top_probs: np.ndarray
+
+    @property
+    def preds(self) -> np.ndarray:
+        """(N,) int64, the most probable class."""
+        return self.top_classes[:, 0]
+
+
+@dataclass
+class Evaluation:
+    """Result of `evaluate_split`; metric names are without prefix, fractions are in 0..1."""
+
+    metrics: dict[str, float]
+    confusion: np.ndarray
+    per_class: list[dict[str, Any]]
+    predictions: Predictions
+    num_images: int
+    num_skipped: int = 0
+    step: int = 0
+    epoch: int = 0
+    interrupted: bool = field(default=False)
+
+
+def evaluate_split(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    criterion: Criterion,
+    normalizer: Normalizer | Identity,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_classes: int,
+    flip: bool = False,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+    coordinator: Coordinator | None = None,
+    world: ProcessGroup = SINGLE_PROCESS,
+    in_parts: bool = False,
+) -> Evaluation:
+    """Score `model` on every batch; each image counts once, whatever the batch sizes.
+
+    Of several processes, each scores its shares of the batches. All get the same figures, and rank 0 the predictions.
+
+    Args:
+        model: (B, C, H, W) float images to (B, num_classes) logits; set to eval mode here and left so.
+        batches: uint8 batches, as `BatchLoader.epoch` gives them.
+        criterion: has `per_sample(logits, targets) -> (B,)`.
+        on_batch: called with the number of images of each batch, for a progress bar.
+        coordinator: asked after each batch; once a signal has come the result is marked `interrupted`. None: no signal
+            matters.
+        world: the processes that share the batches.
+        in_parts: the network's weights are spread over the processes, which all take part in each pass.
+    """
+    model.eval()
+    coordinator = coordinator or Coordinator(StopSignals())
+    metrics = ClassificationMetrics(num_classes, device)
+    num_kept = num_classes if num_classes <= FULL_PROBS_CLASSES else TOP_PROBS
+    kept: list[tuple[torch.Tensor, ...]] = []
+    num_skipped = 0
+    interrupted = False
+    for batch in coordinator.follow(prefetch_to_device(batches, device)):
+        num_skipped += len(batch.bad)
+        # Before the pass, which another process whose batches have failed would not come to.
+        num_images = coordinator.exchange(len(batch.labels))
+        # What FSDP gathers is no use for training if it was made in inference mode.
+        with torch.inference_mode(not in_parts), torch.no_grad(), world.passing():
+            images, labels = normalizer(batch.images), batch.labels
+            if len(labels):
+                logits = _logits(model, images, device, dtype, flip=flip)
+                metrics.update(logits, labels, criterion.per_sample(logits, labels))
+                # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
+                classes = logits.topk(num_kept, dim=1).indices
+                kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes)))
+            elif in_parts and num_images:
+                _logits(model, images.new_zeros((2, *images.shape[1:])), device, dtype, flip=flip)
+        on_batch(num_images)
+        if coordinator.received is not None:
+            interrupted = True
+            break
+    for sums in metrics.state():
+        world.all_reduce_(sums)
+    num_images, num_skipped = map(
+        int, world.all_reduce_scalars([sum(len(labels) for _, labels, _, _ in kept), num_skipped])
+    )
+    if num_images == 0 and num_skipped and not interrupted:
+        raise RunError(
+            f"none of {num_skipped} images to evaluate could be read\n"
+            "  mend or replace the files; warnings above name the first of them"
+        )
+    return Evaluation(
+        metrics=metrics.compute(),
+        confusion=metrics.confusion.cpu().numpy(),
+        per_class=metrics.per_class(),
+        predictions=_merge(world.gather(_concatenate(kept, num_kept))),
+        num_images=num_images,
+        num_skipped=num_skipped,
+        interrupted=interrupted,
+    )
+
+
+def _logits(
+    model: nn.Module, images: torch.Tensor, device: torch.device, dtype: torch.dtype, *, flip: bool
+) -> torch.Tensor:
+    """(B, num_classes) float32."""
+    with autocast(device, dtype):
+        logits = model(images).float()
+        return (logits + model(images.flip(3)).float()) / 2 if flip else logits
+
+
+def _merge(parts: list[Predictions]) -> Predictions:
+    """The predictions of all processes in the order of the split, in which each of them has its own."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:  # not rank 0
+        empty = np.zeros((0, 1))
+        return Predictions(empty[:, 0].astype(np.int64), empty[:, 0].astype(np.int64), empty.astype(np.int64), empty)
+    order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
+    columns = {
+        column.name: np.concatenate([getattr(part, column.name) for part in parts])[order]
+        for column in fields(Predictions)
+    }
+    return Predictions(**columns)
+
+
+def _concatenate(kept: list[tuple[torch.Tensor, ...]], num_kept: int) -> Predictions:
+    if not kept:
+        empty = np.zeros((0,), np.int64)
+        return Predictions(empty, empty, np.zeros((0, num_kept), np.int64), np.zeros((0, num_kept), np.float32))
+    indices, labels, classes, probs = (torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True))
+    return Predictions(indices, labels, classes, probs)

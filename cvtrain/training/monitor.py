@@ -1,0 +1,42 @@
+"""`Monitor`: the best value of one metric, and how many evaluations brought none."""
+
+
+class Monitor:
+    """Follows one metric: which value is the best, and for how many evaluations none was better."""
+
+    def __init__(self, *, name: str, mode: str, min_delta: float = 0.0) -> None:
+        assert mode in ("max", "min")
+        self.name = name
+        self.mode = mode
+        self.min_delta = min_delta
+        self.best: float | None = None
+        self.best_step: int | None = None
+        self.num_bad_evals = 0
+
+    def observe(self, value: float, step: int) -> bool:
+        """True if `value` is better than the best so far by more than min_delta. NaN never is."""
+        if self.best is None:
+            better = value == value
+        else:
+            gain = value - self.best if self.mode == "max" else self.best - value
+            better = gain > self.min_delta
+        if better:
+            self.best, self.best_step, self.num_bad_evals = value, step, 0
+        else:
+            self.num_bad_evals += 1
+        return better
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        return {"best": self.best, "best_step": self.best_step, "num_bad_evals": self.num_bad_evals}
+
+    def load_state_dict(self, state: dict[str, float | int | None]) -> None:
+        self.best = state["best"]
+        self.best_step = state["best_step"]  # type: ignore[assignment]
+        self.num_bad_evals = state["num_bad_evals"]  # type: ignore[assignment]
+
+
+def monitor_mode(name: str, mode: str) -> str:
+    """`max` or `min`: `auto` is min for losses and errors, max for the rest."""
+    if mode != "auto":
+        return mode
+    return "min" if name.endswith(("loss", "error")) else "max"

@@ -1,0 +1,27 @@
+"""What a run leaves, where a run test would not come to it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from cvtrain.report.evaluation import draw_mistakes
+from cvtrain.report.plotter import Plotter
+from cvtrain.training.evaluator import Predictions
+
+
+def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):
+    path = tmp_path / "mistakes_val.png"
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+
+    class Images:
+        def __getitem__(self, key):
+            return SimpleNamespace(images=images, indices=torch.from_numpy(key.indices))
+
+    loader = SimpleNamespace(dataset=Images())
+    for pred, is_there in ((1, True), (0, False)):
+        predictions = Predictions(
+            np.array([5]), np.array([0]), np.array([[pred, 1 - pred]]), np.array([[0.9, 0.1]], np.float32)
+        )
+        draw_mistakes(Plotter(), path, SimpleNamespace(predictions=predictions), loader=loader, classes=("ant", "bee"))
+        assert path.exists() == is_there
