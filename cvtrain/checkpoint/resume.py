@@ -12,7 +12,6 @@ from cvtrain.config.schema.root import Config
 from cvtrain.config.serialize import to_plain
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.runtime.console import display_path
-from cvtrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -106,16 +105,20 @@ def check_classes(classes: tuple[str, ...], state: dict[str, Any]) -> None:
         )
 
 
-def describe_schedule_change(trainer: Trainer, state: dict[str, Any], total_steps: int) -> None:
-    """Say what a run of another length does to the learning rate."""
-    planned = state["planned_steps"]
-    if planned == total_steps or trainer.step == 0 or trainer.step >= total_steps:
+def describe_schedule_change(state: dict[str, Any], total_steps: int, learning_rate: float) -> None:
+    """Log what a run of another length does to the learning rate.
+
+    Args:
+        learning_rate: the largest of the resumed run's parameter groups at the checkpoint's step.
+    """
+    planned, step = state["planned_steps"], state["position"]["step"]
+    if planned == total_steps or not 0 < step < total_steps:
         return
     log.info(
-        "the run now ends at step %d instead of %d; the learning rate goes on at %g (it was %g at step %d)",
+        "the run now ends at step %d instead of %d; the learning rate is %g from here on (it was %g at step %d)",
         total_steps,
         planned,
-        trainer.learning_rate(trainer.step),
+        learning_rate,
         max(group["lr"] for group in state["optimizer"]["param_groups"]),
-        trainer.step,
+        step,
     )

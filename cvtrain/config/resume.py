@@ -56,7 +56,6 @@ TRAINING = (
     "trainer.max_steps",
     "trainer.grad_accum_steps",
     "trainer.on_nonfinite",
-    "trainer.parallel",
     "trainer.precision",
     "trainer.sync_batchnorm",
 )

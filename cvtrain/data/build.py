@@ -67,7 +67,12 @@ class Loaders:
 
 
 def build_loaders(
-    config: Config, splits: Splits, *, device: torch.device, world: ProcessGroup = SINGLE_PROCESS
+    config: Config,
+    splits: Splits,
+    *,
+    device: torch.device,
+    world: ProcessGroup = SINGLE_PROCESS,
+    batch_norm: bool = False,
 ) -> Loaders:
     """The loaders of a run.
 
@@ -76,14 +81,18 @@ def build_loaders(
     Training: shuffled, `data.batch_size` images per batch, augmented as `config.augment` says, drawn by class weight
     with `data.balance=oversample`. Evaluation: in order, each image once; `trainer.limit_val_batches` takes images
     spread evenly over the split. With `trainer.overfit_one_batch` both show the first training batch, resized as for
-    evaluation, and there is no test. Of several processes each gets its share of every batch.
+    evaluation, and there is no test. Each rank gets its share of every batch.
+
+    Args:
+        batch_norm: the network needs two images of each rank in a training batch. A last batch that has fewer is left
+            out.
 
     Raises:
-        ConfigError: a batch has fewer images than there are processes.
+        ConfigError: no batch has enough images for a step.
     """
-    refuse_empty_shares(config.data.batch_size, world.world_size)
     data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
-    plan = _train_plan(config, splits, world)
+    min_share = 2 if batch_norm else 1
+    plan = _train_plan(config, splits, world, min_share)
     eval_form = _build_config_resize(data)
     if config.trainer.overfit_one_batch:
         splits = cache_splits(data, splits, train_form=eval_form, eval_form=eval_form, world=world)
@@ -97,11 +106,14 @@ def build_loaders(
             subset=first,
             rank=world.rank,
             world_size=world.world_size,
+            min_share=min_share,
         )
+        refuse_too_few(plan)
         train, val = (
             _build_loader(data, splits.train, plan, None, seed=seed, device=device, world=world) for _ in range(2)
         )
         return Loaders(train, val, None)
+    refuse_too_few(plan)
     transform = build_train_transform(
         config.augment, image_size=data.image_size, channels=data.channels, eval_transform=eval_form
     )
@@ -150,7 +162,7 @@ def _why_not(loader: BatchLoader) -> str:
     return "an epoch does not take all of its images"
 
 
-def _train_plan(config: Config, splits: Splits, world: ProcessGroup) -> EpochSampler:
+def _train_plan(config: Config, splits: Splits, world: ProcessGroup, min_share: int) -> EpochSampler:
     weights = None
     if config.data.balance is Balance.oversample:
         weights = oversampling_weights(splits.train.labels, len(splits.classes))
@@ -163,6 +175,7 @@ def _train_plan(config: Config, splits: Splits, world: ProcessGroup) -> EpochSam
         limit_batches=config.trainer.limit_train_batches,
         rank=world.rank,
         world_size=world.world_size,
+        min_share=min_share,
     )
 
 
@@ -220,15 +233,35 @@ def _build_loader(
     )
 
 
-def refuse_empty_shares(batch_size: int, world_size: int) -> None:
-    """Raise ConfigError if some process would never have an image of a batch."""
-    if batch_size < world_size:
+def refuse_too_few(plan: EpochSampler) -> None:
+    """Raise ConfigError if no step can be taken; log the images of a last batch that no step is taken on."""
+    if plan.batch_size < plan.world_size:
         raise ConfigError(
             "data.batch_size",
-            batch_size,
-            f"has to be at least the number of processes, {world_size}, which share each batch",
+            plan.batch_size,
+            f"has to be at least the number of processes, {plan.world_size}, which share each batch",
             "use a larger batch, or fewer processes",
         )
+    needed = plan.min_share * plan.world_size
+    if plan.num_batches == 0:
+        raise ConfigError(
+            "data",
+            rule=f"train has {plan.num_left_out} images, and a step needs {needed}: {_needs(plan)}",
+            remedy="add images, or use fewer processes or a model without batch norm",
+        )
+    if plan.num_left_out:
+        log.info(
+            "train: %d of %d images are left out of each epoch: they would make a last batch, and a step needs %d: %s",
+            plan.num_left_out,
+            plan.num_images + plan.num_left_out,
+            needed,
+            _needs(plan),
+        )
+
+
+def _needs(plan: EpochSampler) -> str:
+    each = "two for batch norm" if plan.min_share == 2 else "one"
+    return each if plan.world_size == 1 else f"{each} for each of {plan.world_size} processes"
 
 
 def _build_config_resize(config: DataConfig) -> EvalTransform:
