@@ -167,7 +167,7 @@ def build_run(
     )
     if state is not None:
         restore_trainer(trainer, state)
-        describe_schedule_change(trainer, state, total_steps)
+        describe_schedule_change(state, total_steps, trainer.learning_rate(trainer.step))
     elif world.rank:
         # The weights are the same everywhere; what users' own code draws from here on is not.
         seed_everything(derive_rank_seed(config.seed, rank=world.rank))

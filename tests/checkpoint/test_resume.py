@@ -183,7 +183,7 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended(run, tmp_path, caplog)
     with caplog.at_level("INFO"):
         result = run("longer", "scheduler=constant", "trainer.epochs=3", "resume=auto")
     assert result.end_reason is StopReason.epochs
-    assert "the run now ends at step 21 instead of 14; the learning rate goes on at 0.001" in caplog.text
+    assert "the run now ends at step 21 instead of 14; the learning rate is 0.001 from here on" in caplog.text
     run("whole", "scheduler=constant", "trainer.epochs=3")
     one, other = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("longer", "whole"))
     assert_same(one["model"], other["model"])  # a constant rate knows nothing of the end
@@ -205,7 +205,7 @@ def test_other_changes_are_applied_and_listed(run, tmp_path, caplog):
     with caplog.at_level("INFO"):
         run("run", "resume=auto", "trainer.epochs=2", "optimizer.lr=0.0005", "scheduler=constant", "data.num_workers=1")
     assert "changed: data.num_workers: auto -> 1" in caplog.text
-    assert "from here on the run differs from one that goes on as it was: optimizer.lr: 0.001 -> 0.0005" in caplog.text
+    assert "from here on the run differs from an unchanged one: optimizer.lr: 0.001 -> 0.0005" in caplog.text
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert {group["lr"] for group in state["optimizer"]["param_groups"]} == {0.0005}
 

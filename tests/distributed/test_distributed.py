@@ -237,7 +237,7 @@ def test_a_killed_rank_is_started_again_and_the_end_is_the_same_to_the_bit(whole
             **variables,
         )
         assert done.returncode == 0, done.stderr
-        assert "going on from" in done.stdout and "step 16, 1 epochs done" in done.stdout
+        assert "resuming from" in done.stdout and "step 16, 1 epochs done" in done.stdout
         assert differences(whole, tmp_path / "killed") == []
         assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "mark"]
         # One run at W&B for both ranks and both attempts.

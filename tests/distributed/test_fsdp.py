@@ -109,7 +109,7 @@ def test_a_killed_rank_is_started_again_and_the_end_is_the_same_to_the_bit(tmp_p
     kill = {"FAIL_AT": "18:1:kill", "FAIL_MARK": str(tmp_path / "mark")}
     done = cvtrain(tmp_path, "killed", *parallel, start=start, **kill)
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stdout and "step 16, 1 epochs done" in done.stdout
+    assert "resuming from" in done.stdout and "step 16, 1 epochs done" in done.stdout
     assert "Traceback" not in done.stderr
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
