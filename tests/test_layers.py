@@ -6,19 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from layers import LAYERS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cvtrain"
 
-# From the bottom up. A folder (or file at the top) imports from layers below its own; within a layer, see SIBLINGS.
-LAYERS = (
-    {"config"},
-    {"runtime"},
-    {"models", "optim", "losses", "metrics", "loggers", "distributed"},
-    {"data", "checkpoint"},
-    {"training"},
-    {"report"},
-    {"cli", "commands", "sweep", "classifier", "__init__", "__main__"},
-)
 # Imports inside a layer: ranks matter to the parts of layer 2 and to data; verbs know each other.
 SIBLINGS = {
     ("models", "distributed"),

@@ -296,7 +296,7 @@ def test_an_unreadable_image_ends_all_and_what_was_learnt_is_kept(tmp_path):
             Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(path)
     (tmp_path / "photos" / "train" / "class0" / "broken.png").write_bytes(b"no image")
     overrides = ("data=custom", f"data.root={tmp_path / 'photos'}", "data.image_size=8", "data.batch_size=8")
-    options = ("model=custom", "model.target=tests.rank_parts.Net", "augment=none", "trainer.devices=2")
+    options = ("model=custom", "model.target=tests.support.rank_parts.Net", "augment=none", "trainer.devices=2")
     done = cvtrain(tmp_path, "broken", *overrides, *options, "trainer.epochs=3")
     assert done.returncode == 1
     assert len(re.findall(r"^error: .*broken.png", done.stderr, re.MULTILINE)) == 1 and "Traceback" not in done.stderr

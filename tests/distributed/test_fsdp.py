@@ -123,7 +123,7 @@ def test_a_run_of_spread_weights_goes_on_in_one_process_and_is_evaluated_there(t
     assert "trainer.parallel=fsdp has no effect on a run of one process" in done.stdout + done.stderr
     assert "done: all epochs done, 30 steps" in done.stdout
     command = (sys.executable, "-m", "cvtrain", "evaluate", "checkpoint=two/checkpoints/best.pt", "device=cpu")
-    options = ("precision=fp32", "model.target=tests.rank_parts.Net", "hydra.run.dir=scored")
+    options = ("precision=fp32", "model.target=tests.support.rank_parts.Net", "hydra.run.dir=scored")
     done = run(*command, *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "scored" / "summary.json").read_text())

@@ -13,12 +13,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from tests.rank_runs import RUNS, compose, fingerprint, poison, starve, train_steps  # noqa: E402
-
 from cvtrain.commands.train import train  # noqa: E402
 from cvtrain.distributed.env import rank_from_env  # noqa: E402
 from cvtrain.distributed.rendezvous import SharedSession  # noqa: E402
 from cvtrain.training.build import build_run  # noqa: E402
+from tests.support.rank_runs import RUNS, compose, fingerprint, poison, starve, train_steps  # noqa: E402
 
 
 def check_runs(world, folder: Path) -> dict:

@@ -15,8 +15,6 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from tests.rank_runs import RUNS, compose, poison, train_steps  # noqa: E402
-
 import cvtrain.training.placement  # noqa: E402
 from cvtrain.commands.train import train  # noqa: E402
 from cvtrain.config.errors import ConfigError  # noqa: E402
@@ -24,6 +22,7 @@ from cvtrain.distributed.env import rank_from_env  # noqa: E402
 from cvtrain.distributed.fsdp import build_weights, num_own_bytes  # noqa: E402
 from cvtrain.distributed.rendezvous import SharedSession  # noqa: E402
 from cvtrain.training.build import build_run  # noqa: E402
+from tests.support.rank_runs import RUNS, compose, poison, train_steps  # noqa: E402
 
 FSDP = "trainer.parallel=fsdp"
 SHARDED_RUNS = {
