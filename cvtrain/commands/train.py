@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvtrain.checkpoint import BEST
 from cvtrain.checkpoint.resume import load_resume_state
+from cvtrain.config.resume import CHECKPOINTS
 from cvtrain.config.schema.root import Config
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
@@ -33,6 +35,12 @@ class TrainResult:
     run_dir: Path
     end_reason: StopReason
     exit_code: int = 0
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """checkpoints/best.pt of the run; None if nothing was evaluated or `checkpoint.save_best=false`."""
+        path = self.run_dir / CHECKPOINTS / BEST
+        return path if path.exists() else None
 
 
 def train(
