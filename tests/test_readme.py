@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from layers import LAYERS
 from PIL import Image
-from test_layers import LAYERS
 
 from cvtrain.cli import main as cli
 from cvtrain.cli.main import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_COMMAND

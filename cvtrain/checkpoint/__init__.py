@@ -1,16 +1,13 @@
-"""Checkpoints: one file with everything that a run needs to go on, or that a stranger needs to use the model.
+"""Checkpoints: one file with everything that a run needs to resume, or that a stranger needs to use the model.
 
 A checkpoint is a dict of tensors and plain values, so `torch.load(path, weights_only=True)` reads it and nothing in it
-can run code. At its end is a checksum of all of it. Reading trusts no claim of the file that was not checked; writing
-leaves the old file or the new one, whatever happens.
+can run code. At its end is a checksum of all of it. Writing leaves the old file or the new one, whatever happens.
 """
 
 from cvtrain.checkpoint.errors import CheckpointError
 from cvtrain.checkpoint.file import inspect_checkpoint, load_checkpoint, save_checkpoint
-from cvtrain.checkpoint.newest import latest_checkpoint
-from cvtrain.checkpoint.null_store import NullStore
-from cvtrain.checkpoint.state import FORMAT, FORMAT_VERSION, SnapshotError, inference_weights, to_cpu
-from cvtrain.checkpoint.store import BEST, LAST, CheckpointStore
+from cvtrain.checkpoint.metadata import FORMAT, FORMAT_VERSION, SnapshotError, inference_weights, snapshot
+from cvtrain.checkpoint.store import BEST, LAST, CheckpointStore, NullStore, latest_checkpoint
 
 __all__ = [
     "BEST",
@@ -26,5 +23,5 @@ __all__ = [
     "latest_checkpoint",
     "load_checkpoint",
     "save_checkpoint",
-    "to_cpu",
+    "snapshot",
 ]

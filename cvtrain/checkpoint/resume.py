@@ -1,10 +1,12 @@
-"""Going on with a run: the checkpoint to take, what may differ in the config, and what a longer run does."""
+"""Resuming a run: which checkpoint, what may differ in the config, and what a longer run does."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
-from cvtrain.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
+from cvtrain.checkpoint.errors import CheckpointError
+from cvtrain.checkpoint.file import load_checkpoint
+from cvtrain.checkpoint.store import latest_checkpoint
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.redact import redact
 from cvtrain.config.resume import CHECKPOINTS, MUST, compare_configs, refuse_breaking
@@ -17,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def load_resume_state(config: Config, run_dir: Path, world: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any] | None:
-    """The checkpoint that `config.resume` goes on from; None: a new run. Of several processes, rank 0 decides.
+    """Load the checkpoint that `config.resume` means; None: a new run. Of several ranks, rank 0 decides.
 
     Raises:
         ConfigError: as `find_resume_checkpoint`; or the folder of the run is not to be seen from here.
@@ -37,7 +39,7 @@ def load_resume_state(config: Config, run_dir: Path, world: ProcessGroup = SINGL
 
 
 def find_resume_checkpoint(config: Config, run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that `config.resume` goes on from, and its content; None: a new run.
+    """Find the checkpoint that `config.resume` means, and load it; None: a new run.
 
     A damaged checkpoint is named in a warning, and the one before it is taken. A checkpoint that the user named is
     taken or refused.
@@ -63,21 +65,21 @@ def find_resume_checkpoint(config: Config, run_dir: Path) -> tuple[Path, dict[st
                     rule=f"there is no checkpoint in {run_dir / CHECKPOINTS} that can be used",
                     remedy="start a new run without resume",
                 )
-            log.info("resume=%s: nothing to go on with, a new run starts in %s", config.resume, display_path(run_dir))
+            log.info("resume=%s: nothing to resume, a new run starts in %s", config.resume, display_path(run_dir))
             return None
         path, state, problems = found
         for problem in problems:
             log.warning("%s", problem)
     if "optimizer" not in state or "position" not in state:
-        raise CheckpointError(path, "holds a model, but not the state of a run to go on with")
+        raise CheckpointError(path, "holds a model, but not the state of a run that can be resumed")
     check_config_changes(config, state, path)
     position = state["position"]
-    log.info("going on from %s: step %d, %d epochs done", display_path(path), position["step"], position["epoch"])
+    log.info("resuming from %s (step %d, %d epochs done)", display_path(path), position["step"], position["epoch"])
     return path, state
 
 
 def check_config_changes(config: Config, state: dict[str, Any], path: Path) -> None:
-    """Say what differs from the config of the run so far.
+    """Log what differs from the config of the run so far.
 
     Raises:
         ConfigError: settings that a run cannot change on its way.
@@ -87,11 +89,11 @@ def check_config_changes(config: Config, state: dict[str, Any], path: Path) -> N
     for change in changes.harmless:
         log.info("changed: %s", change)
     for change in changes.training:
-        log.warning("changed, and from here on the run differs from one that goes on as it was: %s", change)
+        log.warning("changed, and from here on the run differs from an unchanged one: %s", change)
 
 
 def check_classes(classes: tuple[str, ...], state: dict[str, Any]) -> None:
-    """Refuse to go on with other classes, or the same in another order.
+    """Refuse to resume with other classes, or the same in another order.
 
     Raises:
         ConfigError: it names the classes.

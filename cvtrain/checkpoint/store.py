@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written beside training, the newest kept, failures told once."""
+"""The checkpoints of a run: written beside training, the newest kept, failures logged once."""
 
 import errno
 import logging
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.checkpoint.errors import CheckpointError
-from cvtrain.checkpoint.file import inspect_checkpoint, link_checkpoint, write_snapshot
-from cvtrain.checkpoint.state import to_cpu
+from cvtrain.checkpoint.file import inspect_checkpoint, link_checkpoint, load_checkpoint, write_snapshot
+from cvtrain.checkpoint.metadata import snapshot
 from cvtrain.runtime.files import remove_temporary_files
 
 log = logging.getLogger(__name__)
@@ -29,27 +29,27 @@ _REMEDIES = {
 
 @dataclass
 class _Request:
-    """A snapshot and the files that it has yet to become."""
+    """A snapshot and the names under which it is still to be written."""
 
-    snapshot: dict[str, Any]
+    entries: dict[str, Any]
     names: tuple[str, ...]
 
     @property
     def step(self) -> int:
-        return self.snapshot["position"]["step"]
+        return self.entries["position"]["step"]
 
 
 class CheckpointStore:
     """Keeps last.pt, best.pt and the newest older ones, step_00001234.pt, in one folder.
 
-    Writing happens in a thread of its own, one file at a time, and no failure of it ends the run. A request waits while
-    another is written; a newer one for the same name takes its place, so that no more than one snapshot for each name
-    waits in memory. What could not be written as best.pt is kept, and tried again with the next save.
+    A thread writes, one file at a time, and no failure of it ends the run. A request waits while another is written; a
+    newer one for the same name takes its place, so that at most one snapshot for each name waits in memory. What could
+    not be written is tried again with the next save, and by `close`.
 
     Temporary files of processes that were killed are removed from the folder at the start.
 
     Args:
-        folder: made with the first save, if it is not there.
+        folder: made with the first save, if it is not there; the folder around it has to be there.
         keep_last: how many states before that of last.pt are kept as step_*.pt.
     """
 
@@ -59,9 +59,9 @@ class CheckpointStore:
         self.failure: str | None = None  # why the newest save failed; None: it did not
         self._num_failures = 0
         self._last_step: int | None = None  # of the last.pt in the folder, once this process wrote it
-        self._look_inside = True
+        self._full_check = True
         self._waiting: list[_Request] = []
-        self._unsaved: _Request | None = None
+        self._failed: list[_Request] = []
         self._thread: threading.Thread | None = None
         self._idle = threading.Condition()
         for path in remove_temporary_files(folder):
@@ -70,37 +70,30 @@ class CheckpointStore:
     def save(self, state: dict[str, Any], *, names: tuple[str, ...] = (LAST,)) -> None:
         """Copy `state` as it is now, and let it be written under `names` (last.pt, best.pt) while training goes on.
 
-        When this returns, the copy is complete and `state` may change. Whether it could be written is in the log.
+        When this returns, the copy is complete and `state` may change. `failure` and the log have what went wrong.
 
         Raises:
             SnapshotError: `state` holds what no checkpoint can.
         """
-        request = _Request(to_cpu(state), names)
+        request = _Request(snapshot(state), names)
         with self._idle:
-            if self._unsaved is not None:
-                self._waiting.insert(0, self._unsaved)
-                self._unsaved = None
-            for older in self._waiting:
-                older.names = tuple(name for name in older.names if name not in names)
-            self._waiting = [older for older in self._waiting if older.names] + [request]
+            self._waiting = [*_without(names, [*self._failed, *self._waiting]), request]
+            self._failed = []
             self._start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all that was asked for is written, or failed; False if that takes more than `timeout` seconds."""
+        """Wait until every request is written, or failed; False if that takes more than `timeout` seconds."""
         with self._idle:
             return self._idle.wait_for(lambda: self._thread is None, timeout)
 
     def close(self, timeout: float | None = None) -> bool:
-        """`wait`, with a last try for what could not be written; says so if the newest state is not on disk."""
-        with self._idle:
-            if self._unsaved is not None:
-                self._waiting.append(self._unsaved)
-                self._unsaved = None
-                self._start()
+        """`wait`, then try once more to write what could not be written. May be called again."""
         finished = self.wait(timeout)
-        if self.failure is not None:
-            log.warning("the newest checkpoint is not on disk: %s", self.failure)
-        return finished
+        with self._idle:
+            if finished and self._failed:
+                self._waiting, self._failed = self._failed, []
+                self._start()
+        return self.wait(timeout)
 
     # ------------------------------------------------------------------ in the thread
 
@@ -124,7 +117,7 @@ class CheckpointStore:
                 self._idle.notify_all()
 
     def _save(self, request: _Request) -> None:
-        # last.pt comes last: what it says about the best is then true of best.pt, wherever a kill falls.
+        # last.pt comes last: what it holds about the best is then true of best.pt, wherever a kill falls.
         todo = sorted(request.names, key=lambda name: name == LAST)
         written: Path | None = None
         try:
@@ -149,9 +142,10 @@ class CheckpointStore:
                 self._keep_previous(request.step)
 
         if written is None:
-            # what a reader would make of it is found out once: the states of one run differ in numbers only
-            write_snapshot(path, request.snapshot, look_inside=self._look_inside, before_rename=keep_previous)
-            self._look_inside = False
+            # the full check is made once: the states of one run differ in numbers only
+            self.folder.mkdir(exist_ok=True)
+            write_snapshot(path, request.entries, full_check=self._full_check, before_rename=keep_previous)
+            self._full_check = False
         else:
             link_checkpoint(written, path, before_rename=keep_previous)
         if path.name == LAST:
@@ -172,22 +166,21 @@ class CheckpointStore:
             link_checkpoint(last, self.folder / f"step_{previous:08d}.pt")
 
     def _remove_old(self, step: int) -> None:
-        """Keep the newest numbered ones; those from `step` on are of a future that the run has turned away from."""
+        """Keep the newest numbered ones; those from `step` on are of a future that was given up."""
         numbered = numbered_checkpoints(self.folder)
         older = [path for number, path in numbered if number < step]
         for _, path in numbered:
             if path not in older[: self.keep_last]:
                 path.unlink(missing_ok=True)
 
-    # ------------------------------------------------------------------ what it says
+    # ------------------------------------------------------------------ failures
 
     def _keep_for_later(self, request: _Request, names: list[str]) -> None:
-        """Hold on to a best.pt that could not be written, unless a better one waits; a newer last.pt comes anyway."""
+        """Keep what could not be written, unless something newer for the same name waits."""
         with self._idle:
-            newer = {name for waiting in self._waiting for name in waiting.names}
-            left = tuple(name for name in names if name != LAST and name not in newer)
-            if left:
-                self._unsaved = _Request(request.snapshot, left)
+            newer = tuple(name for waiting in self._waiting for name in waiting.names)
+            failed = [*_without(tuple(names), self._failed), _Request(request.entries, tuple(names))]
+            self._failed = _without(newer, failed)
 
     def _report_failure(self, path: Path, error: Exception) -> None:
         cause, remedy = str(error), ""
@@ -203,7 +196,7 @@ class CheckpointStore:
                 if self._last_step is not None
                 else "what was there is kept"
             )
-            # Anything but the disk's or the file's fault is a fault of the program, and worth its traceback.
+            # Anything but the disk's or the file's fault is a fault of the program and needs its traceback.
             unexpected = None if isinstance(error, (OSError, CheckpointError)) else error
             log.warning(
                 "%s\n  %s, training goes on, and the next save tries again%s",
@@ -215,6 +208,8 @@ class CheckpointStore:
         self.failure = failure
 
     def _report_success(self, request: _Request) -> None:
+        if self._failed:
+            return  # the other file is still to be written
         if self.failure is not None:
             log.info(
                 "%s: checkpoints are saved again, step %d is on disk (%d could not be)",
@@ -229,3 +224,50 @@ def numbered_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The step_*.pt of a folder with their steps, newest first."""
     found = [(_NUMBERED.fullmatch(path.name), path) for path in folder.glob("step_*.pt")]
     return sorted(((int(match[1]), path) for match, path in found if match is not None), reverse=True)
+
+
+def _without(names: tuple[str, ...], requests: list[_Request]) -> list[_Request]:
+    """The requests that are left when `names` are taken out of them."""
+    rest = [_Request(request.entries, tuple(n for n in request.names if n not in names)) for request in requests]
+    return [request for request in rest if request.names]
+
+
+class NullStore(CheckpointStore):
+    """Stands in for the store in every rank but 0, which writes for all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failure = None
+
+    def save(self, state: dict[str, Any], *, names: tuple[str, ...] = (LAST,)) -> None:
+        """Do nothing."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
+
+    def close(self, timeout: float | None = None) -> bool:
+        return True
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """Return the newest whole checkpoint of `folder`: its path, its content, and what was wrong with newer ones.
+
+    last.pt comes first, then step_*.pt from the newest on, and best.pt, which may be much older, if there is no other.
+
+    Returns:
+        None if the folder holds no checkpoint at all.
+
+    Raises:
+        CheckpointError: there are some, and none can be used; the message names each and its fault.
+    """
+    problems: list[str] = []
+    for path in (folder / LAST, *(path for _, path in numbered_checkpoints(folder)), folder / BEST):
+        if not path.exists():
+            continue
+        try:
+            return path, load_checkpoint(path), problems
+        except CheckpointError as error:
+            problems.append(f"{path} {error.rule}")
+    if not problems:
+        return None
+    raise CheckpointError(folder, "none of its checkpoints can be used", "\n".join(problems))

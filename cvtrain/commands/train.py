@@ -1,21 +1,23 @@
 """The verb `train`: assembles a run from its config, trains, and reports."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvtrain.checkpoint import BEST
 from cvtrain.checkpoint.resume import load_resume_state
+from cvtrain.config.resume import CHECKPOINTS
 from cvtrain.config.schema.root import Config
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
-from cvtrain.runtime.clock import now
 from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, run_lock
 from cvtrain.runtime.memory import keep_freed_memory
 from cvtrain.runtime.precision import backend_flags
 from cvtrain.runtime.rng import deterministic_mode
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.build import build_run
-from cvtrain.training.settings import StopReason
+from cvtrain.training.state import StopReason
 
 
 @dataclass
@@ -33,6 +35,12 @@ class TrainResult:
     run_dir: Path
     end_reason: StopReason
     exit_code: int = 0
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """checkpoints/best.pt of the run; None if nothing was evaluated or `checkpoint.save_best=false`."""
+        path = self.run_dir / CHECKPOINTS / BEST
+        return path if path.exists() else None
 
 
 def train(
@@ -63,7 +71,7 @@ def train(
 def _train(
     config: Config, run_dir: Path, overrides: list[str], world: ProcessGroup, plotter: Plotter | None
 ) -> TrainResult:
-    started = now()
+    started = time.perf_counter()
     state = load_resume_state(config, run_dir, world)
     if world.is_main_process:
         write_run_metadata(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
@@ -79,7 +87,7 @@ def _train(
             with backend_flags(trainer.device, trainer.dtype, deterministic=config.trainer.deterministic):
                 end_reason = trainer.run_loop()
                 exit_code = trainer.coordinator.exit_code
-                metrics = write_report(run, end_reason, plotter, wall_seconds=now() - started)
+                metrics = write_report(run, end_reason, plotter, wall_seconds=time.perf_counter() - started)
                 world.barrier()  # together, since who leaves early looks like one that was lost
         except (KeyboardInterrupt, SystemExit):
             exit_code = stop_signals.exit_code or 1

@@ -1,4 +1,4 @@
-"""The passes of a training step: of one process, or of several whose gradients torch's DistributedDataParallel averages."""
+"""The passes of a training step, of one process or of several, whose gradients DistributedDataParallel averages."""
 
 import contextlib
 from collections.abc import Callable, Iterator

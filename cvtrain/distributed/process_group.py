@@ -186,7 +186,6 @@ def _why(error: RuntimeError) -> str:
     return f": {text.partition('. This is ')[0]}" if text else ""
 
 
-
 def device_for_rank(name: str, world: ProcessGroup) -> torch.device:
     """Return the device of this rank for `trainer.device=name`: the GPU of its number, or the only one it sees."""
     if world.world_size > 1 and sees_one_gpu_each(visible_gpus(), world):

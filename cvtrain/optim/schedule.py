@@ -132,7 +132,7 @@ class PlateauSchedule(Schedule):
 
 
 def apply_schedule(optimizer: Optimizer, schedule: Schedule, step: int, *, scale: float = 1.0) -> None:
-    """Set the learning rate of each group for update number `step`: `initial_lr` times the schedule's factor and `scale`."""
+    """Set each group's learning rate for update number `step`: `initial_lr` times the schedule's factor and `scale`."""
     factor = schedule.factor(step) * scale
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor

@@ -10,7 +10,7 @@ from cvtrain.data.sources.source import FileSource
 from cvtrain.report.bottleneck import Facts
 from cvtrain.runtime.precision import has_native_bf16
 from cvtrain.training.build import Run
-from cvtrain.training.feature_loader import FeatureLoader
+from cvtrain.training.features import FeatureLoader
 
 # Pixels of a stored image for each of a square crop: 256 x 342 for 224, of a photo of 3 by 4.
 _STORED_PIXELS = 1.75
@@ -47,9 +47,9 @@ def cache_remedy(run: Run) -> str:
 
 def save_remedy(run: Run) -> str:
     """The setting by which the run saves most often; each evaluation saves too."""
-    settings = run.trainer.settings
-    if settings.save_every_steps is not None:
+    settings, evaluation = run.config.checkpoint, run.config.trainer
+    if settings.every_steps is not None:
         return "checkpoint.every_steps"
-    if settings.save_every_minutes is not None and settings.save_every_minutes < 1:
+    if settings.every_minutes is not None and settings.every_minutes < 1:
         return "checkpoint.every_minutes"
-    return "trainer.eval_every_epochs" if settings.eval_every_steps is None else "trainer.eval_every_steps"
+    return "trainer.eval_every_epochs" if evaluation.eval_every_steps is None else "trainer.eval_every_steps"

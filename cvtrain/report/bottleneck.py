@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from cvtrain.report.estimate import seconds_with_cache, seconds_with_workers
-from cvtrain.runtime.stage_clock import Times
+from cvtrain.training.timer import StageTimes
 
 # A change that promises less than this is not worth a word.
 WORTHWHILE = 1.05
@@ -61,7 +61,7 @@ class Bottleneck:
     estimates: Mapping[str, float] = field(default_factory=dict)
 
 
-def find_bottleneck(times: Times, facts: Facts) -> Bottleneck:
+def find_bottleneck(times: StageTimes, facts: Facts) -> Bottleneck:
     """The remedy that would save most of the measured time, or what the time is spent on if none would."""
     if times.total <= 0:
         return Bottleneck("nothing was measured")
@@ -80,7 +80,7 @@ def find_bottleneck(times: Times, facts: Facts) -> Bottleneck:
     return replace(best, estimates=estimates)
 
 
-def _data_proposals(times: Times, facts: Facts) -> list[Bottleneck]:
+def _data_proposals(times: StageTimes, facts: Facts) -> list[Bottleneck]:
     data = sum(times.data.values())
     if data <= 0:
         return []
@@ -103,7 +103,7 @@ def _data_proposals(times: Times, facts: Facts) -> list[Bottleneck]:
     return found
 
 
-def _largest_stage(times: Times) -> str:
+def _largest_stage(times: StageTimes) -> str:
     """The stage of the data that asks for most: of a core, or of a disk.
 
     Seconds alone would blame what a worker does as it wakes up, when other processes have its core.
@@ -115,7 +115,7 @@ def _largest_stage(times: Times) -> str:
     )
 
 
-def _evaluation_proposals(times: Times) -> list[Bottleneck]:
+def _evaluation_proposals(times: StageTimes) -> list[Bottleneck]:
     evaluation = times.loop.get("evaluation", 0.0)
     share = evaluation / times.total
     if share < _LARGE_EVALUATION or times.num_epochs < 1:
@@ -129,7 +129,7 @@ def _proposal(opening: str, remedy: str, speedup: float) -> Bottleneck:
     return Bottleneck(f"{opening}: {remedy} would make an epoch about {speedup:.1f}x faster", remedy, round(speedup, 2))
 
 
-def _without_estimate(times: Times, facts: Facts) -> Bottleneck:
+def _without_estimate(times: StageTimes, facts: Facts) -> Bottleneck:
     """What the time goes into where no setting has a measured gain."""
     wait = times.loop.get("wait", 0.0) / times.total
     computing = sum(times.loop.get(name, 0.0) for name in ("prepare", "forward_backward", "optimizer")) / times.total

@@ -15,7 +15,7 @@ things, each of which bounds it on its own: what the loop computes, and what the
 
 from dataclasses import dataclass
 
-from cvtrain.runtime.stage_clock import Times
+from cvtrain.training.timer import StageTimes
 
 # What decoded images make needless. Taking one out of a cache is counted as nothing.
 _CACHED = ("read", "decode", "cache")
@@ -24,7 +24,7 @@ _DISK = "read"
 _ROUNDS = 10
 
 
-def seconds_with_cache(times: Times, *, num_workers: int, num_cores: int, on_cpu: bool) -> float:
+def seconds_with_cache(times: StageTimes, *, num_workers: int, num_cores: int, on_cpu: bool) -> float:
     """Seconds of `times.loop` if images came decoded."""
     wait = times.loop.get("wait", 0.0)
     if num_workers == 0:
@@ -38,7 +38,7 @@ def seconds_with_cache(times: Times, *, num_workers: int, num_cores: int, on_cpu
     return times.total - times.training + computing + left
 
 
-def seconds_with_workers(times: Times, num_workers: int, *, num_cores: int, on_cpu: bool) -> float:
+def seconds_with_workers(times: StageTimes, num_workers: int, *, num_cores: int, on_cpu: bool) -> float:
     """Seconds of `times.loop` if `num_workers` made the batches.
 
     They work beside the network. Where that computes on the cores, all cores together have no less to do.
@@ -79,7 +79,7 @@ class Contention:
         return (1 - active) / self.slowdown_with(0.0) + active / self.slowdown_with(1.0)
 
 
-def measure_contention(times: Times, *, num_workers: int, num_cores: int) -> Contention:
+def measure_contention(times: StageTimes, *, num_workers: int, num_cores: int) -> Contention:
     """The contention in `times`, of a network that computes on `num_cores` cores beside `num_workers` workers."""
     wait = times.loop.get("wait", 0.0)
     computing = times.training - wait
@@ -100,7 +100,7 @@ def measure_contention(times: Times, *, num_workers: int, num_cores: int) -> Con
     return Contention(active, slowdown, min(slowdown, alone))
 
 
-def _without_contention(times: Times, making: float, num_workers: int, num_cores: int) -> tuple[float, float]:
+def _without_contention(times: StageTimes, making: float, num_workers: int, num_cores: int) -> tuple[float, float]:
     """Seconds of computing, and of the workers, if these had only what took them `making` seconds."""
     contention = measure_contention(times, num_workers=num_workers, num_cores=num_cores)
     measured = times.training - times.loop.get("wait", 0.0)
@@ -117,7 +117,7 @@ def _without_contention(times: Times, making: float, num_workers: int, num_cores
     return computing, needed
 
 
-def _on_cores(times: Times) -> tuple[float, float]:
+def _on_cores(times: StageTimes) -> tuple[float, float]:
     """Seconds in which workers asked for a core, those that they waited for a disk left out; and that they had one."""
     clean = sum(seconds for name, seconds in times.data.items() if name != _DISK)
     clean_cpu = sum(seconds for name, seconds in times.data_cpu.items() if name != _DISK)
@@ -127,6 +127,6 @@ def _on_cores(times: Times) -> tuple[float, float]:
     return clean + reading, clean_cpu + times.data_cpu.get(_DISK, 0.0)
 
 
-def _computing_cpu(times: Times) -> float:
+def _computing_cpu(times: StageTimes) -> float:
     """Core seconds of the main process beside waiting and evaluation."""
     return sum(seconds for name, seconds in times.loop_cpu.items() if name not in ("wait", "evaluation"))

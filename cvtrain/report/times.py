@@ -4,10 +4,10 @@ from typing import Any
 
 from cvtrain.data.loader.timing import STAGES
 from cvtrain.report.bottleneck import Bottleneck
-from cvtrain.runtime.stage_clock import LOOP_STAGES, Times
+from cvtrain.training.timer import LOOP_STAGES, StageTimes
 
 
-def describe_times(times: Times, finding: Bottleneck, *, num_workers: int) -> dict[str, Any]:
+def describe_times(times: StageTimes, finding: Bottleneck, *, num_workers: int) -> dict[str, Any]:
     """Seconds and shares by stage, and the finding. Shares of the loop add up to 1, and so do those of the data."""
     return {
         "loop_seconds": times.total,

@@ -68,5 +68,6 @@ class RichProgress:
 
 
 def build_progress(enabled: bool) -> ProgressBar:
-    """A live bar if wanted and the console is a terminal, else one that shows nothing."""
-    return RichProgress() if enabled and get_console().is_terminal else NullProgress()
+    """Return a live bar if wanted and the console is a terminal, else a no-op; in notebooks too, where it flickers."""
+    console = get_console()
+    return RichProgress() if enabled and console.is_terminal and not console.is_jupyter else NullProgress()

@@ -186,7 +186,7 @@ def double_grad_accum(current: int, batch_size: int, error: torch.OutOfMemoryErr
     """Return twice as many micro-batches, after the device ran out of memory; the batch of a step stays the same.
 
     Raises:
-        RunError: a micro-batch is a single image already; or other ranks wait within the step, which cannot be repeated.
+        RunError: a micro-batch is a single image already; or other ranks wait within the step.
     """
     if world_size > 1:
         raise RunError(

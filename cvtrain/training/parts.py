@@ -74,7 +74,7 @@ class TrainerParts:
     monitor: Monitor = field(default_factory=lambda: Monitor(name="val/accuracy", mode="max"))
     logger: RunLogger = field(default_factory=RunLogger)
     progress: ProgressBar = field(default_factory=NullProgress)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     seed: int = 0
     run_dir: Path = Path()

@@ -148,7 +148,9 @@ class Trainer(TrainerParts):
         num_parts = min(state.grad_accum_steps, count.smallest)
         total = self.replica.total_weight(self.criterion.total_weight(targets), count.total)
         done = []
-        for part_images, part_targets in zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True):
+        for part_images, part_targets in zip(
+            images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True
+        ):
             with self.replica.gradients_of(last=len(done) == num_parts - 1):
                 with autocast(self.device, self.dtype):
                     outputs = self.forward(part_images)

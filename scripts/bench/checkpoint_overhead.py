@@ -19,7 +19,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cvtrain.checkpoint import CheckpointStore, inspect_checkpoint, load_checkpoint, to_cpu
+from cvtrain.checkpoint import CheckpointStore, inspect_checkpoint, load_checkpoint, snapshot
 from cvtrain.optim.ema import ModelEma
 
 DEFAULT_SECONDS = 600.0  # checkpoint.every_minutes=10
@@ -95,7 +95,7 @@ def measure(training: Training, folder: Path, *, pairs: int) -> dict[str, float]
     return {
         "file_bytes": path.stat().st_size,
         "step_seconds": statistics.median(plain) / num_steps,
-        "copy_seconds": statistics.median(seconds_of(lambda: to_cpu(training.state())) for _ in range(pairs)),
+        "copy_seconds": statistics.median(seconds_of(lambda: snapshot(training.state())) for _ in range(pairs)),
         "write_seconds": write_seconds,
         "cpu_seconds": cpu_seconds,
         "verify_seconds": statistics.median(seconds_of(lambda: inspect_checkpoint(path)) for _ in range(pairs)),

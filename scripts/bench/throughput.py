@@ -103,7 +103,7 @@ def folder(run: Run) -> float:
     started = time.perf_counter()
     trainer.train_epoch()
     synchronize(trainer.device)
-    trainer.epoch_end_due = False
+    trainer.state.epoch_end_due = False
     return run.loaders.train.num_images / (time.perf_counter() - started)
 
 
@@ -115,7 +115,6 @@ def held(run: Run) -> float:
     synchronize(trainer.device)
     started = time.perf_counter()
     for _ in range(loader.num_batches):
-        trainer.share.count(batch)  # as before each step
         trainer.train_step(batch)
     synchronize(trainer.device)
     return loader.num_batches * len(batch) / (time.perf_counter() - started)

@@ -4,6 +4,7 @@ import io
 import random
 import tarfile
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -104,7 +105,6 @@ FOREIGN = {
         {"epoch": 3, "arch": "resnet18", "state_dict": WEIGHTS, "optimizer": {}, "version": 2, "metric": 0.7}
     ),
     "lightning": saved({"pytorch-lightning_version": "2.4.0", "epoch": 3, "global_step": 9, "state_dict": WEIGHTS}),
-    "our_name_without_checksum": saved({"format": "cvtrain-checkpoint", "format_version": 2, **make_state()}),
     "whole_module": saved(torch.nn.Linear(2, 2)),
     "tar": tar_of(b"x" * 100),
     "zip": zip_of(b"x" * 1000),
@@ -112,10 +112,13 @@ FOREIGN = {
 }
 
 
+REFUSALS = ("is no checkpoint of cvtrain's", "holds compressed records", "holds more than tensors and plain values")
+
+
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_foreign_files(tmp_path, kind):
     rule = refusal(tmp_path / "last.pt", FOREIGN[kind])
-    assert rule.startswith("is no checkpoint of cvtrain's")
+    assert rule.startswith(REFUSALS)
 
 
 def test_a_foreign_state_dict_names_the_setting_for_it(tmp_path):
@@ -124,17 +127,14 @@ def test_a_foreign_state_dict_names_the_setting_for_it(tmp_path):
         load_checkpoint(tmp_path / "resnet.pth")
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused_or_whole(checkpoint, monkeypatch):
-    """The checks and the reading look at one open file: another one in its place changes nothing."""
-    from cvtrain.checkpoint import file as files
-
-    plain_check = files._check
-
-    def check_then_replace(path, file):
-        claims = plain_check(path, file)
-        path.unlink()
-        path.write_bytes(FOREIGN["whole_module"])
-        return claims
-
-    monkeypatch.setattr(files, "_check", check_then_replace)
-    assert load_checkpoint(checkpoint)["position"]["step"] == 3
+def test_a_checkpoint_that_torch_saved_again_loads_with_a_warning(tmp_path, caplog):
+    """Stripped of its optimizer, the EMA in the model's place, as an OrderedDict with parameters."""
+    save_checkpoint(tmp_path / "last.pt", make_state() | {"ema": {"model": {"weight": torch.ones(2, 6)}}})
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["optimizer"]
+    state["model"] = OrderedDict(weight=torch.nn.Parameter(state["ema"]["model"]["weight"]))
+    torch.save(state, tmp_path / "stripped.pt")
+    loaded = load_checkpoint(tmp_path / "stripped.pt")
+    assert "stripped.pt has no checksum" in caplog.text
+    assert torch.equal(loaded["model"]["weight"], torch.ones(2, 6)) and type(loaded["model"]["weight"]) is torch.Tensor
+    assert type(loaded["model"]) is dict and "optimizer" not in loaded

@@ -87,7 +87,7 @@ def test_inspection_gives_the_plain_values_and_the_shapes(tmp_path):
     save_checkpoint(tmp_path / "a.pt", make_state(7))
     state = inspect_checkpoint(tmp_path / "a.pt")
     assert state["position"] == {"step": 7, "epoch": 0, "batch": 7}
-    assert (state["model"]["weight"].shape, state["model"]["weight"].num_bytes) == ((2, 6), 48)
+    assert state["model"]["weight"].shape == (2, 6)
 
 
 def test_same_state_same_bytes(tmp_path):
@@ -121,12 +121,12 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     assert names_in(tmp_path) == ["last.pt"]
 
 
-@pytest.mark.parametrize("look_inside", [True, False])
-def test_what_the_disk_changed_never_replaces_the_old_file(tmp_path, monkeypatch, look_inside):
+@pytest.mark.parametrize("full_check", [True, False])
+def test_a_file_damaged_by_the_disk_never_replaces_the_old_one(tmp_path, monkeypatch, full_check):
     path = tmp_path / "last.pt"
     save_checkpoint(path, make_state())
     old = path.read_bytes()
-    name = "inspect_checkpoint" if look_inside else "_check_digest"
+    name = "inspect_checkpoint" if full_check else "_check_content"
     plain_check = getattr(files, name)
 
     def damaging_disk(temporary):
@@ -139,7 +139,7 @@ def test_what_the_disk_changed_never_replaces_the_old_file(tmp_path, monkeypatch
 
     monkeypatch.setattr(files, name, damaging_disk)
     with pytest.raises(CheckpointError, match="what was written is damaged"):
-        files.write_snapshot(path, make_state(4), look_inside=look_inside)
+        files.write_snapshot(path, make_state(4), full_check=full_check)
     assert path.read_bytes() == old
     assert names_in(tmp_path) == ["last.pt"]
 

@@ -21,7 +21,7 @@ from chaos_processes import WarmStart, group_members, wait_for_end, wait_for_gro
 
 SETTINGS = (
     "data=dataset",
-    "data.target=tests.slow_parts.Digits",
+    "data.target=tests.support.slow_parts.Digits",
     "data.train_kwargs.split=train",
     "data.val_kwargs.split=val",
     "data.test_kwargs.split=test",
@@ -30,7 +30,7 @@ SETTINGS = (
     "data.mean=[0.3]",
     "data.std=[0.4]",
     "model=custom",
-    "model.target=tests.slow_parts.Net",
+    "model.target=tests.support.slow_parts.Net",
     "data.batch_size=16",
     "augment=none",
     "augment.transforms=[{RandomRotation: {degrees: 10}}]",

@@ -80,6 +80,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(launcher, tmp_path):
     again = start(tmp_path, launcher, *overrides, "trainer.max_steps=40")
     output, _ = again.communicate(timeout=500)
     assert again.returncode == 0, output
-    assert "going on from sweep/" in output  # joblib kills some of its workers before they have saved
+    assert "resuming from sweep/" in output  # joblib kills some of its workers before they have saved
     for trial in ("0", "1"):
         assert (tmp_path / "sweep" / trial / "predictions_val.csv").exists()

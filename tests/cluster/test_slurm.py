@@ -26,7 +26,7 @@ SLURM = ROOT / "scripts" / "slurm_one_node.sh"
 SCRIPTS = ROOT / "scripts" / "slurm"
 SETTINGS = (
     "data=dataset",
-    "data.target=tests.slow_parts.Digits",
+    "data.target=tests.support.slow_parts.Digits",
     "data.train_kwargs.split=train",
     "data.val_kwargs.split=val",
     "data.image_size=8",
@@ -36,7 +36,7 @@ SETTINGS = (
     "data.batch_size=16",
     "data.num_workers=0",
     "model=custom",
-    "model.target=tests.slow_parts.Net",
+    "model.target=tests.support.slow_parts.Net",
     "augment=none",
     "augment.mixup_alpha=0.2",
     "plots=false",
@@ -146,7 +146,7 @@ def test_a_preempted_job_ends_with_the_same_weights(cluster, whole):
     cluster.wait(job)
     said = cluster.said(job)
     assert "SIGUSR1: saving, then ending" in said
-    assert f"going on from runs/slurm/{job}/checkpoints/last.pt: step" in said
+    assert f"resuming from runs/slurm/{job}/checkpoints/last.pt (step" in said
     assert differences(whole, cluster.folder / "runs" / "slurm" / job) == []
 
 
@@ -158,7 +158,7 @@ def test_a_job_whose_time_is_up_goes_on(cluster, whole):
     cluster.wait(job)
     said = cluster.said(job)
     assert "SIGUSR1: saving, then ending" in said
-    assert f"going on from runs/slurm/{job}/checkpoints/last.pt: step" in said
+    assert f"resuming from runs/slurm/{job}/checkpoints/last.pt (step" in said
     assert differences(whole, cluster.folder / "runs" / "slurm" / job) == []
 
 
@@ -193,7 +193,7 @@ def test_preempted_trials_of_hydras_launcher_go_on_by_themselves(cluster, whole)
     for trial in ("0", "1"):
         log = (cluster.folder / "sweep" / trial / "train.log").read_text(encoding="utf-8")
         assert "SIGUSR2: saving, then ending" in log
-        assert f"going on from sweep/{trial}/checkpoints/last.pt: step" in log
+        assert f"resuming from sweep/{trial}/checkpoints/last.pt (step" in log
     assert differences(whole, cluster.folder / "sweep" / "0") == []
 
 

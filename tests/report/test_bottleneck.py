@@ -6,11 +6,11 @@ import pytest
 
 from cvtrain.report.bottleneck import Facts, find_bottleneck
 from cvtrain.report.times import describe_times
-from cvtrain.runtime.stage_clock import Times
+from cvtrain.training.timer import StageTimes
 
 GPU = Facts(num_workers=2, num_cores=2, on_cpu=False, can_cache=True, cache_remedy="data.cache=ram")
 # An epoch of 100 s, 71 of them waiting; two workers are busy all of it, 160 of their 200 s with files.
-STARVED = Times(
+STARVED = StageTimes(
     loop={"wait": 71.0, "forward_backward": 25.0, "optimizer": 4.0},
     data={"read": 20.0, "decode": 140.0, "augment": 30.0, "collate": 10.0},
     data_cpu={"read": 10.0, "decode": 140.0, "augment": 30.0, "collate": 10.0},
@@ -48,7 +48,7 @@ def test_workers_where_there_are_none_and_the_network_computes_on_the_cores_too(
 
 def test_where_the_network_computes_on_the_same_busy_cores_work_that_falls_away_is_given_back():
     # Two workers and two threads ask for two cores all the time: each has one for half of it.
-    times = Times(
+    times = StageTimes(
         loop={"wait": 0.0, "forward_backward": 100.0},
         data={"decode": 160.0, "augment": 40.0},
         data_cpu={"decode": 80.0, "augment": 20.0},
@@ -80,14 +80,14 @@ def test_more_workers_where_cores_are_free():
 
 
 def test_evaluation_that_takes_half():
-    times = Times(loop={"wait": 1.0, "forward_backward": 49.0, "evaluation": 50.0}, num_epochs=3)
+    times = StageTimes(loop={"wait": 1.0, "forward_backward": 49.0, "evaluation": 50.0}, num_epochs=3)
     finding = find_bottleneck(times, GPU)
     assert finding.remedy == "trainer.eval_every_epochs=5"
     assert finding.speedup == pytest.approx(100 / 60, abs=0.01)
     assert finding.sentence.startswith("evaluating 50% of the time: ")
 
 
-COMPUTING = Times(loop={"wait": 2.0, "forward_backward": 90.0, "optimizer": 5.0, "other": 3.0}, data={"read": 1.0})
+COMPUTING = StageTimes(loop={"wait": 2.0, "forward_backward": 90.0, "optimizer": 5.0, "other": 3.0}, data={"read": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -106,26 +106,26 @@ def test_computing_has_no_estimate(facts, remedy, words):
 
 
 def test_copies_that_do_not_run_beside_the_computation():
-    times = Times(loop={"wait": 1.0, "transfer": 30.0, "forward_backward": 69.0}, num_epochs=2)
+    times = StageTimes(loop={"wait": 1.0, "transfer": 30.0, "forward_backward": 69.0}, num_epochs=2)
     assert find_bottleneck(times, GPU).sentence.startswith("copying batches to the device 30% of the time: data.device")
 
 
 @pytest.mark.parametrize(("stage", "setting"), [("logging", "log_every_steps"), ("checkpoint", "every_minutes")])
 def test_writing(stage, setting):
-    finding = find_bottleneck(Times(loop={"forward_backward": 70.0, stage: 30.0}), GPU)
+    finding = find_bottleneck(StageTimes(loop={"forward_backward": 70.0, stage: 30.0}), GPU)
     assert setting in finding.sentence
     assert "30%" in finding.sentence
 
 
 def test_workers_are_not_proposed_for_images_that_lie_in_memory():
-    times = Times(loop={"wait": 30.0, "forward_backward": 70.0}, data={"collate": 30.0}, num_epochs=2)
+    times = StageTimes(loop={"wait": 30.0, "forward_backward": 70.0}, data={"collate": 30.0}, num_epochs=2)
     facts = Facts(num_workers=0, num_cores=2, on_cpu=True)
     assert find_bottleneck(times, facts).remedy == "data.num_workers=2"
     assert find_bottleneck(times, dataclasses.replace(facts, is_ready_made=True)).remedy is None
 
 
 def test_the_setting_that_saves_is_named():
-    times = Times(loop={"forward_backward": 70.0, "checkpoint": 30.0})
+    times = StageTimes(loop={"forward_backward": 70.0, "checkpoint": 30.0})
     finding = find_bottleneck(times, dataclasses.replace(GPU, save_remedy="trainer.eval_every_epochs"))
     assert finding.remedy == "trainer.eval_every_epochs"
 
@@ -139,7 +139,7 @@ def test_augmentation_that_no_cache_can_help():
 
 
 def test_nothing_was_measured():
-    assert find_bottleneck(Times(), GPU).sentence == "nothing was measured"
+    assert find_bottleneck(StageTimes(), GPU).sentence == "nothing was measured"
 
 
 def test_shares_add_up():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from cvtrain.report.estimate import Contention, measure_contention, seconds_with_cache, seconds_with_workers
-from cvtrain.runtime.stage_clock import Times
+from cvtrain.training.timer import StageTimes
 
 STEPS, PREFETCH = 200, 2
 
@@ -25,7 +25,7 @@ class Machine:
     others: int = 0
     disk: float = 0.0  # seconds that a worker waits for a file of each batch
 
-    def run(self) -> Times:
+    def run(self) -> StageTimes:
         """Times of `STEPS` steps, from one end of work to the next; all that run meanwhile get equal shares.
 
         Worker w makes batches w, w + N, ..., up to `PREFETCH` of them ahead of the loop, as in torch's DataLoader.
@@ -65,7 +65,7 @@ class Machine:
             else:
                 wait += passed
         share = self.decode / batch
-        return Times(
+        return StageTimes(
             loop={"wait": wait, "forward_backward": now - wait},
             data={"read": disk_seconds, "decode": made_seconds * share, "augment": made_seconds * (1 - share)},
             data_cpu={"read": 0.0, "decode": cpu * share, "augment": cpu * (1 - share)},
@@ -116,7 +116,7 @@ def test_a_worker_that_finds_a_core_free_leaves_the_network_alone():
 
 def test_contention_is_what_fair_shares_give():
     # 2 threads and 2 workers that never rest on 2 cores: half a core each, and a whole one without workers.
-    times = Times(
+    times = StageTimes(
         loop={"wait": 0.0, "forward_backward": 100.0},
         data={"decode": 200.0},
         data_cpu={"decode": 100.0},
@@ -135,7 +135,7 @@ def test_contention_is_what_fair_shares_give():
 
 def test_other_programs_stay():
     # The same with half of each core's time used by others: of 4 threads and 4 of others on 2 cores, 4 + 2 remain.
-    times = Times(
+    times = StageTimes(
         loop={"wait": 0.0, "forward_backward": 100.0},
         data={"decode": 200.0},
         data_cpu={"decode": 50.0},
@@ -147,12 +147,14 @@ def test_other_programs_stay():
 
 
 def test_without_workers_decoding_is_waited_for():
-    times = Times(loop={"wait": 40.0, "forward_backward": 60.0}, data={"read": 5.0, "decode": 25.0, "augment": 9.0})
+    times = StageTimes(
+        loop={"wait": 40.0, "forward_backward": 60.0}, data={"read": 5.0, "decode": 25.0, "augment": 9.0}
+    )
     assert seconds_with_cache(times, num_workers=0, num_cores=2, on_cpu=True) == 70.0
 
 
 def test_workers_beside_a_network_that_leaves_cores_free():
-    times = Times(
+    times = StageTimes(
         loop={"wait": 40.0, "forward_backward": 60.0, "evaluation": 10.0},
         data={"decode": 40.0},
         data_cpu={"decode": 40.0},
@@ -165,5 +167,7 @@ def test_workers_beside_a_network_that_leaves_cores_free():
 
 
 def test_nothing_measured_promises_nothing():
-    assert seconds_with_cache(Times(), num_workers=2, num_cores=2, on_cpu=True) == 0.0
-    assert math.isclose(seconds_with_cache(Times(loop={"wait": 1.0}), num_workers=2, num_cores=2, on_cpu=True), 0.0)
+    assert seconds_with_cache(StageTimes(), num_workers=2, num_cores=2, on_cpu=True) == 0.0
+    assert math.isclose(
+        seconds_with_cache(StageTimes(loop={"wait": 1.0}), num_workers=2, num_cores=2, on_cpu=True), 0.0
+    )

@@ -160,7 +160,7 @@ def test_a_preempted_trial_goes_on_with_another_agent(server, programs, agents):
     second = agents(programs.agent(sweep)).end()
     assert server.agents["agent2"].told == ["resume", "exit"]
     assert server.states() == {run_id: "finished"}, second
-    assert f"going on from runs/digits_mlp/sweep_{sweep.id}/{run_id}/checkpoints/last.pt" in second
+    assert f"resuming from runs/digits_mlp/sweep_{sweep.id}/{run_id}/checkpoints/last.pt" in second
     assert [path.name for path in folder.parent.iterdir()] == [run_id]
     assert (summary(folder)["epochs"], summary(folder)["steps"]) == (2000, 6000)
     epochs = rows(server, run_id, "val/loss")

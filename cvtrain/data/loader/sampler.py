@@ -90,7 +90,7 @@ class EpochSampler:
         return self._part(self._rows(epoch), epoch, 0, self.num_images)
 
     def batches(self, epoch: int, start_batch: int = 0) -> Iterator[BatchIndices]:
-        """Yield this rank's shares of the batches of `epoch` from number `start_batch` on; those before cost nothing."""
+        """Yield this rank's shares of the batches of `epoch` from `start_batch` on; earlier ones cost nothing."""
         rows = self._rows(epoch)
         for number in range(start_batch, self.num_batches):
             yield BatchIndices(epoch, number, self._part(rows, epoch, *self._share(number)))

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the snapshot of a run's state, and the rules for its entries."""
+"""What a checkpoint holds: copies of tensors and plain values, and the rules for its entries."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,8 +12,9 @@ from cvtrain.config.errors import RunError
 FORMAT = "cvtrain-checkpoint"
 FORMAT_VERSION = 2
 REQUIRED = ("config", "classes", "preprocessing", "model")
-
-# Images larger than this are no claim that memory is taken for.
+# Averaged weights: the entry's name, and its name in files of earlier versions.
+EMA_KEYS = ("ema", "average")
+# No photo that a network is given is larger.
 _MAX_IMAGE_SIZE = 16_384
 DTYPES = (
     torch.float64,
@@ -35,29 +36,33 @@ class SnapshotError(RunError, TypeError):
     """A state that a checkpoint cannot hold, such as a NumPy array that a module of the user's keeps."""
 
 
-def to_cpu(value: Any, *, name: str = "state") -> Any:
-    """A copy of a nested state with every tensor on the CPU, sharing no memory with the original.
+def snapshot(value: Any, *, name: str = "state") -> Any:
+    """Copy a nested state with every tensor on the CPU, sharing no memory with the original.
 
-    The copy holds what a checkpoint may hold and nothing else: dict, list, tuple, str, int, float, bool, None, and
-    plain tensors that fill their memory. Subclasses and NumPy's scalars become these; a view is copied without what it
-    is a view of. When this returns, the copies are complete: for a tensor on another device it waits.
+    The copy holds dict, list, tuple, str, int, float, bool, None and plain tensors that fill their memory, and nothing
+    else. Subclasses and NumPy's scalars become these; a view is copied without what it is a view of. For a tensor on
+    another device this waits until the copy is complete.
 
     Raises:
-        SnapshotError: something in it can be none of these; the message says where it is.
+        SnapshotError: something in it can be none of these; the message gives its place.
     """
     if value is None or type(value) in (bool, float):
         return value
     if isinstance(value, torch.Tensor):
-        return _copy_tensor(value, name)
+        if value.layout is not torch.strided or value.dtype not in DTYPES or value.is_meta:
+            raise SnapshotError(
+                f"{name} is a {value.dtype} tensor ({value.layout}) on {value.device}: a checkpoint keeps none such"
+            )
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {_plain_key(key, name): to_cpu(item, name=f"{name}[{key!r}]") for key, item in value.items()}
+        return {_plain_key(key, name): snapshot(item, name=f"{name}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [to_cpu(item, name=f"{name}[{index}]") for index, item in enumerate(value)]
+        items = [snapshot(item, name=f"{name}[{index}]") for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
-        return to_cpu(value.item(), name=name)
+        return snapshot(value.item(), name=name)
     if isinstance(value, str):
-        return _copy_text(value, name)
+        return _plain_text(value, name)
     if isinstance(value, float):
         return float(value)
     if isinstance(value, int):
@@ -70,7 +75,7 @@ def to_cpu(value: Any, *, name: str = "state") -> Any:
     )
 
 
-def _copy_text(value: str, name: str) -> str:
+def _plain_text(value: str, name: str) -> str:
     text = str.__str__(value)  # and not str(): an enum of texts is its value here
     try:
         text.encode()
@@ -79,69 +84,61 @@ def _copy_text(value: str, name: str) -> str:
     return text
 
 
-def _copy_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    if tensor.layout is not torch.strided or tensor.dtype not in DTYPES or tensor.is_meta:
-        raise SnapshotError(
-            f"{name} is a {tensor.dtype} tensor ({tensor.layout}) on {tensor.device}, kept is none such"
-        )
-    return tensor.detach().to("cpu", copy=True)
-
-
 def _plain_key(key: Any, name: str) -> str | int:
     if isinstance(key, str):
-        return _copy_text(key, name)
+        return _plain_text(key, name)
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and 0 <= key < 2**31:
         return int(key)
     raise SnapshotError(f"{name} has a key {key!r}; a checkpoint's keys are text or numbers from 0 to 2147483647")
 
 
 def inference_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that were evaluated: the average's where the run kept one, else the model's."""
-    average = state.get("average")
-    return average["model"] if average is not None else state["model"]
+    """Return the weights that were evaluated: the EMA's where the run kept one, else the model's."""
+    ema = _ema(state)
+    return state["model"] if ema is None else ema["model"]
 
 
-def entry_problem(state: dict[str, Any], tensor_type: type) -> str | None:
-    """What is wrong with the entries of a checkpoint, as the end of a sentence; None if nothing is.
+def _ema(state: dict[str, Any]) -> Any:
+    return next((state[key] for key in EMA_KEYS if state.get(key) is not None), None)
 
-    Args:
-        state: the entries, with tensors as instances of `tensor_type`.
-    """
+
+def validate_entries(state: dict[str, Any]) -> str | None:
+    """Return what is wrong with the entries of a checkpoint, as the end of a sentence; None if nothing is."""
     missing = [name for name in REQUIRED if name not in state]
     if missing:
         return f"is incomplete, it lacks {', '.join(missing)}"
-    weights = state["model"]
-    average = state.get("average")
-    if not _is_weights(weights, tensor_type):
+    if not _is_weights(state["model"]):
         return "holds no weights under `model`"
-    if average is not None and not (_is_dict(average) and _is_weights(average.get("model"), tensor_type)):
-        return "holds no weights under `average`"
+    for key in EMA_KEYS:
+        ema = state.get(key)
+        if ema is not None and not (_is_dict(ema) and _is_weights(ema.get("model"))):
+            return f"holds no weights under `{key}`"
     for name, rule, is_right in _RULES:
         if name in state and not is_right(state[name]):
             return f"has a false entry `{name}`: it has to be {rule}"
     return None
 
 
-def _is_weights(value: Any, tensor_type: type) -> bool:
-    """A state dict: extra state of modules may be anything."""
+def _is_weights(value: Any) -> bool:
+    """True for a state dict; the extra state of modules may be anything."""
     return _is_dict(value) and all(
-        isinstance(item, tensor_type) or name.endswith("_extra_state") for name, item in value.items()
+        isinstance(item, torch.Tensor) or name.endswith("_extra_state") for name, item in value.items()
     )
 
 
 def _is_dict(value: Any) -> bool:
-    return type(value) is dict and all(type(key) is str for key in value)
+    return isinstance(value, dict) and all(type(key) is str for key in value)
 
 
 def _is_plain(value: Any, *, finite: bool = False) -> bool:
-    """Text, numbers, true, false and null, and lists and dicts of them."""
-    if type(value) is dict:
+    """True for text, numbers, true, false and null, and lists and dicts of them."""
+    if isinstance(value, dict):
         return _is_dict(value) and all(_is_plain(item, finite=finite) for item in value.values())
-    if type(value) in (list, tuple):
+    if isinstance(value, (list, tuple)):
         return all(_is_plain(item, finite=finite) for item in value)
-    if type(value) is float:
+    if isinstance(value, float):
         return math.isfinite(value) or not finite
-    return value is None or type(value) in (str, bool, int)
+    return value is None or isinstance(value, (str, bool, int))
 
 
 def _is_config(value: Any) -> bool:
@@ -149,12 +146,7 @@ def _is_config(value: Any) -> bool:
 
 
 def _is_classes(value: Any) -> bool:
-    return (
-        type(value) is list
-        and len(value) > 0
-        and all(type(name) is str for name in value)
-        and len(set(value)) == len(value)
-    )
+    return isinstance(value, list) and 0 < len(value) == len(set(map(str, value))) and _is_plain(dict.fromkeys(value))
 
 
 def _is_preprocessing(value: Any) -> bool:
@@ -166,7 +158,7 @@ def _is_preprocessing(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    sizes = value if type(value) in (list, tuple) else [value]
+    sizes = value if isinstance(value, (list, tuple)) else [value]
     return all(type(size) is int and 1 <= size <= _MAX_IMAGE_SIZE for size in sizes)
 
 
@@ -181,8 +173,8 @@ def _is_count(value: Any) -> bool:
 def _is_optimizer(value: Any) -> bool:
     return (
         _is_dict(value)
-        and type(value.get("state")) is dict
-        and type(value.get("param_groups")) is list
+        and isinstance(value.get("state"), dict)
+        and isinstance(value.get("param_groups"), list)
         and all(_is_dict(group) for group in value["param_groups"])
     )
 
@@ -191,6 +183,19 @@ def _is_seconds(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
+_DICTS = [
+    "schedule",
+    "scaler",
+    "monitor",
+    "window",
+    "stopwatch",
+    "generators",
+    "faults",
+    "recovery",
+    "loggers",
+    "metrics",
+    "paths",
+]
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("config", "a dict of plain values", _is_config),
     ("classes", "a list of different names", _is_classes),
@@ -202,13 +207,5 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("position", "whole numbers from 0 for step, epoch and batch", _is_position),
     ("optimizer", "state and param_groups", _is_optimizer),
     ("elapsed_seconds", "a number of seconds", _is_seconds),
-    ("schedule", "a dict", _is_dict),
-    ("scaler", "a dict", _is_dict),
-    ("monitor", "a dict", _is_dict),
-    ("window", "a dict", _is_dict),
-    ("stopwatch", "a dict", _is_dict),
-    ("generators", "a dict", _is_dict),
-    ("faults", "a dict", _is_dict),
-    ("loggers", "a dict", _is_dict),
-    ("metrics", "a dict", _is_dict),
+    *((name, "a dict", _is_dict) for name in _DICTS),
 )

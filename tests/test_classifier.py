@@ -1,0 +1,109 @@
+"""A checkpoint as a classifier: the numbers of `evaluate`, from paths, PIL images and arrays."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cvtrain as face
+
+OPTIONS = (
+    "data.image_size=16",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "trainer.epochs=1",
+    "trainer.device=cpu",
+    "trainer.eval_flip=true",
+    "plots=false",
+    "augment=none",
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """40 photos of two classes, of different sizes; 8 of them are val."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number, name in enumerate(("ant", "bee")):
+        (root / name).mkdir()
+        for index in range(20):
+            pixels = rng.integers(0, 156, (20 + index, 30, 3), dtype=np.uint8) + np.uint8(100 * number)
+            Image.fromarray(pixels).save(root / name / f"{index}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def run(request, photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    network = ("model=small_convnet", f"trainer.precision={request.param}")
+    return face.train("data=custom", f"data.root={photos}", *network, *OPTIONS, run_dir=folder)
+
+
+def val_paths(run, photos):
+    with (run.run_dir / "predictions_val.csv").open(newline="", encoding="utf-8") as file:
+        return [photos / row["path"] for row in csv.DictReader(file)]
+
+
+def test_predictions_equal_those_of_evaluate_to_the_bit(run, photos, tmp_path):
+    expected = face.evaluate(run.best_checkpoint, run_dir=tmp_path).evaluation.predictions
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    predictions = classifier.predict(val_paths(run, photos), top_k=2)
+    assert len(predictions) == 8
+    probs = np.array([each.probs for each in predictions], dtype=np.float32)
+    np.testing.assert_array_equal(probs, expected.top_probs)
+    names = [[classifier.classes[i] for i in row] for row in expected.top_classes]
+    assert [list(each.classes) for each in predictions] == names
+    assert (predictions[0].label, predictions[0].prob) == (names[0][0], expected.top_probs[0, 0])
+
+
+def test_other_batches_differ_by_rounding_only(run, photos):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    together = classifier.predict(val_paths(run, photos))
+    alone = [classifier.predict(path)[0] for path in val_paths(run, photos)]
+    np.testing.assert_allclose([each.prob for each in alone], [each.prob for each in together], atol=0.02)
+
+
+def test_kinds_of_images_agree(run, photos):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    path = val_paths(run, photos)[0]
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+        from_pil = classifier.preprocess(image)
+    for other in (path, str(path), pixels, pixels / 255.0, torch.from_numpy(pixels.copy()).permute(2, 0, 1)):
+        assert torch.equal(classifier.preprocess(other), from_pil)
+    grey = pixels[:, :, 0]
+    assert torch.equal(classifier.preprocess(grey), classifier.preprocess(np.repeat(grey[:, :, None], 3, axis=2)))
+    assert classifier.predict(np.stack([pixels, pixels])) == classifier.predict([pixels, pixels])
+
+
+def test_module_takes_preprocessed_images(run, photos):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    images = torch.stack([classifier.preprocess(path) for path in val_paths(run, photos)[:4]])
+    assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.float32)
+    with torch.inference_mode():
+        logits = classifier.module(images)
+    assert (logits.shape, classifier.module.training) == ((4, 2), False)
+    assert "2 classes, 3 x 16 x 16, cpu" in repr(classifier)
+
+
+def test_wrong_arguments(run, photos, tmp_path):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    with pytest.raises(ValueError, match=r"top_k=3: must be 1\.\.2"):
+        classifier.predict(val_paths(run, photos)[:1], top_k=3)
+    assert classifier.predict([]) == []
+    with pytest.raises(face.ConfigError, match="there is no such file"):
+        face.load(tmp_path / "none.pt")
+    with pytest.raises(face.ConfigError, match=r"device=cuda:99"):
+        face.load(run.best_checkpoint, device="cuda:99")
+    with pytest.raises(face.ConfigError, match=r"model\.target"):
+        face.load(run.best_checkpoint, model_target="my.Net")
+
+
+def test_checkpoint_names_no_code(photos, tmp_path):
+    network = ("model=custom", "model.target=custom_networks.KnowsItsImages", "trainer.precision=fp32")
+    result = face.train("data=custom", f"data.root={photos}", *network, *OPTIONS, run_dir=tmp_path)
+    with pytest.raises(face.ConfigError, match=r"never names code.*\n.*model_target='custom_networks"):
+        face.load(result.best_checkpoint)
+    classifier = face.load(result.best_checkpoint, "cpu", model_target="custom_networks.KnowsItsImages")
+    assert classifier.predict(val_paths(result, photos), top_k=2)[0].classes in (("ant", "bee"), ("bee", "ant"))
