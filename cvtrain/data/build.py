@@ -210,7 +210,7 @@ def _build_eval_transform(config: DataConfig) -> EvalTransform:
 
 
 def _build_cached_form(config: DataConfig) -> EvalTransform:
-    """What is cached for an augmentation that crops by itself: with its aspect, the short side a little above the crop."""
+    """What is cached for an augmentation that crops: a short side a little above the crop, with its aspect."""
     fraction = config.crop_fraction if config.resize is Resize.resize_crop else _CACHED_CROP_FRACTION
     return build_eval_transform(image_size=config.image_size, resize="resize_crop", crop_fraction=fraction)
 
