@@ -127,9 +127,10 @@ def check_sizes(data: DataConfig, named: EvaluateConfig) -> None:
 
 def not_by_itself(key: str, value: str, reason: str) -> ConfigError:
     """The refusal to do what a checkpoint asks for: import code, fetch something."""
+    never = "code to run" if key.endswith("target") else "what to fetch"
     return ConfigError(
         key=key,
-        rule=f"{reason}, and a checkpoint alone never names {'code to run' if key.endswith('target') else 'what to fetch'}",
+        rule=f"{reason}, and a checkpoint alone never names {never}",
         remedy=f"if you trust it, say so: {key}={value}",
     )
 

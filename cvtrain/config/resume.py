@@ -11,6 +11,7 @@ import yaml
 
 from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, format_value
+from cvtrain.config.overrides import override
 from cvtrain.config.wandb_trial import is_trial, trial_folder
 
 CHECKPOINTS = "checkpoints"
@@ -19,6 +20,9 @@ SUMMARY = "summary.json"
 OVERRIDES = "overrides.yaml"
 METRICS = "metrics.jsonl"
 SWEEP_RECORD = "multirun.yaml"
+ENVIRONMENT = "environment.json"
+# Settings that name files or folders, whose relative paths start from the working folder.
+PATHS = ("data.root", "data.file", "model.weights")
 AUTO, MUST = "auto", "must"
 
 # What a resumed run may not change: the state would not fit, or the order of images would be another one.
@@ -223,7 +227,9 @@ def refuse_used_folder(folder: Path, key: str = "hydra.run.dir") -> None:
 
 
 def with_saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
-    """The overrides that a run was started with, and the new ones over them.
+    """Return the overrides that a run was started with, and the new ones over them.
+
+    Relative paths of the data that are found where the run was started, in another working folder, become absolute.
 
     Raises:
         ConfigError: the run folder's overrides.yaml is damaged.
@@ -236,7 +242,26 @@ def with_saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
     if not isinstance(saved, list) or not all(isinstance(token, str) for token in saved):
         raise ConfigError(key="resume", value=folder, rule=f"{path} is no list of overrides")
     named = {_key_of(token) for token in given}
-    return [*(token for token in saved if _key_of(token) not in named and _key_of(token) != "resume"), *given]
+    paths = {key: token for key, token in paths_of_run(folder).items() if key not in named}
+    left_out = named | set(paths) | {"resume"}
+    return [*(token for token in saved if _key_of(token) not in left_out), *paths.values(), *given]
+
+
+def paths_of_run(folder: Path) -> dict[str, str]:
+    """Return overrides, by key, for the relative paths of a run that was started in another working folder."""
+    try:
+        config = flatten(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+        started_in = Path(json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {}
+    tokens = {}
+    for key in PATHS:
+        typed = config.get(key)
+        if isinstance(typed, str) and typed and not Path(typed).is_absolute():
+            path = started_in / typed
+            if path != Path.cwd() / typed and path.exists():
+                tokens[key] = override(key, str(path)).replace("${", r"\${")
+    return tokens
 
 
 def _key_of(token: str) -> str:
