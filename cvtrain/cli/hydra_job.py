@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -11,11 +13,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, read_write
+from omegaconf.errors import InterpolationResolutionError
 
-from cvtrain.cli.hydra_run import Job, PassThroughError
+from cvtrain.cli.hydra_run import Job, PassThroughError, was_requeued
 from cvtrain.cli.parser import ParsedCommand
 from cvtrain.config.composer import VERSION_BASE
+from cvtrain.config.errors import ConfigError
 from cvtrain.config.location import conf_dir
+from cvtrain.config.overrides import override
+from cvtrain.config.resolvers import new_run_dir
+from cvtrain.config.resume import refuse_used_folder
+from cvtrain.runtime.lock import unusable_folder
 
 
 def run_with_hydra(command: ParsedCommand, job: Job) -> None:
@@ -24,6 +32,8 @@ def run_with_hydra(command: ParsedCommand, job: Job) -> None:
     def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
         return job(cfg)
 
+    if not command.is_info_only:
+        command = with_sweep_folder(command, job)
     with _hydra_arguments(command), _own_errors():
         hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base=VERSION_BASE)(task)()
 
@@ -33,6 +43,7 @@ def run_composed(job: Job, config: DictConfig) -> None:
     with read_write(config.hydra):
         config.hydra.mode = RunMode.RUN
     HydraConfig.instance().set_config(config)
+    make_run_folder(config)
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=job.composer.primary)
     with _own_errors():
@@ -45,6 +56,54 @@ def run_composed(job: Job, config: DictConfig) -> None:
         )
     callbacks.on_run_end(config=config, config_name=job.composer.primary, job_return=result)
     _ = result.return_value  # raises what the job raised
+
+
+def make_run_folder(config: DictConfig) -> None:
+    """Make the run folder of a composed config before Hydra writes to it.
+
+    Raises:
+        ConfigError: it cannot be made, or holds another run and nothing is resumed.
+    """
+    folder = Path()
+    try:
+        folder = Path(config.hydra.run.dir)
+        if config.get("resume") is None:
+            refuse_used_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable_folder(folder, error) from error
+    except InterpolationResolutionError as error:  # of the resolver that makes new folders
+        first_line = str(error).splitlines()[0]
+        if "[Errno" not in first_line:
+            raise
+        cause = first_line.partition("resolving interpolation: ")[2]
+        raise ConfigError(
+            "output_root",
+            config.output_root,
+            f"no run folder can be made there: {cause}",
+            "set output_root=... to another",
+        ) from error
+
+
+def with_sweep_folder(command: ParsedCommand, job: Job) -> ParsedCommand:
+    """Return the command with a sweep folder that no other command uses, if it is a --multirun.
+
+    Raises:
+        ConfigError: hydra.sweep.dir holds another sweep or run and nothing is resumed.
+    """
+    config = job.composer.compose(command.overrides)
+    is_sweep = command.options.multirun or str(config.hydra.mode or "").endswith("MULTIRUN")
+    if not is_sweep or command.verb == "sweep":
+        return command
+    if not any(token.startswith("hydra.sweep.dir=") for token in command.overrides):
+        if job.composer.has_own_files:  # which may set another one
+            return command
+        folder = new_run_dir(config.output_root, "multirun")
+        return replace(command, overrides=[*command.overrides, override("hydra.sweep.dir", folder)])
+    if config.get("resume") is None and not was_requeued():
+        HydraConfig.instance().set_config(config)  # for ${hydra:...}
+        refuse_used_folder(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+    return command
 
 
 @contextmanager

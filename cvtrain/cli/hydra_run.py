@@ -11,7 +11,7 @@ from typing import Any
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from cvtrain.config.composer import Composer
 from cvtrain.config.errors import ConfigError, RunError
@@ -65,7 +65,7 @@ class Job:
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:
             return self._run_trial(cfg, hydra_config)
-        overrides = list(hydra_config.overrides.task)
+        overrides = as_typed(hydra_config.overrides.task)
         try:
             return self._run(cfg, hydra_config)
         except ConfigError as error:
@@ -83,8 +83,8 @@ class Job:
             log_exception_to_file(error)
 
     def _run(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
-        overrides = list(hydra_config.overrides.task)
-        tokens = [*hydra_config.overrides.hydra, *overrides]
+        overrides = as_typed(hydra_config.overrides.task)
+        tokens = [*as_typed(hydra_config.overrides.hydra), *overrides]
         config = typed_config(cfg, self.composer, tokens, hydra_config.runtime.choices)
         if hydra_config.mode == RunMode.MULTIRUN and was_requeued() and getattr(config, "resume", AUTO) is None:
             config = replace(config, resume=AUTO)  # in the same folder as before
@@ -93,7 +93,7 @@ class Job:
     def _run_trial(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
         """One trial of several. Its error is told at once: at the end, the launcher tells the first one's only."""
         _redact_sweep_record(Path(hydra_config.sweep.dir))
-        overrides = list(hydra_config.overrides.task)
+        overrides = as_typed(hydra_config.overrides.task)
         try:
             return self._run(cfg, hydra_config)
         except SystemExit as request:
@@ -114,6 +114,11 @@ class Job:
         except Exception as other_error:
             log_trial_failure(hydra_config, other_error)
             raise
+
+
+def as_typed(tokens: Any) -> list[str]:
+    """The tokens of a command as they were given: reading them one by one would resolve `${...}` in them."""
+    return OmegaConf.to_container(tokens, resolve=False) if isinstance(tokens, ListConfig) else list(tokens)
 
 
 def was_requeued() -> bool:

@@ -3,9 +3,9 @@
 import torch
 
 from cvtrain.config.schema.data import FileDataConfig
-from cvtrain.data.build import available_cores
 from cvtrain.data.cache.budget import free_memory
 from cvtrain.data.cache.source import CachedSource, NullStore
+from cvtrain.data.loader.num_workers import available_cores
 from cvtrain.data.sources.source import FileSource
 from cvtrain.report.bottleneck import Facts
 from cvtrain.runtime.precision import has_native_bf16

@@ -99,7 +99,6 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
     if is_done and best is not None and world.is_main_process:
         write_split(run, "val", best, run.loaders.val, plotter)
-    trainer.store.wait()
     if is_done:
         metrics |= write_test(run, plotter)
         if plotter is not None and world.is_main_process:
@@ -221,6 +220,7 @@ def summarize(
         "epochs": trainer.state.epoch,
         "steps": trainer.step,
         "skipped_steps": trainer.state.num_skipped_steps,
+        "checkpoint_error": trainer.store.failure,
         "monitor": trainer.monitor.name,
         "best": {"value": trainer.monitor.best, "step": trainer.monitor.best_step, "metrics": metrics},
         "last": trainer.state.metrics,

@@ -248,6 +248,7 @@ def checkpoint_metadata(
     return {
         "config": redact(to_plain(config)),
         "schemas": schema_names(config),
+        "paths": absolute_paths(config),
         "classes": list(classes),
         "preprocessing": {
             "image_size": data.image_size,
@@ -261,6 +262,12 @@ def checkpoint_metadata(
         "planned_steps": total_steps,
         "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
     }
+
+
+def absolute_paths(config: Config) -> dict[str, str]:
+    """Return where the relative paths of the data are, for an evaluation in another working folder."""
+    typed = {f"data.{name}": getattr(config.data, name, "") for name in ("root", "file")}
+    return {key: str(Path(path).expanduser().absolute()) for key, path in typed.items() if path}
 
 
 def build_store(config: Config, run_dir: Path, world: ProcessGroup) -> CheckpointStore:

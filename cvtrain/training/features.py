@@ -17,7 +17,7 @@ from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.build import Batch, BatchLoader, Loaders
 from cvtrain.data.cache.budget import free_memory
 from cvtrain.data.cache.choice import gib, memory_budget
-from cvtrain.data.loader.prefetch import send
+from cvtrain.data.loader.prefetch import to_device
 from cvtrain.data.normalize import Normalizer
 from cvtrain.models.backbone import FeatureSpec, SplitError, check_backbone, compute_features
 from cvtrain.models.built import BuiltModel
@@ -187,7 +187,7 @@ class Backbone:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Compute features (B, ...) of images (B, C, S, S) uint8, in as many parts as the device's memory needs."""
         try:
-            inputs = self.normalizer(send(images, self.device))
+            inputs = self.normalizer(to_device(images, self.device))
             with autocast(self.device, self.dtype):
                 return compute_features(self.model, self.heads[0], inputs)
         except torch.OutOfMemoryError:

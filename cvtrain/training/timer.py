@@ -79,7 +79,6 @@ class StageTimer:
         self._loop: dict[str, float] = {}
         self._loop_cpu: dict[str, float] = {}
         self._data: dict[str, float] = {}
-        self._data_cpu: dict[str, float] = {}
         self._num_epochs = 0
         self._first_epoch: StageTimes | None = None
         self._since, self._cpu_since = time.perf_counter(), time.process_time()
@@ -118,9 +117,8 @@ class StageTimer:
     def count_batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the same batches, and add up what making them took."""
         for batch in batches:
-            for sums, counted in ((self._data, batch.seconds), (self._data_cpu, batch.cpu_seconds)):
-                for name, seconds in counted.items():
-                    sums[name] = sums.get(name, 0.0) + seconds
+            for name, seconds in batch.seconds.items():
+                self._data[name] = self._data.get(name, 0.0) + seconds
             yield batch
 
     def end_epoch(self) -> None:
@@ -137,7 +135,6 @@ class StageTimer:
         return StageTimes(
             loop=dict(self._loop),
             data=dict(self._data),
-            data_cpu=dict(self._data_cpu),
             loop_cpu=dict(self._loop_cpu),
             num_epochs=self._num_epochs,
         )

@@ -13,7 +13,7 @@ from cvtrain.checkpoint import BEST, LAST
 from cvtrain.config.errors import RunError
 from cvtrain.config.schema.trainer import OnNonfinite
 from cvtrain.data.build import Batch
-from cvtrain.data.loader.prefetch import prefetch_to_device, send
+from cvtrain.data.loader.prefetch import prefetch_to_device, to_device
 from cvtrain.losses import loss_with_aux_heads
 from cvtrain.optim.schedule import apply_schedule
 from cvtrain.runtime.precision import autocast
@@ -177,8 +177,8 @@ class Trainer(TrainerParts):
 
     def _prepare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images (B, C, S, S), augmented, mixed and normalized on the device, and targets."""
-        images = self.normalizer.to_float(send(batch.images, self.device))
-        labels = send(batch.labels, self.device)
+        images = self.normalizer.to_float(to_device(batch.images, self.device))
+        labels = to_device(batch.labels, self.device)
         seed = derive_rank_seed(self.seed, BATCH_TRANSFORM_STREAM, self.step, rank=self.world.rank)
         images, targets = self.batch_transform(images, labels, seed)
         images = self.normalizer.normalize_(images)

@@ -82,7 +82,7 @@ class DataConfig:
     batch_size: int = setting(32, "images per optimizer step, over all processes and micro-batches", at_least=1)
     eval_batch_size: Optional[int] = setting(None, "images per evaluation batch; null: batch_size", at_least=1)
     num_workers: Union[int, str] = setting(
-        "auto", "processes that read and augment images; 0: none, auto: as many as pay, by measuring the first batches"
+        "auto", "processes that read and augment images; 0: none, auto: by the number of cores, the device and the data"
     )
     prefetch_batches: int = setting(2, "batches that each worker prepares ahead", at_least=1)
     device_cache: DeviceCache = setting(

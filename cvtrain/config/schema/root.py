@@ -64,6 +64,11 @@ class EvaluateDataConfig:
 
     root: Optional[str] = setting(None, "another folder of images, laid out like the run's own")
     file: Optional[str] = setting(None, "another manifest, for a run with data=csv")
+    path: Optional[str] = setting(
+        None, "name or folder of the set, for a data=huggingface checkpoint: a checkpoint never names what to fetch"
+    )
+    download: Optional[bool] = setting(None, "fetch what is missing; a checkpoint never does that by itself")
+    image_size: Optional[int] = setting(None, "side of the square image that the model sees, in pixels", at_least=1)
     on_bad_image: Optional[OnBadImage] = setting(None, "error or skip")
     num_workers: Optional[Union[int, str]] = setting(None, "processes that read images")
     target: Optional[str] = setting(

@@ -88,11 +88,6 @@ def complete_splits(
     for split, source in parts.items():
         if len(source) == 0:
             raise ConfigError(key=key, rule=f"the {split} split has no images")
-    if len(classes) < 2:
-        raise ConfigError(
-            key=key,
-            rule=f"a classifier needs at least two classes, found {len(classes)}: {', '.join(classes) or 'none'}",
-        )
     found = [*warnings, *_untrained_classes(train, {"val": val, "test": test}, classes, key)]
     made = list(notes)
     if val is None:

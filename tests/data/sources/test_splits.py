@@ -141,11 +141,6 @@ def test_splits_that_cannot_be(arguments: tuple, message: str) -> None:
         complete(*arguments)
 
 
-def test_one_class_is_no_classifier() -> None:
-    with pytest.raises(ConfigError, match="at least two classes, found 1: ants"):
-        complete(source_of([0, 0]), classes=("ants",))
-
-
 def test_description_counts_every_class() -> None:
     splits = complete(source_of([0, 0, 0, 1]), source_of([0, 1]), classes=("ants", "a long name"))
     assert describe_splits(splits) == (
