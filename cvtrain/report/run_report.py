@@ -17,14 +17,12 @@ from cvtrain.data.images.errors import BadImage, write_skipped
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.distributed.coordinator import build_coordinator
 from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
-from cvtrain.report.advice import describe_facts
-from cvtrain.report.bottleneck import Bottleneck, find_bottleneck
+from cvtrain.report.bottleneck import Bottleneck, collect_facts, find_bottleneck, summarize_times
 from cvtrain.report.environment import write_environment
 from cvtrain.report.evaluation import SAMPLE_IMAGES, log_evaluation_plots, write_evaluation
 from cvtrain.report.json_file import write_json
 from cvtrain.report.plots import plot_curves, plot_images
 from cvtrain.report.plotter import Plotter
-from cvtrain.report.times import describe_times
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.files import atomic_write, remove_temporary_files
 from cvtrain.runtime.memory import peak_memory_gib
@@ -110,8 +108,9 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     if num_skipped:
         log.warning("%d images could not be read and were skipped: %s", num_skipped, run_dir / "skipped_images.csv")
 
-    finding = find_bottleneck(trainer.timer.after_first_epoch(), describe_facts(run))
-    summary = summarize(run, end_reason, metrics, finding, wall_seconds=wall_seconds, num_skipped=num_skipped)
+    steady = trainer.timer.after_first_epoch()
+    bottleneck = find_bottleneck(steady.loop, steady.data, collect_facts(run), num_steps=trainer.step)
+    summary = summarize(run, end_reason, metrics, bottleneck, wall_seconds=wall_seconds, num_skipped=num_skipped)
     write_json(run_dir / "summary.json", summary)
     run.logger.log_summary(summary)
     best_path = run_dir / "checkpoints" / "best.pt"
@@ -122,7 +121,8 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
         if best_path.exists():
             run.logger.log_artifact(best_path)
     log_final_results(run, end_reason, best, metrics, wall_seconds=wall_seconds)
-    log.info("time: %s", finding.sentence)
+    if bottleneck is not None:
+        log.info("time: %s", bottleneck.sentence)
     return metrics
 
 
@@ -207,13 +207,14 @@ def summarize(
     run: Run,
     end_reason: StopReason,
     metrics: dict[str, float],
-    finding: Bottleneck,
+    bottleneck: Bottleneck | None,
     *,
     wall_seconds: float,
     num_skipped: int,
 ) -> dict[str, Any]:
     """The content of summary.json."""
     trainer = run.trainer
+    times = trainer.timer.read()
     return {
         "name": run.config.name,
         "end_reason": end_reason.value,
@@ -231,7 +232,7 @@ def summarize(
         "precision": precision_name(trainer.dtype),
         "wall_seconds": wall_seconds,
         **trainer.stopwatch.totals(),
-        "time": describe_times(trainer.timer.read(), finding, num_workers=run.loaders.train.num_workers),
+        "time": summarize_times(times.loop, times.data, bottleneck, num_workers=run.loaders.train.num_workers),
         "peak_memory_gib": peak_memory_gib(trainer.device),
     }
 

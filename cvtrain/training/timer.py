@@ -31,15 +31,11 @@ class StageTimes:
     Attributes:
         loop: by stage of `LOOP_STAGES`, in the main process.
         data: by stage of `data.loader.timing`, over all processes that made training batches; they may overlap.
-        data_cpu: of `data`, seconds in which a core was at work.
-        loop_cpu: core seconds of the main process, all threads, by stage of the loop; none of a CUDA device.
         num_epochs: epochs' ends within.
     """
 
     loop: dict[str, float] = field(default_factory=dict)
     data: dict[str, float] = field(default_factory=dict)
-    data_cpu: dict[str, float] = field(default_factory=dict)
-    loop_cpu: dict[str, float] = field(default_factory=dict)
     num_epochs: int = 0
 
     @property
@@ -56,8 +52,6 @@ class StageTimes:
         return StageTimes(
             loop=_less(self.loop, earlier.loop),
             data=_less(self.data, earlier.data),
-            data_cpu=_less(self.data_cpu, earlier.data_cpu),
-            loop_cpu=_less(self.loop_cpu, earlier.loop_cpu),
             num_epochs=self.num_epochs - earlier.num_epochs,
         )
 
@@ -77,17 +71,16 @@ class StageTimer:
         self._is_cuda = device.type == "cuda"
         self._device = device
         self._loop: dict[str, float] = {}
-        self._loop_cpu: dict[str, float] = {}
         self._data: dict[str, float] = {}
         self._num_epochs = 0
         self._first_epoch: StageTimes | None = None
-        self._since, self._cpu_since = time.perf_counter(), time.process_time()
+        self._since = time.perf_counter()
         self._last_event: torch.cuda.Event | None = None
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
         """Begin here: what was before belongs to no stage."""
-        self._since, self._cpu_since = time.perf_counter(), time.process_time()
+        self._since = time.perf_counter()
         if self._is_cuda:
             self._last_event = self._event()
 
@@ -101,12 +94,9 @@ class StageTimer:
                 self._pending.append((stage, self._last_event, event))
             self._last_event = event
             return
-        # In this order, since a process that asks for its core seconds may lose the core: the stage used it up.
-        cpu_now = time.process_time()
         now = time.perf_counter()
         self._loop[stage] = self._loop.get(stage, 0.0) + now - self._since
-        self._loop_cpu[stage] = self._loop_cpu.get(stage, 0.0) + cpu_now - self._cpu_since
-        self._since, self._cpu_since = now, cpu_now
+        self._since = now
 
     def flush(self) -> None:
         """Read the marks that the device has passed; call it where the host waits for the device anyway."""
@@ -135,7 +125,6 @@ class StageTimer:
         return StageTimes(
             loop=dict(self._loop),
             data=dict(self._data),
-            loop_cpu=dict(self._loop_cpu),
             num_epochs=self._num_epochs,
         )
 
