@@ -12,7 +12,7 @@ from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
 from cvtrain.runtime.clock import now
-from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock
+from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock, unusable_folder
 from cvtrain.runtime.memory import keep_freed_memory
 from cvtrain.runtime.precision import backend_flags
 from cvtrain.runtime.rng import deterministic_mode
@@ -79,7 +79,10 @@ def _train(
     started = now()
     state = load_resume_state(config, run_dir, world)
     if world.is_main_process:
-        write_run_metadata(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
+        try:
+            write_run_metadata(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
+        except OSError as error:
+            raise unusable_folder(run_dir, error) from error
     world.barrier()
     with StopSignals() as stop_signals, deterministic_mode(config.trainer.deterministic):
         run = build_run(config, run_dir, stop_signals, state, world)
