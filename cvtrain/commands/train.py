@@ -28,7 +28,7 @@ class TrainResult:
     Attributes:
         monitor: best value of `trainer.monitor`, which Hydra's sweepers optimise; None if nothing was evaluated.
         metrics: `val/...` of the best evaluation, `test/...` if there is a test split.
-        exit_code: 0, or 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
+        exit_code: 0, or 128 + the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     monitor: float | None

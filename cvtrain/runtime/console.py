@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.text import display_message, display_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,9 +42,9 @@ def get_console() -> Console:
 
 
 def display_path(path: Path) -> str:
-    """`path` as a person would type it here: relative, if it lies below the working folder."""
+    """Return `path` as a person would type it here: relative, if it lies below the working folder."""
     absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+    return display_text(str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path))
 
 
 def log_exception_to_file(error: BaseException) -> None:
@@ -52,6 +53,13 @@ def log_exception_to_file(error: BaseException) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
+
+
+class DisplayFormatter(logging.Formatter):
+    """Format log lines without secrets and without control characters, later lines of a message indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return display_message(super().format(record))
 
 
 class ConsoleHandler(logging.Handler):
