@@ -120,7 +120,9 @@ def evaluate(
         loader.close()
     split = config.split.value
     plotter = plotter or Plotter()
-    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter)
+    write_evaluation(
+        run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter, title=display_path(path)
+    )
     num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
     metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
     summary = {
