@@ -1,6 +1,7 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from cvtrain import __version__
 from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, parse_command
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.text import display_message
@@ -30,6 +32,9 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
     is_main_process = world is None or world.is_main_process
+    if is_main_process:
+        # At once, since torch takes seconds to load.
+        logging.getLogger(__name__).info("cvtrain %s: loading torch", __version__)
     with _plotting(wanted=config.plots and is_main_process) as plotter:
         with importing():
             from cvtrain.commands.train import train

@@ -1,5 +1,6 @@
 """The verb `train`: assembles a run from its config, trains, and reports."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cvtrain.config.schema.root import Config
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
+from cvtrain.report.start import describe_start
 from cvtrain.runtime.clock import now
 from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock, unusable_folder
 from cvtrain.runtime.memory import keep_freed_memory
@@ -19,6 +21,8 @@ from cvtrain.runtime.rng import deterministic_mode
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.build import Run, build_run
 from cvtrain.training.settings import StopReason
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,6 +91,9 @@ def _train(
     with StopSignals() as stop_signals, deterministic_mode(config.trainer.deterministic):
         run = build_run(config, run_dir, stop_signals, state, world)
         trainer = run.trainer
+        if world.is_main_process:
+            for line in describe_start(run):
+                log.info("%s", line)
         keep_freed_memory(trainer.device)
         exit_code = 1
         try:

@@ -55,11 +55,27 @@ def log_exception_to_file(error: BaseException) -> None:
             handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
 
 
+def log_with_details(logger: logging.Logger, line: str, details: str) -> None:
+    """Log one line, and for the log file alone `details`, such as a table, below it."""
+    logger.info("%s", line, extra={"details": details})
+
+
 class DisplayFormatter(logging.Formatter):
-    """Format log lines without secrets and without control characters, later lines of a message indented."""
+    """Format log lines without secrets and without control characters, later lines of a message indented.
+
+    Args:
+        fmt: as of `logging.Formatter`.
+        with_details: add what `log_with_details` keeps for files.
+    """
+
+    def __init__(self, fmt: str | None = None, *, with_details: bool = False) -> None:
+        super().__init__(fmt)
+        self.with_details = with_details
 
     def format(self, record: logging.LogRecord) -> str:
-        return display_message(super().format(record))
+        text = super().format(record)
+        details = getattr(record, "details", "") if self.with_details else ""
+        return display_message(f"{text}\n{details}" if details else text)
 
 
 class ConsoleHandler(logging.Handler):
