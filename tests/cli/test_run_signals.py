@@ -288,7 +288,7 @@ def test_a_killed_worker_ends_the_run_with_a_checkpoint_and_an_explanation(runs)
     time.sleep(0.8)
     workers = [int(member.split()[0]) for member in group_members(pid) if int(member.split()[0]) != pid]
     os.kill(workers[0], signal.SIGKILL)
-    assert wait_for_end(runs.starter, 20) == 1, runs.said(name)
+    assert wait_for_end(runs.starter, 60) == 1, runs.said(name)
     assert "a data worker was killed by the system (SIGKILL)" in runs.said(name)
     assert "data.num_workers (now 2;" in runs.said(name)
     assert "Traceback" not in runs.said(name)
