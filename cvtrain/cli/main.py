@@ -1,6 +1,7 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -9,8 +10,10 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from cvtrain import __version__
 from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, parse_command
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.text import display_message
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
@@ -29,6 +32,9 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
     is_main_process = world is None or world.is_main_process
+    if is_main_process:
+        # At once, since torch takes seconds to load.
+        logging.getLogger(__name__).info("cvtrain %s: loading torch", __version__)
     with _plotting(wanted=config.plots and is_main_process) as plotter:
         with importing():
             from cvtrain.commands.train import train
@@ -161,7 +167,7 @@ def _answer(session: Rendezvous, task: Callable[[], int | None]) -> int:
         raise
     except LostProcessError as error:
         if session.claims(EXIT_FAILED):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {display_message(str(error))}", file=sys.stderr)
             _report_trial(EXIT_FAILED, error)
         return session.exit_code()
     except Exception as error:
@@ -199,7 +205,7 @@ def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) ->
     options = command.options
     twice = {} if checked else repeated(options.overrides)
     for key, word in twice.items():
-        print(f"warning: {key} is given more than once: {word} counts", file=sys.stderr)
+        print(display_message(f"warning: {key} is given more than once: {word} counts"), file=sys.stderr)
     composer = build_composer(command.verb, options, command.overrides)
     register_resolvers(composer)
     if options.help:
@@ -256,4 +262,4 @@ def _search(command: ParsedCommand, composer: "Composer") -> None:
 
 def _print_problems(error: ConfigError | RunError) -> None:
     for problem in error.problems if isinstance(error, ConfigError) else [error]:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {display_message(str(problem))}", file=sys.stderr)

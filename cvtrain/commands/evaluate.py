@@ -39,6 +39,7 @@ from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import write_run_metadata
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.device import choose_memory_format, select_device
+from cvtrain.runtime.lock import unusable_folder
 from cvtrain.runtime.precision import backend_flags, precision_name, select_precision
 from cvtrain.runtime.progress import build_progress
 from cvtrain.training.evaluator import Evaluation, Evaluator
@@ -72,7 +73,10 @@ def evaluate(
         ConfigError: the checkpoint cannot be used, or the images do not fit its classes.
     """
     refuse_used_folder(run_dir)
-    write_run_metadata(config, run_dir, overrides or [])
+    try:
+        write_run_metadata(config, run_dir, overrides or [])
+    except OSError as error:
+        raise unusable_folder(run_dir, error) from error
     path = Path(config.checkpoint)
     state = load_checkpoint(path)
     weights = inference_weights(state)
@@ -115,7 +119,9 @@ def evaluate(
         loader.close()
     split = config.split.value
     plotter = plotter or Plotter()
-    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter)
+    write_evaluation(
+        run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter, title=display_path(path)
+    )
     num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
     metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
     summary = {

@@ -1,5 +1,6 @@
 """The verb `train`: assembles a run from its config, trains, and reports."""
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from cvtrain.config.schema.root import Config
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
-from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock
+from cvtrain.report.start import describe_start
+from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock, unusable_folder
 from cvtrain.runtime.memory import keep_freed_memory
 from cvtrain.runtime.precision import backend_flags
 from cvtrain.runtime.rng import deterministic_mode
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.build import Run, build_run
 from cvtrain.training.state import StopReason
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,7 +32,7 @@ class TrainResult:
     Attributes:
         monitor: best value of `trainer.monitor`, which Hydra's sweepers optimise; None if nothing was evaluated.
         metrics: `val/...` of the best evaluation, `test/...` if there is a test split.
-        exit_code: 0, or 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
+        exit_code: 0, or 128 + the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     monitor: float | None
@@ -79,11 +83,17 @@ def _train(
     started = time.perf_counter()
     state = load_resume_state(config, run_dir, world)
     if world.is_main_process:
-        write_run_metadata(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
+        try:
+            write_run_metadata(config, run_dir, overrides, step=state["position"]["step"] if state else 0)
+        except OSError as error:
+            raise unusable_folder(run_dir, error) from error
     world.barrier()
     with StopSignals() as stop_signals, deterministic_mode(config.trainer.deterministic):
         run = build_run(config, run_dir, stop_signals, state, world)
         trainer = run.trainer
+        if world.is_main_process:
+            for line in describe_start(run):
+                log.info("%s", line)
         keep_freed_memory(trainer.device)
         exit_code = 1
         try:

@@ -1,4 +1,4 @@
-"""uint8 batches to what the model takes, on the device."""
+"""Normalization of uint8 batches, on the device."""
 
 import torch
 from torch import nn
@@ -19,11 +19,11 @@ class Normalizer(nn.Module):
         self.std: torch.Tensor
 
     def to_float(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 to float32 in 0..1. The layout is changed while a value is still one byte."""
+        """Convert uint8 to float32 in 0..1. The layout is changed while a value is still one byte."""
         return images.contiguous(memory_format=self.memory_format).float().div_(255.0)
 
     def normalize_(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 in 0..1 to the statistics that the model expects, in place."""
+        """Normalize float32 in 0..1 to the statistics that the model expects, in place."""
         return images.sub_(self.mean).div_(self.std)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ class Normalizer(nn.Module):
 
 
 class Identity(nn.Module):
-    """Stands in for a `Normalizer` where batches are no images: gives them on as they are."""
+    """No-op in place of a `Normalizer`, for batches of features."""
 
     def to_float(self, features: torch.Tensor) -> torch.Tensor:
         return features
@@ -46,7 +46,7 @@ class Identity(nn.Module):
 def resolve_mean_std(
     data: DataConfig, weights_mean: tuple[float, ...] | None, weights_std: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel by `data.normalize`: of the pretrained weights, or of the data.
+    """Return mean and standard deviation per channel by `data.normalize`: of the pretrained weights, or of the data.
 
     One value in the config stands for every channel.
 

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import IO, Any
 
+from cvtrain.runtime.signals import SIGNALS
+
 log = logging.getLogger(__name__)
 
 # Writes a picture; of `cvtrain.report.plots`, which loads neither torch nor the rest of a run.
@@ -115,7 +117,7 @@ def _warn(problem: str) -> None:
 
 def serve() -> None:
     """What a `PlottingProcess` runs: draw what standard input asks for until it ends; answer each with its problem."""
-    for number in (signal.SIGINT, signal.SIGTERM, *_user_signals()):  # a batch system sends them to all processes
+    for number in SIGNALS:  # a batch system sends them to all processes
         signal.signal(number, signal.SIG_IGN)
     from cvtrain.report.figure import prepare_to_draw
 
@@ -136,10 +138,6 @@ def serve() -> None:
             pickle.dump(problem, replies)
             replies.flush()
     os._exit(0)  # nothing is left to clean up, and somebody waits
-
-
-def _user_signals() -> list[signal.Signals]:
-    return [signal.SIGUSR1, signal.SIGUSR2] if hasattr(signal, "SIGUSR1") else []
 
 
 def _read(stream: IO[bytes], requests: "queue.SimpleQueue[Any]") -> None:

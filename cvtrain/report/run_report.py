@@ -3,6 +3,7 @@
 import logging
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,34 @@ def draw_preview(run: Run, plotter: Plotter) -> None:
         return
     images = run.normalizer.to_float(batch.images.to(trainer.device))
     seed = derive_seed(run.config.seed, BATCH_TRANSFORM_STREAM, 0)
-    images, _ = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
+    images, targets = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     path = run.run_dir / "plots" / "train_samples.png"
-    names = [classes[label] for label in batch.labels.tolist()]
-    plotter.draw(plot_images, pixels, names, path)
+    captions = [describe_target(target, classes) for target in targets.cpu()]
+    title = redact(f"{run_title(run)}: training images as the model sees them")
+    plotter.draw(partial(plot_images, title=title), pixels, captions, path)
     if not set(run.logger.names) <= {FileLogger.name}:
         plotter.finish()
         if path.exists():
             run.logger.log_image("train/samples", path, step=0)
+
+
+def describe_target(target: torch.Tensor, classes: tuple[str, ...]) -> str:
+    """Return the class of a training image, or its classes with their shares: `ants 0.70`, `bees 0.30`.
+
+    Args:
+        target: class id, or (K,) shares.
+    """
+    if target.ndim == 0:
+        return classes[int(target)]
+    shares, ids = target.topk(min(2, len(target)))
+    mixed = [(classes[index], share) for index, share in zip(ids.tolist(), shares.tolist(), strict=True) if share > 0]
+    return mixed[0][0] if len(mixed) == 1 else "\n".join(f"{name} {share:.2f}" for name, share in mixed)
+
+
+def run_title(run: Run) -> str:
+    """Return the name of the run in pictures: that of its experiment and of its folder."""
+    return f"{run.config.name}/{run.run_dir.name}"
 
 
 def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, wall_seconds: float) -> dict[str, float]:
@@ -100,7 +120,9 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     if is_done:
         metrics |= write_test(run, plotter)
         if plotter is not None and world.is_main_process:
-            plotter.draw(plot_curves, read_metrics(run_dir / METRICS_JSONL), run_dir / "plots" / CURVES)
+            best_step = trainer.monitor.best_step if (run_dir / "checkpoints" / "best.pt").exists() else None
+            plot = partial(plot_curves, title=redact(run_title(run)), best_step=best_step)
+            plotter.draw(plot, read_metrics(run_dir / METRICS_JSONL), run_dir / "plots" / CURVES)
     bad = gather_bad_images(run)
     if not world.is_main_process:
         return metrics
@@ -138,7 +160,8 @@ def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
 
 def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader, plotter: Plotter | None) -> None:
     """Write the tables of a split, and have its plots drawn."""
-    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, plotter=plotter)
+    classes, title = run.splits.classes, run_title(run)
+    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter, title=title)
 
 
 def log_plots(run: Run) -> None:

@@ -34,12 +34,14 @@ class Predictions:
         top_classes: (N, k) int64, the classes of the largest probabilities, best first. k is the number of
             classes up to 20, else 5.
         top_probs: (N, k) float32, their probabilities.
+        losses: (N,) float32.
     """
 
     indices: np.ndarray
     labels: np.ndarray
     top_classes: np.ndarray
     top_probs: np.ndarray
+    losses: np.ndarray
 
     @property
     def preds(self) -> np.ndarray:
@@ -52,7 +54,6 @@ class Evaluation:
     """Result of `Evaluator.evaluate`; metric names are without prefix, fractions are in 0..1."""
 
     metrics: dict[str, float]
-    confusion: np.ndarray
     per_class: list[dict[str, Any]]
     predictions: Predictions
     num_images: int
@@ -108,10 +109,11 @@ class Evaluator:
                 # Not around the loader, whose tensors may be kept for training.
                 with torch.inference_mode():
                     logits = self._logits(model, self.normalizer(batch.images))
-                    metrics.update(logits, labels, self.criterion.per_sample(logits, labels))
+                    losses = self.criterion.per_sample(logits, labels)
+                    metrics.update(logits, labels, losses)
                     # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
                     classes = logits.topk(num_kept, dim=1).indices
-                    kept.append((batch.indices, labels, classes, logits.softmax(dim=1).gather(1, classes)))
+                    kept.append((batch.indices, labels, classes, logits.softmax(dim=1).gather(1, classes), losses))
             self.on_batch(count.total)
             if self.coordinator.received is not None:
                 interrupted = True
@@ -119,7 +121,7 @@ class Evaluator:
         for sums in metrics.state():
             self.world.all_reduce_(sums)
         num_images, num_skipped = map(
-            int, self.world.all_reduce_scalars([sum(len(labels) for _, labels, _, _ in kept), num_skipped])
+            int, self.world.all_reduce_scalars([sum(len(labels) for _, labels, *_ in kept), num_skipped])
         )
         if num_images == 0 and num_skipped and not interrupted:
             raise RunError(
@@ -128,7 +130,6 @@ class Evaluator:
             )
         return Evaluation(
             metrics=metrics.compute(),
-            confusion=metrics.confusion.cpu().numpy(),
             per_class=metrics.per_class(),
             predictions=_merge(self.world.gather(_concatenate(kept, num_kept))),
             num_images=num_images,
@@ -148,8 +149,7 @@ def _merge(parts: list[Predictions]) -> Predictions:
     if len(parts) == 1:
         return parts[0]
     if not parts:  # not rank 0
-        empty = np.zeros((0, 1))
-        return Predictions(empty[:, 0].astype(np.int64), empty[:, 0].astype(np.int64), empty.astype(np.int64), empty)
+        return _concatenate([], 1)
     order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
     columns = {
         column.name: np.concatenate([getattr(part, column.name) for part in parts])[order]
@@ -160,7 +160,7 @@ def _merge(parts: list[Predictions]) -> Predictions:
 
 def _concatenate(kept: list[tuple[torch.Tensor, ...]], num_kept: int) -> Predictions:
     if not kept:
-        empty = np.zeros((0,), np.int64)
-        return Predictions(empty, empty, np.zeros((0, num_kept), np.int64), np.zeros((0, num_kept), np.float32))
-    indices, labels, classes, probs = (torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True))
-    return Predictions(indices, labels, classes, probs)
+        ids, row = np.zeros((0,), np.int64), np.zeros((0, num_kept), np.float32)
+        return Predictions(ids, ids, row.astype(np.int64), row, row[:, 0])
+    indices, labels, classes, probs, losses = (torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True))
+    return Predictions(indices, labels, classes, probs, losses)

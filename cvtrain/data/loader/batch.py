@@ -62,8 +62,8 @@ class BatchDataset(Dataset[Batch]):
         image_size: S, in pixels.
         channels: C.
         seed: of the augmentation, with epoch and index.
-        num_views: augmentations of each image that there are: epoch e makes those of epoch e mod num_views. None: each
-            epoch makes its own.
+        num_views: number of augmented versions of each image: epoch e makes those of epoch e mod num_views. None: each
+            epoch makes new ones.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class BatchDataset(Dataset[Batch]):
         good: list[int] = []
         bad: list[BadImage] = []
         view = key.epoch if self.num_views is None else key.epoch % self.num_views
-        # A source that draws random numbers, such as a user's own Dataset, is reproducible by these seeds too.
+        # A source that uses the global generators, as a user's own Dataset may, is reproducible by these seeds too.
         with preserved_generators() if self._seeds_globally else contextlib.nullcontext():
             seeds = derive_seeds(self.seed, view, last=key.indices)
             for index, seed in zip(key.indices.tolist(), seeds, strict=True):

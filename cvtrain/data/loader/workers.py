@@ -23,6 +23,7 @@ from cvtrain.data.images.errors import BadImage
 from cvtrain.data.loader.batch import Batch, BatchDataset
 from cvtrain.data.loader.sampler import BatchIndices, EpochSampler
 from cvtrain.data.loader.worker_errors import WorkerSettings, explain_worker_error, raise_open_file_limit
+from cvtrain.runtime.signals import SIGNALS
 
 # Seconds that a killed worker may take to end, for instance in a read from a network disk.
 _KILL_SECONDS = 5.0
@@ -232,8 +233,8 @@ def _init_worker(worker: int) -> None:
 
     The main process handles those: it finishes its step, saves, and ends its workers.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when cv2 is imported later, by the reader or the augmentation
     if "cv2" in sys.modules:

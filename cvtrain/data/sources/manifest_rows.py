@@ -8,6 +8,7 @@ from typing import NamedTuple, TextIO
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import CsvConfig
+from cvtrain.config.text import unescape_formula
 
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -71,8 +72,8 @@ def _parse(text: TextIO, config: CsvConfig) -> Iterator[Row]:
             )
         row = Row(
             rows.line_num,
-            fields[path_at].strip(),
-            fields[label_at].strip(),
+            unescape_formula(fields[path_at].strip()),
+            unescape_formula(fields[label_at].strip()),
             None if split_at is None else fields[split_at].strip(),
         )
         for what, field in (("path", row.path), ("label", row.label)):
