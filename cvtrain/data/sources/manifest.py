@@ -24,7 +24,7 @@ from cvtrain.data.sources.folder import check_folder
 from cvtrain.data.sources.manifest_rows import Row, read_rows
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import FileSource, Splits
-from cvtrain.data.sources.splits import complete_splits, listed
+from cvtrain.data.sources.splits import complete_splits, format_list
 
 _SPLIT_IDS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 _SPLIT_NAMES = ("train", "val", "test")
@@ -182,7 +182,7 @@ def _drop_repeated(manifest: Manifest, file: str) -> tuple[Manifest, list[str]]:
         return manifest, []
     names = [f"{manifest.paths[row]} (line {manifest.numbers[row]})" for row in sorted(dropped)]
     kept = np.setdiff1d(np.arange(len(manifest.paths)), dropped)
-    return manifest.take(kept), [f"{len(dropped)} repeated rows count once: {listed(names)}"]
+    return manifest.take(kept), [f"{len(dropped)} repeated rows count once: {format_list(names)}"]
 
 
 def _check_files(manifest: Manifest, root: str, file: str) -> None:
