@@ -245,6 +245,10 @@ def test_the_key_changes_with_the_files(source):
     seen = {first.key}
     for change in (
         lambda: os.utime(path, ns=(10**18, 10**18 + 1)),
+        lambda: (
+            path.write_bytes(bytes(reversed(content))),
+            os.utime(path, ns=(10**18, 10**18 + 1)),
+        ),  # size, mtime kept
         lambda: (path.write_bytes(content + b"x"), os.utime(path, ns=(10**18, 10**18))),
         lambda: path.unlink(),
         lambda: write(path.parent, encode(noise(41, 60), "PNG"), path.name),
