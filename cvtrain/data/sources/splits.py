@@ -93,7 +93,7 @@ def complete_splits(
             key=key,
             rule=f"a classifier needs at least two classes, found {len(classes)}: {', '.join(classes) or 'none'}",
         )
-    found = [*warnings, *_untrained_classes(train, {"val": val, "test": test}, classes, key)]
+    found = [*warnings, *_similar_names(classes), *_untrained_classes(train, {"val": val, "test": test}, classes, key)]
     made = list(notes)
     if val is None:
         singles = [classes[label] for label in np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 1)]
@@ -108,6 +108,17 @@ def complete_splits(
     elif missing := _absent(test, classes):
         found.append(f"classes without images in test: {format_list(missing)}")
     return Splits(train, val, test, classes, left_out, tuple(made), tuple(found))
+
+
+def _similar_names(classes: tuple[str, ...]) -> list[str]:
+    """A warning for classes whose names differ only by case or blanks: most often they are one class."""
+    by_form: dict[str, list[str]] = {}
+    for name in classes:
+        by_form.setdefault("".join(name.split()).casefold(), []).append(name)
+    similar = [" / ".join(map(repr, names)) for names in by_form.values() if len(names) > 1]
+    if not similar:
+        return []
+    return [f"classes whose names differ only by case or blanks count as different ones: {format_list(similar)}"]
 
 
 def _split_off_val(
