@@ -99,9 +99,10 @@ def _remedy(root: str, path: str) -> str:
     """The settings under which the missing `path` would be found, or what lies there instead."""
     for folder in _folders_to_try(root):
         for suffix in ("", *IMAGE_EXTENSIONS, *(ending.upper() for ending in IMAGE_EXTENSIONS)):
-            if os.path.isfile(os.path.join(folder, path + suffix)):
+            found = os.path.normpath(os.path.join(folder, path + suffix))
+            if os.path.isfile(found):
                 settings = [f"data.root={folder}"] * (folder != root) + [f"data.path_suffix={suffix}"] * bool(suffix)
-                return f"{printable(os.path.join(folder, path + suffix))} is there: set {' '.join(settings)}"
+                return f"{printable(found)} is there: set {' '.join(settings)}"
     parent, name = posixpath.split(path)
     for other in _names(os.path.join(root, parent)):
         if canonical(other).casefold() == canonical(name).casefold():
