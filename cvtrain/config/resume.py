@@ -110,7 +110,7 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Cha
     old, new = flatten(saved), flatten(current)
     found: dict[str, list[Change]] = {"breaking": [], "training": [], "harmless": []}
     for key in sorted(old.keys() | new.keys()):
-        if key != "resume" and old.get(key) != new.get(key):
+        if key not in ("resume", "resume_on_changed_data") and old.get(key) != new.get(key):
             found[_kind_of(key, old.get(key), new.get(key))].append(Change(key, old.get(key), new.get(key)))
     return Changes(**{kind: tuple(changes) for kind, changes in found.items()})
 
