@@ -11,7 +11,7 @@ import yaml
 
 from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, format_value
-from cvtrain.config.overrides import override
+from cvtrain.config.overrides import override, unquoted
 from cvtrain.config.wandb_trial import is_trial, trial_folder
 
 CHECKPOINTS = "checkpoints"
@@ -80,6 +80,7 @@ HARMLESS = (
     "model.cache_features",
     "model.pretrained",
     "model.weights",
+    "model.weights_entry",
 )
 
 
@@ -109,7 +110,7 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Cha
     old, new = flatten(saved), flatten(current)
     found: dict[str, list[Change]] = {"breaking": [], "training": [], "harmless": []}
     for key in sorted(old.keys() | new.keys()):
-        if key != "resume" and old.get(key) != new.get(key):
+        if key not in ("resume", "resume_on_changed_data") and old.get(key) != new.get(key):
             found[_kind_of(key, old.get(key), new.get(key))].append(Change(key, old.get(key), new.get(key)))
     return Changes(**{kind: tuple(changes) for kind, changes in found.items()})
 
@@ -279,7 +280,7 @@ def expand_resume(tokens: Sequence[str], newest: Callable[[], Path | None]) -> l
     Raises:
         ConfigError: there is no run at PATH, or `+N` without one.
     """
-    resume = next((token.partition("=")[2] for token in tokens if token.startswith("resume=")), None)
+    resume = next((unquoted(token.partition("=")[2]) for token in tokens if token.startswith("resume=")), None)
     folder = None
     if resume not in (None, "null", ""):
         folder = resolve_run_dir(str(resume)) or newest()

@@ -23,7 +23,7 @@ from cvtrain.data.build import BatchLoader, Loaders, build_loaders
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.normalize import Identity, Normalizer, resolve_mean_std
 from cvtrain.data.sources.build import build_splits
-from cvtrain.data.sources.same_splits import check_splits_match
+from cvtrain.data.sources.digest import check_splits_match, check_unchanged, dataset_digest
 from cvtrain.data.sources.source import Splits
 from cvtrain.data.sources.splits import describe_splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup, device_for_rank
@@ -87,7 +87,7 @@ def build_run(
     # Runtime
     device, dtype = init_runtime(config, world)
     # Data
-    splits = load_splits(config, state, world)
+    splits, digest = load_splits(config, state, world)
     num_classes = len(splits.classes)
     # Model, which decides how small a batch may be
     built, model, normalizer = build_network(config, num_classes, device, state, world)
@@ -147,7 +147,7 @@ def build_run(
         run_dir=run_dir,
         checkpoint=config.checkpoint,
         store=build_store(config, run_dir, world),
-        metadata=checkpoint_metadata(config, splits.classes, normalizer, dtype, total_steps),
+        metadata=checkpoint_metadata(config, splits.classes, normalizer, dtype, total_steps) | {"data_digest": digest},
         stop_signals=stop_signals,
         image_name=splits.train.name,
         entry=features.head_of if features else whole_network,
@@ -192,21 +192,28 @@ def init_runtime(config: Config, world: ProcessGroup) -> tuple[torch.device, tor
     return device, dtype
 
 
-def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGroup) -> Splits:
-    """Find the images of each split, and log what there is.
+def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGroup) -> tuple[Splits, str]:
+    """Find the images of each split, and log what there is. Returns their digest too.
 
     Raises:
         ConfigError: there are none; or ranks, or the run before, have others.
     """
     with world.local_main_first():  # which downloads what the others find there
         splits = build_splits(config.data)
-    check_splits_match(splits, world)
+    digest = dataset_digest(splits)
+    check_splits_match(digest, world)
     log.info("data\n%s", "\n".join((*describe_splits(splits), *splits.left_out)))
     for line in splits.warnings:
         log.warning("data: %s", line)
     if state is not None:
         check_classes(splits.classes, state)
-    return splits
+        check_unchanged(
+            state.get("data_digest"),
+            digest,
+            is_within_epoch=state["position"]["batch"] > 0,
+            allow_changed=config.resume_on_changed_data,
+        )
+    return splits, digest
 
 
 def build_freeze(config: Config, built: BuiltModel) -> NoFreeze:

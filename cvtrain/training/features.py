@@ -15,8 +15,7 @@ from cvtrain.config.schema.model import Freeze
 from cvtrain.config.schema.root import Config
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.build import Batch, BatchLoader, Loaders
-from cvtrain.data.cache.budget import free_memory
-from cvtrain.data.cache.choice import gib, memory_budget
+from cvtrain.data.cache.budget import free_memory, gib, memory_budget
 from cvtrain.data.loader.prefetch import to_device
 from cvtrain.data.normalize import Normalizer
 from cvtrain.models.backbone import FeatureSpec, SplitError, check_backbone, compute_features

@@ -168,7 +168,14 @@ class CsvConfig(FileDataConfig):
     delimiter: str = setting("auto", "character between columns; auto: found from the header row")
     path_column: str = setting("path", "column with the image's path")
     label_column: str = setting("label", "column with the class name")
-    split_column: str = setting("split", "column with train, val or test; without it val_fraction splits")
+    path_suffix: str = setting("", "added to each path that does not end with it, such as .png for ids of Kaggle")
+    split_column: str = setting(
+        "split", "column with train, val or test, or is_valid with true or false; without it val_fraction splits"
+    )
+    val_values: List[str] = setting(
+        [], "values of split_column that mean val, such as [0] of a column fold; all others then mean train"
+    )
+    test_values: List[str] = setting([], "values of split_column that mean test; all others then mean train")
     allow_outside_root: bool = setting(False, "allow paths that lead out of root")
 
 

@@ -38,6 +38,9 @@ class Config:
         "go on with a run: a run folder or checkpoint, auto (the newest unfinished run of this name, else a new one), "
         "must (the same, but an error if there is none); null: a new run",
     )
+    resume_on_changed_data: bool = setting(
+        False, "resume within an epoch although images were added, removed, renamed, moved or replaced since"
+    )
     log_level: str = setting("INFO", "level of console and train.log", choices=LOG_LEVELS)
     plots: bool = setting(True, "draw the pictures of the run; off in the trials of cvtrain sweep unless given")
     data: DataConfig = field(default_factory=DataConfig)

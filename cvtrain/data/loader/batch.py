@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from cvtrain.data.images.convert import place_image
 from cvtrain.data.images.errors import BadImage, BadImageError
-from cvtrain.data.images.pixels import place_image
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.loader.timing import stage, take_seconds
 from cvtrain.data.sources.source import ArraySource, ImageSource, uses_global_rng

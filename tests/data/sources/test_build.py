@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import DATA_CONFIGS, CustomConfig, DigitsConfig, FileDataConfig
-from cvtrain.data.images.pixels import to_channels
+from cvtrain.data.images.convert import to_channels
 from cvtrain.data.images.reader import image_to_array
 from cvtrain.data.sources.build import FILE_SOURCES, SOURCES, build_splits
 from cvtrain.data.sources.source import ArraySource
@@ -65,7 +65,7 @@ def test_folder_images_are_read_in_the_configured_channels(tmp_path: Path, chann
 def test_channels_of_arrays_follow_the_rule_for_files(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], channels: int
 ) -> None:
-    monkeypatch.setattr("cvtrain.data.images.pixels._CHUNK", 3)
+    monkeypatch.setattr("cvtrain.data.images.convert._CHUNK", 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     converted = to_channels(images, channels)
     assert converted.shape == (*shape[:3], channels) and converted.dtype == np.uint8
