@@ -1,6 +1,7 @@
 """The passes of a training step, of one process or of several, whose gradients DistributedDataParallel averages."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,7 +63,9 @@ class DistributedReplica(Replica):
         trainable = [name for name, parameter in self._module.named_parameters() if parameter.requires_grad]
         if trainable == self._trainable:
             return
-        with self._world.passing():
+        with self._world.passing(), warnings.catch_warnings():
+            # Its successor does not exist in torch 2.6.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self._ddp = DistributedDataParallel(
                 self._module,
                 device_ids=self._device_ids,

@@ -23,7 +23,7 @@ from cvtrain.data.build import BatchLoader, Loaders, build_loaders
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.normalize import Identity, Normalizer, resolve_mean_std
 from cvtrain.data.sources.build import build_splits
-from cvtrain.data.sources.digest import check_splits_match, check_unchanged, dataset_digest
+from cvtrain.data.sources.digest import DatasetDigest, check_splits_match, check_unchanged, dataset_digest
 from cvtrain.data.sources.source import Splits
 from cvtrain.data.sources.splits import describe_splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup, device_for_rank
@@ -192,7 +192,7 @@ def init_runtime(config: Config, world: ProcessGroup) -> tuple[torch.device, tor
     return device, dtype
 
 
-def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGroup) -> tuple[Splits, str]:
+def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGroup) -> tuple[Splits, DatasetDigest]:
     """Find the images of each split, and log what there is. Returns their digest too.
 
     Raises:
@@ -295,8 +295,10 @@ def restore_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
     try:
         trainer.restore(state)
     except ConfigError:
+        trainer.logger.finish(1)
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        trainer.logger.finish(1)
         raise ConfigError(
             key="resume",
             value=trainer.run_dir,
