@@ -190,7 +190,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
 
 
 def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) -> None:
-    from cvtrain.config.load import check_command, compose_or_explain, explained
+    from cvtrain.config.load import check_command, check_files, compose_or_explain, explained
     from cvtrain.config.overrides import repeated
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.schema.root import register_schemas
@@ -218,6 +218,8 @@ def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) ->
     if command.is_info_only or command.verb != "train":
         session.end(EXIT_OK)  # of several processes, the others have nothing to do
     if command.is_info_only:
+        if options.cfg:
+            check_files(composer, command.overrides)
         with explained(composer, command.overrides):
             _run_job(command, composer, session)
         return

@@ -1,8 +1,11 @@
 """What a newcomer may have meant by a word that is no `key=value`, by a flag that there is not, by an open bracket."""
 
+import shlex
+
 from cvtrain.config.composer import Composer
 from cvtrain.config.errors import Problem
 from cvtrain.config.hints import closest, closest_keys, did_you_mean
+from cvtrain.config.overrides import override
 from cvtrain.config.provenance import COMMAND_LINE
 from cvtrain.config.redact import redact
 from cvtrain.config.reflection import settings_by_key
@@ -91,4 +94,4 @@ def grammar_remedy(key: str, value: str) -> str:
         return f"a bracket is left open; a list is written {key}=[a,b], with spaces '{key}=[a, b]'"
     if value.startswith("("):
         return f"a list is written {key}=[{value.strip('()')}]"
-    return f"quote special characters for shell and Hydra: '{key}=\"...\"'"
+    return f"quote it for Hydra and for the shell: {shlex.quote(override(key, value))}"

@@ -41,11 +41,20 @@ MOST_JOBS_CHECKED = 32
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """One YAML file of a composition: its values by dotted key, at the place where it is merged."""
+    """One YAML file of a composition: its values by dotted key, at the place where it is merged.
+
+    `package` is that place; empty for the whole config.
+    """
 
     config_path: str
     path: Path
     values: dict[str, Any]
+    package: str = ""
+
+    @property
+    def is_shipped(self) -> bool:
+        """True for cvtrain's own files."""
+        return self.path.is_relative_to(conf_dir())
 
 
 @dataclass
@@ -157,7 +166,8 @@ class Composer:
             return None
         embedded = ConfigLoaderImpl._embed_result_config(result, default.package)
         values = OmegaConf.to_container(embedded.config, resolve=False)
-        return ConfigFile(config_path, self.file_of(config_path), flatten(values))
+        package = "" if default.package in (None, "_global_") else default.package
+        return ConfigFile(config_path, self.file_of(config_path), flatten(values), package or "")
 
     def schema_of(self, group: str, option: str) -> str:
         """Name of the schema that an option's file takes from `/schema/<group>/`; empty if it takes none."""

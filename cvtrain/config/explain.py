@@ -52,7 +52,8 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> list[
         if override not in choices and not override.is_sweep_override():
             base, problem = _try_value(composer, base, override)
             problems += [problem.with_origin(COMMAND_LINE)] if problem else []
-    problems += find_rule_problems(base, composer)
+    known = {problem.key for problem in problems}  # whose values are set, if wrongly
+    problems += [problem for problem in find_rule_problems(base, composer) if problem.key not in known]
     if isinstance(error, AssertionError) and not problems:
         raise error
     return problems or [_file_problem(composer, overrides, error)]
@@ -217,6 +218,11 @@ def _file_choosing(composer: Composer, overrides: list[str], group: str, option:
 def _file_value_problem(composer: Composer, cause: OmegaConfBaseException, origin: str) -> Problem:
     key = str(cause.full_key)
     owners = settings_by_key(composer.verb).get(key)
+    if owners is not None and f"Key '{key}'" in str(cause):  # written `optimizer.lr: 1`
+        nested = "\n".join(f"{'  ' * depth}{name}:" for depth, name in enumerate(key.split(".")))
+        return Problem(
+            key, rule="is a dotted key, which files do not have", remedy=f"nest it:\n{nested} ...", origin=origin
+        )
     if owners is None or type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         problem = unknown_key(key, None, composer)
         return Problem(key, rule=problem.rule, remedy=problem.remedy, origin=origin)

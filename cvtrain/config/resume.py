@@ -11,7 +11,7 @@ import yaml
 
 from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, format_value
-from cvtrain.config.overrides import override
+from cvtrain.config.overrides import override, unquoted
 from cvtrain.config.wandb_trial import is_trial, trial_folder
 
 CHECKPOINTS = "checkpoints"
@@ -280,7 +280,7 @@ def expand_resume(tokens: Sequence[str], newest: Callable[[], Path | None]) -> l
     Raises:
         ConfigError: there is no run at PATH, or `+N` without one.
     """
-    resume = next((token.partition("=")[2] for token in tokens if token.startswith("resume=")), None)
+    resume = next((unquoted(token.partition("=")[2]) for token in tokens if token.startswith("resume=")), None)
     folder = None
     if resume not in (None, "null", ""):
         folder = resolve_run_dir(str(resume)) or newest()

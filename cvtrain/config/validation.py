@@ -68,6 +68,9 @@ def unknown_key(key: str, value: Any, composer: Composer) -> Problem:
         groups = closest(key, [group for group in composer.groups if not group.startswith("hydra")])
         if groups and value in composer.options(groups[0]):
             return Problem(key, value, "no such setting or group", did_you_mean([f"{groups[0]}={value}"]))
+    group, _, last = key.rpartition(".")
+    if last == "name" and str(value) in composer.options(group):
+        return Problem(key, value, "no such setting", did_you_mean([f"{group}={value}"]))
     sections = sorted({name.rpartition(".")[0] for name in known if "." in name})
     names = closest_keys(key, [*known, *sections])
     if not names or names[0] in sections:
