@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cvtrain.config.bare_words import bare_word, grammar_remedy
 from cvtrain.config.composer import COMPOSITION_ERRORS, Composer
 from cvtrain.config.errors import Problem
-from cvtrain.config.hints import closest, did_you_mean
+from cvtrain.config.hints import closest, closest_options, did_you_mean
 from cvtrain.config.launchers import GROUP as LAUNCHERS
 from cvtrain.config.launchers import missing_plugin
 from cvtrain.config.provenance import COMMAND_LINE, readable
@@ -103,13 +103,15 @@ def _choice_problem(composer: Composer, override: Override) -> Problem | None:
         remedy = f"a search has a verb of its own: cvtrain sweep sweep={value} ..." if is_search else "leave it out"
         return Problem(group, value, f"cvtrain {composer.verb} has no such group", remedy)
     if value is None:
-        return Problem(group, None, "has to be one option of the group", _option_list(options))
+        remedy = did_you_mean(f"{group}={option}" for option in closest_options(group, "null", options))
+        remedy = "\n".join(filter(None, [remedy, _option_list(options)]))
+        return Problem(group, None, "has to be one option of the group", remedy)
     for name in value if isinstance(value, list) else [value]:
         missing = missing_plugin(str(name), options) if group == LAUNCHERS else None
         if missing is not None:
             return missing
         if name not in options:
-            remedy = did_you_mean(f"{group}={option}" for option in closest(str(name), options))
+            remedy = did_you_mean(f"{group}={option}" for option in closest_options(group, str(name), options))
             return Problem(group, name, "no such option", "\n".join(filter(None, [remedy, _option_list(options)])))
     return None
 

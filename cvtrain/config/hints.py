@@ -27,6 +27,20 @@ OTHER_NAMES = {
 }
 
 
+# Options that other tools call otherwise.
+OTHER_OPTIONS = {
+    ("scheduler", "none"): "constant",
+    ("scheduler", "null"): "constant",
+    ("scheduler", "reduceonplateau"): "plateau",
+    ("scheduler", "reducelronplateau"): "plateau",
+    ("loss", "ce"): "cross_entropy",
+    ("loss", "crossentropy"): "cross_entropy",
+    ("augment", "null"): "none",
+    ("data", "folder"): "custom",
+    ("data", "imagefolder"): "custom",
+}
+
+
 def closest(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
     """Up to `count` candidates that `name` may have meant; case does not matter.
 
@@ -39,6 +53,13 @@ def closest(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
     return [by_lower[match] for match in list(found)[:count]]
 
 
+def closest_options(group: str, name: str, options: Iterable[str]) -> list[str]:
+    """Return the option of a group that a wrong one may have meant."""
+    options = list(options)
+    other = OTHER_OPTIONS.get((group, name.lower()))
+    return [other] if other in options else closest(name, options)
+
+
 def closest_keys(key: str, candidates: Iterable[str]) -> list[str]:
     """Full keys that a wrong key may have meant: the same last name elsewhere, else the closest spelling.
 
@@ -46,6 +67,8 @@ def closest_keys(key: str, candidates: Iterable[str]) -> list[str]:
     """
     keys = list(candidates)
     last = key.rpartition(".")[2]
+    if "." not in key and OTHER_NAMES.get(last) in keys:
+        return [OTHER_NAMES[last]]
     same_last = [candidate for candidate in keys if candidate.rpartition(".")[2] == last]
     if same_last:
         return closest(key, same_last, 3) or same_last[:3]

@@ -16,6 +16,8 @@ from cvtrain.config.explain import explain, sweep_problems
 from cvtrain.config.hints import closest, did_you_mean
 from cvtrain.config.launchers import launcher_problems
 from cvtrain.config.provenance import Origins
+from cvtrain.config.schema.data import Normalize
+from cvtrain.config.schema.model import PretrainedConfig, is_file_name
 from cvtrain.config.schema.root import GROUP_SCHEMAS
 from cvtrain.config.validation import find_rule_problems
 
@@ -98,10 +100,20 @@ def typed_config(
     problems += origins.misread_scalars()
     if not problems:
         config = _to_dataclass(cfg)
+        _prefer_own_statistics(config, origins)
         problems = find_conflicts(config, origins.is_explicit)
     if problems:
         raise ConfigError(problems=[_with_origin(problem, origins) for problem in problems])
     return config
+
+
+def _prefer_own_statistics(config: Any, origins: Origins) -> None:
+    """Let `data.mean` and `data.std` win over those that weights of a local file have by their architecture."""
+    model = getattr(config, "model", None)
+    if isinstance(model, PretrainedConfig) and model.pretrained and model.weights and is_file_name(model.weights):
+        own = origins.is_explicit("data.mean") or origins.is_explicit("data.std")
+        if own and config.data.normalize is Normalize.auto:
+            config.data.normalize = Normalize.data
 
 
 def check_files(composer: Composer, overrides: list[str]) -> None:
@@ -127,7 +139,7 @@ def option_name_problems(cfg: DictConfig, origins: Origins) -> Iterator[Problem]
         chosen = (origins.choices or {}).get(group)
         key = f"{group}.name"
         # Files are read only where the name is not the option's.
-        if name is None or name in (chosen, "???", "${.arch}", "${.dataset}") or not origins.is_set_outside(group, key):
+        if name is None or name in (chosen, "???", "${.arch}") or not origins.is_set_outside(group, key):
             continue
         names = [name] if name in (options := origins.composer.options(group)) else closest(str(name), options)
         yield Problem(

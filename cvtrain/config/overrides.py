@@ -34,7 +34,7 @@ def normalize_override(token: str, verb: str, *, multirun: bool = False) -> str:
     """Return the token as Hydra wants it.
 
     `model.kwargs.depth=2` gets the `++` that adds a key to an open mapping: a user knows their class's arguments, and
-    should not need to know which mapping is open. `logger=null` becomes the empty choice, which Hydra spells by group.
+    should not need to know which mapping is open. `logger=null` or `logger=none` becomes the empty choice, which Hydra spells by group.
     The value of a text setting is taken as typed: `name=2024_01_05` and `data.root=my photos (2024)` are quoted, and a
     leading `~` of a path is expanded.
 
@@ -47,7 +47,7 @@ def normalize_override(token: str, verb: str, *, multirun: bool = False) -> str:
         ConfigError: a sweep over texts that could also be one path.
     """
     key, equals, value = token.partition("=")
-    if equals and value in ("null", "None") and key in NULL_CHOICES:
+    if equals and value in ("null", "None", "none") and key in NULL_CHOICES:
         return NULL_CHOICES[key]
     for name in open_keys(verb):
         if equals and (key.startswith(f"{name}.") or (key == name and value.startswith("{"))):

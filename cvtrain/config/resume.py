@@ -81,6 +81,7 @@ HARMLESS = (
     "model.cache_features",
     "model.pretrained",
     "model.weights",
+    "model.weights_entry",
 )
 
 

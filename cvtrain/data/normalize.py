@@ -1,10 +1,13 @@
 """Normalization of uint8 batches, on the device."""
 
+import logging
+
 import torch
 from torch import nn
 
-from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import DataConfig, Normalize
+
+log = logging.getLogger(__name__)
 
 
 class Normalizer(nn.Module):
@@ -49,19 +52,18 @@ def resolve_mean_std(
     """Return mean and standard deviation per channel by `data.normalize`: of the pretrained weights, or of the data.
 
     One value in the config stands for every channel.
-
-    Raises:
-        ConfigError: `weights` is asked for, but the model has no pretrained weights.
     """
-    if data.normalize is Normalize.weights and weights_mean is None:
-        raise ConfigError(
-            key="data.normalize",
-            value="weights",
-            rule="the model has no pretrained weights to take statistics from",
-            remedy="use data.normalize=data, or a model with model.pretrained=true",
-        )
+    assert data.normalize is not Normalize.weights or weights_mean is not None, "config/checks lets none through"
     if weights_mean is None or weights_std is None or data.normalize is Normalize.data:
-        return _per_channel(data.mean, data.channels), _per_channel(data.std, data.channels)
+        own = _per_channel(data.mean, data.channels), _per_channel(data.std, data.channels)
+        if weights_mean is not None and own != (weights_mean, weights_std):
+            log.info(
+                "data.mean and data.std are taken: %s, %s instead of the weights' %s, %s",
+                *own,
+                weights_mean,
+                weights_std,
+            )
+        return own
     return weights_mean, weights_std
 
 

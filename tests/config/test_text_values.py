@@ -42,6 +42,7 @@ def test_text_is_taken_as_typed(text):
         ("trainer.epochs=1_0", "train", "trainer.epochs=1_0"),
         ("model.kwargs.depth=1_0", "train", "++model.kwargs.depth=1_0"),
         ("name='a b'", "train", "name='a b'"),
+        ("logger=none", "train", "logger=[]"),
         ("model.arch=resnet18,resnet50", "train", "model.arch=resnet18,resnet50"),
         ("name=choice(a,b)", "train", "name=choice(a,b)"),
     ],
@@ -162,9 +163,11 @@ def test_own_option_file_carries_its_own_name(problems_of):
     assert problems_of("experiment=e", config_dir="conf") == []
 
 
-def test_label_follows_the_architecture(composer_of):
-    cfg = composer_of("train").compose(["model=resnet18", "model.arch=resnet50", "data=cifar10", "data.dataset=svhn"])
-    assert (cfg.model.name, cfg.data.name, cfg.name) == ("resnet50", "svhn", "svhn_resnet50")
+def test_label_follows_the_architecture(composer_of, problems_of):
+    cfg = composer_of("train").compose(["model=resnet18", "model.arch=resnet50"])
+    assert (cfg.model.name, cfg.name) == ("resnet50", "digits_resnet50")
+    (problem,) = problems_of("data=cifar10", "data.dataset=svhn")
+    assert problem.remedy == "did you mean data=svhn?"
 
 
 def test_sweep_file_keeps_texts(tmp_path):

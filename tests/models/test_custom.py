@@ -121,6 +121,20 @@ def test_a_network_that_needs_values_runs_on_zeros_and_is_left_alone():
     assert all(layer.training for layer in module.modules())
 
 
+def test_wrong_shape_names_the_batch_and_its_settings(monkeypatch):
+    import custom_networks
+
+    def small(num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(10, num_classes))
+
+    monkeypatch.setattr(custom_networks, "small", small, raising=True)
+    with pytest.raises(ConfigError) as error:
+        build("small")
+    message = str(error.value)
+    assert "its network cannot take images of shape [2, 3, 8, 8]: mat1 and mat2 shapes cannot be multiplied" in message
+    assert "data.channels=3 and data.image_size=8" in message
+
+
 def test_freezing_needs_a_head():
     assert build("HeadByHand").head == ()
     with pytest.raises(ConfigError, match=r"model.freeze=backbone: the network has no layer .*\n  name the part"):

@@ -127,7 +127,7 @@ def _load(config: HuggingFaceConfig) -> Any:
             key="data.name",
             value=config.name,
             rule=f"needs the library datasets, which cannot be imported: {error}",
-            remedy="pip install 'cvtrain[hf]'",
+            remedy="uv sync --extra hf, or pip install datasets",
         ) from error
     try:
         path = str(Path(config.path).expanduser()) if config.path.startswith("~") else config.path
