@@ -34,9 +34,9 @@ def normalize_override(token: str, verb: str, *, multirun: bool = False) -> str:
     """Return the token as Hydra wants it.
 
     `model.kwargs.depth=2` gets the `++` that adds a key to an open mapping: a user knows their class's arguments, and
-    should not need to know which mapping is open. `logger=null` or `logger=none` becomes the empty choice, which Hydra spells by group.
-    The value of a text setting is taken as typed: `name=2024_01_05` and `data.root=my photos (2024)` are quoted, and a
-    leading `~` of a path is expanded.
+    should not need to know which mapping is open. `logger=null` or `logger=none` becomes the empty choice, which Hydra
+    spells by group. The value of a text setting is taken as typed: `name=2024_01_05` and `data.root=my photos (2024)`
+    are quoted, and a leading `~` of a path is expanded.
 
     Args:
         token: one word of the command line.
