@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationResolutionError
 
 from cvtrain.cli.hydra_run import Job, PassThroughError, was_requeued
@@ -24,6 +25,9 @@ from cvtrain.config.overrides import override
 from cvtrain.config.resolvers import new_run_dir
 from cvtrain.config.resume import refuse_used_folder
 from cvtrain.runtime.lock import unusable_folder
+
+# As conf/train.yaml and conf/evaluate.yaml have it, up to the time.
+DEFAULT_SWEEP_DIR = "${output_root}/multirun/"
 
 
 def run_with_hydra(command: ParsedCommand, job: Job) -> None:
@@ -95,9 +99,8 @@ def with_sweep_folder(command: ParsedCommand, job: Job) -> ParsedCommand:
     is_sweep = command.options.multirun or str(config.hydra.mode or "").endswith("MULTIRUN")
     if not is_sweep or command.verb == "sweep":
         return command
-    if not any(token.startswith("hydra.sweep.dir=") for token in command.overrides):
-        if job.composer.has_own_files:  # which may set another one
-            return command
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    if sweep["dir"].startswith(DEFAULT_SWEEP_DIR):
         folder = new_run_dir(config.output_root, "multirun")
         return replace(command, overrides=[*command.overrides, override("hydra.sweep.dir", folder)])
     if config.get("resume") is None and not was_requeued():
