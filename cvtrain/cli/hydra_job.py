@@ -1,5 +1,6 @@
 """A command as a job of Hydra's, which makes the run folder, sets up logging and calls the verb."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -24,10 +26,12 @@ from cvtrain.config.location import conf_dir
 from cvtrain.config.overrides import override
 from cvtrain.config.resolvers import new_run_dir
 from cvtrain.config.resume import refuse_used_folder
+from cvtrain.report.multirun import describe_jobs
 from cvtrain.runtime.lock import unusable_folder
 
 # As conf/train.yaml and conf/evaluate.yaml have it, up to the time.
 DEFAULT_SWEEP_DIR = "${output_root}/multirun/"
+log = logging.getLogger(__name__)
 
 
 def run_with_hydra(command: ParsedCommand, job: Job) -> None:
@@ -38,8 +42,12 @@ def run_with_hydra(command: ParsedCommand, job: Job) -> None:
 
     if not command.is_info_only:
         command = with_sweep_folder(command, job)
-    with _hydra_arguments(command), _own_errors():
-        hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base=VERSION_BASE)(task)()
+    try:
+        with _hydra_arguments(command), _own_errors():
+            hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base=VERSION_BASE)(task)()
+    finally:
+        for line in describe_jobs(sweep_folder(command)) if command.options.multirun else ():
+            log.info("%s", line)
 
 
 def run_composed(job: Job, config: DictConfig) -> None:
@@ -107,6 +115,13 @@ def with_sweep_folder(command: ParsedCommand, job: Job) -> ParsedCommand:
         HydraConfig.instance().set_config(config)  # for ${hydra:...}
         refuse_used_folder(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
     return command
+
+
+def sweep_folder(command: ParsedCommand) -> Path:
+    """Return the folder of a --multirun as `with_sweep_folder` has set it; else one that is not there."""
+    tokens = [token for token in command.overrides if token.startswith("hydra.sweep.dir=")]
+    value = OverridesParser.create().parse_override(tokens[-1]).value() if tokens else None
+    return Path(value if isinstance(value, str) else "/nonexistent")
 
 
 @contextmanager

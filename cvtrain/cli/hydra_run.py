@@ -22,7 +22,7 @@ from cvtrain.config.resume import AUTO
 from cvtrain.config.schema.root import register_schemas
 from cvtrain.distributed.errors import LostProcessError
 from cvtrain.distributed.rendezvous import Rendezvous
-from cvtrain.runtime.console import log_exception_to_file
+from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 from cvtrain.runtime.signals import is_signal_exit
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,10 @@ class Job:
     def _run_trial(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
         """One trial of several. Its error is told at once: at the end, the launcher tells the first one's only."""
         _redact_sweep_record(Path(hydra_config.sweep.dir))
+        if os.getpid() != self.home:  # a launcher's process, beside those of other jobs
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, ConsoleHandler):
+                    handler.setFormatter(DisplayFormatter(f"[job {hydra_config.job.num}] %(message)s"))
         overrides = as_typed(hydra_config.overrides.task)
         try:
             return self._run(cfg, hydra_config)

@@ -44,7 +44,9 @@ def _guess(composer: Composer, word: str) -> str:
     if word.lower() in FLAGS_OF_WORDS:
         return f"that is {FLAGS_OF_WORDS[word.lower()]}"
     names = closest(word, VERBS)
-    if not names and main is not None:
+    if not names and main is not None and word.endswith(".pt"):
+        names = [f"{main}={word}"]
+    elif not names and main is not None:
         names = [f"{key}=..." for key in closest_keys(word, settings_by_key(composer.verb)) if main != key]
         names = names or [f"{main}={word}" if composer.verb != "cache" else "clean=all or clean=stale"]
     if not names and word.endswith(".pt"):

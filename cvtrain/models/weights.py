@@ -149,7 +149,9 @@ def _entries(content: Any) -> dict[str, Mapping[str, Any]]:
         # cvtrain's EMA has its weights one step deeper, beside the number of updates.
         state = value["model"] if isinstance(value, Mapping) and isinstance(value.get("model"), Mapping) else value
         if _is_state(state):
-            found[str(name)] = {key: item for key, item in state.items() if key not in _EMA_COUNTERS}
+            has_counters = any(key in state for key in _EMA_COUNTERS)
+            kept = {key: item for key, item in state.items() if key not in _EMA_COUNTERS} if has_counters else state
+            found[str(name)] = kept
     return found
 
 

@@ -59,7 +59,7 @@ def test_a_failed_trials_line_has_no_secrets(cvtrain, train_as):
 
     train_as(train)
     answer = cvtrain("-m", "model=custom", "model.target=a.B", "model.kwargs.api_key=abcdefgh12345", "seed=1,2")
-    failures = [line for line in answer.out.splitlines() if "failed" in line]
+    failures = [line for line in answer.out.splitlines() if line.startswith("trial")]
     assert len(failures) == 2 and not any("abcdefgh12345" in line for line in failures)
 
 
