@@ -35,10 +35,10 @@ class Net(nn.Module):
         if how == "slow" and self.num_steps >= int(step):
             time.sleep(0.1)
             return
-        mark = Path(os.environ.get("FAIL_MARK", "/nonexistent"))
-        if self.num_steps != int(step) or mark.exists():
+        mark = Path(os.environ["FAIL_MARK"]) if "FAIL_MARK" in os.environ else None
+        if self.num_steps != int(step) or (mark and mark.exists()):
             return
-        if "FAIL_MARK" in os.environ:
+        if mark:
             mark.touch()
         if how == "memory":
             raise torch.OutOfMemoryError("not enough for this test")
