@@ -122,7 +122,8 @@ class Job:
 
 def as_typed(tokens: Any) -> list[str]:
     """The tokens of a command as they were given: reading them one by one would resolve `${...}` in them."""
-    return OmegaConf.to_container(tokens, resolve=False) if isinstance(tokens, ListConfig) else list(tokens)
+    plain: Any = OmegaConf.to_container(tokens, resolve=False) if isinstance(tokens, ListConfig) else tokens
+    return list(plain)
 
 
 def was_requeued() -> bool:
