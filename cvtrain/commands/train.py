@@ -14,6 +14,7 @@ from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
 from cvtrain.report.start import describe_start
+from cvtrain.runtime.console import log_with_details
 from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock, unusable_folder
 from cvtrain.runtime.memory import keep_freed_memory
 from cvtrain.runtime.precision import backend_flags
@@ -92,8 +93,11 @@ def _train(
         run = build_run(config, run_dir, stop_signals, state, world)
         trainer = run.trainer
         if world.is_main_process:
-            for line in describe_start(run):
-                log.info("%s", line)
+            for line, details in describe_start(run):
+                if details and not config.model.summary:
+                    log_with_details(log, line, details)
+                else:
+                    log.info("%s", f"{line}\n{details}".rstrip())
         keep_freed_memory(trainer.device)
         exit_code = 1
         try:

@@ -15,7 +15,6 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.redact import redact
 from cvtrain.config.schema.model import Freeze
 from cvtrain.config.schema.root import Config
-from cvtrain.config.schema.trainer import TrainerConfig
 from cvtrain.config.serialize import schema_names, to_plain
 from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import loss_weights
@@ -25,17 +24,14 @@ from cvtrain.data.normalize import Identity, Normalizer, resolve_mean_std
 from cvtrain.data.sources.build import build_splits
 from cvtrain.data.sources.digest import DatasetDigest, check_splits_match, check_unchanged, dataset_digest
 from cvtrain.data.sources.source import Splits
-from cvtrain.data.sources.splits import describe_splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup, device_for_rank
 from cvtrain.loggers.build import RunLogger, build_loggers
 from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model, without_weights
 from cvtrain.models.dry_run import has_unused_parameters
 from cvtrain.models.freeze import BackboneFreeze, NoFreeze, has_batch_norm, set_backbone_trainable
-from cvtrain.models.summary import summarize_model
 from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.ema import build_ema
-from cvtrain.optim.param_groups import format_groups
 from cvtrain.optim.schedule import build_schedule
 from cvtrain.runtime.device import choose_memory_format
 from cvtrain.runtime.precision import precision_name, select_precision
@@ -45,6 +41,7 @@ from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.features import Backbone, build_features
 from cvtrain.training.monitor import build_monitor
 from cvtrain.training.parts import whole_network
+from cvtrain.training.state import planned_steps
 from cvtrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -114,7 +111,6 @@ def build_run(
     criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=weights).to(device)
     # Optimizer
     optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
-    log.info("parameter groups\n%s", format_groups(optimizer.param_groups))
     # Schedule
     monitor = build_monitor(config.trainer)
     steps_per_epoch = loaders.train.num_batches
@@ -187,13 +183,12 @@ def init_runtime(config: Config, world: ProcessGroup) -> tuple[torch.device, tor
             remedy="leave it out, or use model.norm=layer where the model has it",
         )
     dtype = select_precision(config.trainer.precision.value, device)
-    log.info("device %s, precision %s, seed %d", device, precision_name(dtype), config.seed)
     seed_everything(config.seed)
     return device, dtype
 
 
 def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGroup) -> tuple[Splits, DatasetDigest]:
-    """Find the images of each split, and log what there is. Returns their digest too.
+    """Find the images of each split. Returns their digest too.
 
     Raises:
         ConfigError: there are none; or ranks, or the run before, have others.
@@ -202,7 +197,6 @@ def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGrou
         splits = build_splits(config.data)
     digest = dataset_digest(splits)
     check_splits_match(digest, world)
-    log.info("data\n%s", "\n".join((*describe_splits(splits), *splits.left_out)))
     for line in splits.warnings:
         log.warning("data: %s", line)
     if state is not None:
@@ -226,12 +220,6 @@ def build_freeze(config: Config, built: BuiltModel) -> NoFreeze:
 def image_shape(config: Config) -> tuple[int, int, int]:
     """Return (C, S, S)."""
     return config.data.channels, config.data.image_size, config.data.image_size
-
-
-def planned_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
-    """Return the optimizer steps of the whole run, which schedules are stretched over."""
-    steps = config.epochs * steps_per_epoch
-    return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
 def build_run_logger(config: Config, run_dir: Path, state: dict[str, Any] | None) -> RunLogger:
@@ -324,7 +312,6 @@ def build_network(
     if config.model.freeze is Freeze.backbone:
         set_backbone_trainable(model, built.head, trainable=False, fixed=built.fixed)
         warn_of_random_backbone(config)
-    log.info("model %s\n%s", config.model.name, summarize_model(model, image_shape(config)))
     if state is None:
         mean, std = resolve_mean_std(data, built.mean, built.std)
     else:

@@ -104,6 +104,7 @@ class FeatureLoader:
         self.images = images
         self.compute = compute
         self.form = form
+        self.num_views = num_views
         self.should_stop = should_stop
         self.bad_images = images.bad_images
         source = images.dataset.source

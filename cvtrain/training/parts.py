@@ -31,6 +31,7 @@ from cvtrain.training.meters import ThroughputMeter, TrainMetrics
 from cvtrain.training.monitor import Monitor
 from cvtrain.training.nonfinite import build_clipping, build_guard
 from cvtrain.training.reporter import Reporter
+from cvtrain.training.state import planned_steps
 from cvtrain.training.timer import StageTimer
 
 
@@ -119,7 +120,15 @@ class TrainerParts:
         self.window = TrainMetrics(device, world.all_reduce_)
         self.stopwatch = ThroughputMeter()
         self.timer = StageTimer(device)
-        self.reporter = Reporter(self.logger, self.progress, epochs=config.epochs)
+        self.reporter = Reporter(
+            self.logger,
+            self.progress,
+            self.stopwatch,
+            epochs=config.epochs,
+            total_steps=planned_steps(config, self.train_loader.num_batches),
+            # While features are computed, an epoch takes far longer than the ones after it.
+            slow_epochs=self.train_loader.num_views if isinstance(self.train_loader, FeatureLoader) else 0,
+        )
 
     def usual_micro_batches(self) -> tuple[int, int]:
         """Return the images of this rank's micro-batches of a full batch, and how many they are."""

@@ -161,6 +161,12 @@ def reached_limit(config: TrainerConfig, state: TrainState, monitor: Monitor, se
     return StopReason.epochs if state.epoch >= config.epochs else None
 
 
+def planned_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
+    """Return the optimizer steps of the whole run, which schedules are stretched over."""
+    steps = config.epochs * steps_per_epoch
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
 def refuse_impossible_position(state: TrainState, steps_per_epoch: int, planned_steps: int) -> None:
     """Raise ConfigError for a position that no run can be at.
 

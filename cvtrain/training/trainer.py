@@ -231,6 +231,7 @@ class Trainer(TrainerParts):
         self.reporter.log_epoch(self.state, self.window.read_epoch())
         is_last = self._end_reason() is not None
         self._evaluate_or_save(is_last or every(self.config.eval_every_epochs, self.state.finished_epoch + 1))
+        self.reporter.end_epoch(self.state)
         if not self.state.epoch_end_due:
             self.timer.end_epoch()
 
