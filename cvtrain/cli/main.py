@@ -2,25 +2,24 @@
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, parse_command
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
-from cvtrain.runtime.imports import importing
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cvtrain.config.composer import Composer
-    from cvtrain.report.plotter import PlottingProcess
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
@@ -28,44 +27,23 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
-    is_main_process = world is None or world.is_main_process
-    with _plotting(wanted=config.plots and is_main_process) as plotter:
-        with importing():
-            from cvtrain.commands.train import train
+    from cvtrain.commands.train import train
 
-        options = {} if world is None else {"world": world}
-        result = train(config, run_dir=run_dir, overrides=overrides, plotter=plotter, **options)
+    options = {} if world is None else {"world": world}
+    result = train(config, run_dir=run_dir, overrides=overrides, **options)
     if result.exit_code:
         raise SystemExit(result.exit_code)
     return result.monitor
 
 
 def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
-    with _plotting(wanted=True) as plotter:
-        with importing():
-            from cvtrain.commands.evaluate import evaluate
+    from cvtrain.commands.evaluate import evaluate
 
-        return evaluate(config, run_dir=run_dir, overrides=overrides, plotter=plotter).monitor
-
-
-@contextlib.contextmanager
-def _plotting(*, wanted: bool) -> Iterator["PlottingProcess | None"]:
-    """A process that gets ready to draw while this one imports torch."""
-    if not wanted:
-        yield None
-        return
-    from cvtrain.report.plotter import PlottingProcess
-
-    plotter = PlottingProcess()
-    try:
-        yield plotter
-    finally:
-        plotter.close()
+    return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
 
 
 def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    with importing():
-        from cvtrain.commands.cache import cache
+    from cvtrain.commands.cache import cache
 
     cache(config)
 
@@ -74,13 +52,11 @@ def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
     from cvtrain.config.schema.sweep import Engine
 
     if search.config.engine is Engine.wandb:
-        with importing():
-            from cvtrain.sweep.wandb_engine import search_with_wandb
+        from cvtrain.sweep.wandb_engine import search_with_wandb
 
         exit_code = search_with_wandb(search)
     else:
-        with importing():
-            from cvtrain.sweep.local import search_locally
+        from cvtrain.sweep.local import search_locally
 
         exit_code = search_locally(search)
     if exit_code:
@@ -99,12 +75,32 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
 }
 
 
-def run(arguments: list[str], *, checked: bool = False) -> int:
+def main(argv: list[str] | None = None, *, prevalidated: bool = False) -> NoReturn:
+    """Run the words after `cvtrain`, by default those of this process, and exit with the command's status.
+
+    A trial of a W&B sweep that a signal has stopped ends by that signal: the agent counts exit codes as failures, and
+    shuts down after three.
+    """
+    try:
+        status = run(sys.argv[1:] if argv is None else argv, prevalidated=prevalidated)
+    except SystemExit as request:
+        from cvtrain.config.wandb_trial import is_trial
+        from cvtrain.runtime.signals import is_signal_exit
+
+        if isinstance(request.code, int) and is_signal_exit(request.code) and is_trial() and rank_from_env() is None:
+            sys.stdout.flush()
+            signal.signal(request.code - 128, signal.SIG_DFL)
+            signal.raise_signal(request.code - 128)
+        raise
+    sys.exit(status)
+
+
+def run(arguments: list[str], *, prevalidated: bool = False) -> int:
     """Run one command line and return its exit status.
 
     0; 1 if the data or the numbers ended the run; 2 for a wrong command; 130 when interrupted.
 
-    A training command that a search has `checked` is not checked again.
+    A training command that a search has checked (`prevalidated`) is not checked again.
 
     Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
     """
@@ -121,7 +117,7 @@ def run(arguments: list[str], *, checked: bool = False) -> int:
         _print_problems(error)
         return EXIT_WRONG_COMMAND
     if rank is None:
-        return _answer(Rendezvous(), lambda: _run(arguments, Rendezvous(), checked=checked))
+        return _answer(Rendezvous(), lambda: _run(arguments, Rendezvous(), prevalidated=prevalidated))
     from cvtrain.distributed.launcher import exit_with_parent
 
     exit_with_parent()
@@ -132,7 +128,7 @@ def run(arguments: list[str], *, checked: bool = False) -> int:
         return _answer(session, lambda: join(session))
     status = EXIT_FAILED
     try:
-        status = _answer(session, lambda: _run(arguments, session, checked=checked))
+        status = _answer(session, lambda: _run(arguments, session, prevalidated=prevalidated))
     finally:
         session.end(status)
     return status
@@ -183,7 +179,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
         report_failure(exit_code, redact(f"{error}" or type(error).__name__))
 
 
-def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) -> None:
+def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = False) -> None:
     from cvtrain.config.load import check_command, compose_or_explain, explained
     from cvtrain.config.overrides import repeated
     from cvtrain.config.resolvers import register_resolvers
@@ -197,7 +193,7 @@ def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) ->
         return
     command = parse_command(apply_wandb_parameters(arguments))
     options = command.options
-    twice = {} if checked else repeated(options.overrides)
+    twice = {} if prevalidated else repeated(options.overrides)
     for key, word in twice.items():
         print(f"warning: {key} is given more than once: {word} counts", file=sys.stderr)
     composer = build_composer(command.verb, options, command.overrides)
@@ -219,7 +215,7 @@ def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) ->
         _search(command, composer)
         return
     config = None
-    if checked:
+    if prevalidated:
         config = compose_or_explain(composer, command.overrides)
     elif not options.experimental_rerun:  # which brings a config of its own
         config = check_command(composer, command.overrides, options.multirun)

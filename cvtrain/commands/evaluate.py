@@ -49,12 +49,9 @@ class EvaluateResult:
     run_dir: Path
 
 
-def evaluate(
-    config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | None = None, plotter: Plotter | None = None
-) -> EvaluateResult:
+def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | None = None) -> EvaluateResult:
     """Score a checkpoint on a split of the data that it was trained on, or of other data with the same classes.
 
-    Pictures are drawn by `plotter`; by default in this process.
     Runs no code that the checkpoint names. On the run's own val split, device and batch size, the figures are
     equal to those that the run logged.
 
@@ -102,8 +99,7 @@ def evaluate(
         progress.close()
         loader.close()
     split = config.split.value
-    plotter = plotter or Plotter()
-    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter)
+    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes, plotter=Plotter())
     num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
     metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
     summary = {
@@ -117,7 +113,6 @@ def evaluate(
         "precision": precision_name(dtype),
     }
     write_json(run_dir / "summary.json", summary)
-    plotter.finish()
     log_result(metrics, evaluation, num_skipped, classes, run_dir)
     return EvaluateResult(evaluation.metrics["accuracy"], metrics, evaluation, run_dir)
 

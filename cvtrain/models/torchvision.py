@@ -16,7 +16,6 @@ from cvtrain.models.layer_groups import group_by_depth
 from cvtrain.models.stem import find_input_conv, has_small_stem, make_grey, make_small_stem
 from cvtrain.models.torchvision_weights import WeightsSource, choose_weights
 from cvtrain.models.weights import is_file_name, load_weights
-from cvtrain.runtime.torchvision_start import import_torchvision
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +74,6 @@ def list_torchvision() -> list[str]:
 
 
 def _check_arch(arch: str) -> None:
-    import_torchvision()
     names = list_torchvision()
     if arch not in names:
         close = difflib.get_close_matches(arch.lower(), names, n=3)

@@ -15,7 +15,7 @@ from cvtrain.data.build import BatchLoader
 from cvtrain.data.images.errors import BadImage, write_skipped
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.distributed.coordinator import build_coordinator
-from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
+from cvtrain.loggers.files import METRICS_JSONL, read_metrics
 from cvtrain.report.advice import describe_facts
 from cvtrain.report.bottleneck import Bottleneck, find_bottleneck
 from cvtrain.report.environment import write_environment
@@ -79,10 +79,8 @@ def draw_preview(run: Run, plotter: Plotter) -> None:
     path = run.run_dir / "plots" / "train_samples.png"
     names = [classes[label] for label in batch.labels.tolist()]
     plotter.draw(plot_images, pixels, names, path)
-    if not set(run.logger.names) <= {FileLogger.name}:
-        plotter.finish()
-        if path.exists():
-            run.logger.log_image("train/samples", path, step=0)
+    if path.exists():
+        run.logger.log_image("train/samples", path, step=0)
 
 
 def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, wall_seconds: float) -> dict[str, float]:
@@ -117,7 +115,6 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     best_path = run_dir / "checkpoints" / "best.pt"
     if is_done:
         if plotter is not None:
-            plotter.finish()
             log_plots(run)
         if best_path.exists():
             run.logger.log_artifact(best_path)

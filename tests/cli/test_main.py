@@ -381,7 +381,7 @@ def test_quick_answers_import_nothing_heavy(tmp_path, arguments, status):
     code = (
         "import sys, json, atexit\n"
         f"atexit.register(lambda: print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]), file=sys.stderr))\n"
-        "from cvtrain.__main__ import main\nmain()"
+        "from cvtrain.cli.main import main\nmain()"
     )
     result = run_module(*arguments.split(), cwd=tmp_path, code=code)
     assert result.returncode == status, result.stderr
