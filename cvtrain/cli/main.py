@@ -10,15 +10,13 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, parse_command
+from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, expand_help, parse_command
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from cvtrain.config.composer import Composer
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
@@ -104,7 +102,7 @@ def run(arguments: list[str], *, prevalidated: bool = False) -> int:
 
     Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
     """
-    if arguments == ["--version"]:
+    if "--version" in arguments:
         import cvtrain
 
         print(f"cvtrain {cvtrain.__version__}")
@@ -180,7 +178,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
 
 
 def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = False) -> None:
-    from cvtrain.config.load import check_command, compose_or_explain, explained
+    from cvtrain.config.load import check_command, explained
     from cvtrain.config.overrides import repeated
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.schema.root import register_schemas
@@ -191,7 +189,12 @@ def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = Fals
 
         complete(arguments)
         return
-    command = parse_command(apply_wandb_parameters(arguments))
+    if arguments[:1] == ["list"]:
+        from cvtrain.commands.list_options import list_options
+
+        list_options(arguments[1:])
+        return
+    command = parse_command(apply_wandb_parameters(expand_help(arguments)))
     options = command.options
     twice = {} if prevalidated else repeated(options.overrides)
     for key, word in twice.items():
@@ -208,35 +211,25 @@ def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = Fals
     if command.is_info_only or command.verb != "train":
         session.end(EXIT_OK)  # of several processes, the others have nothing to do
     if command.is_info_only:
+        from cvtrain.cli.hydra_job import show
+
         with explained(composer, command.overrides):
-            _run_job(command, composer, session)
+            show(command, composer)
         return
     if command.verb == "sweep":
         _search(command, composer)
         return
-    config = None
-    if prevalidated:
-        config = compose_or_explain(composer, command.overrides)
-    elif not options.experimental_rerun:  # which brings a config of its own
-        config = check_command(composer, command.overrides, options.multirun)
-    _run_job(command, composer, session, config)
+    is_sweep = not prevalidated and check_command(composer, command.overrides, options.multirun) is None
+    _run_job(command, composer, session, is_sweep=is_sweep)
 
 
-def _run_job(
-    command: ParsedCommand, composer: "Composer", session: Rendezvous, config: "DictConfig | None" = None
-) -> None:
-    """Run the job of `config`; None: what Hydra makes of the command."""
-    from cvtrain.cli.hydra_job import run_composed, run_with_hydra
-    from cvtrain.cli.hydra_run import Job
+def _run_job(command: ParsedCommand, composer: "Composer", session: Rendezvous, *, is_sweep: bool) -> None:
+    from cvtrain.cli.hydra_job import Job, run_with_hydra
     from cvtrain.cli.multi_process import TrainTask
 
     verb = VERBS[command.verb]
     task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
-    job = Job(task, composer, session=session)
-    if config is None or config.hydra.verbose:  # of which Hydra tells more than the job does
-        run_with_hydra(command, job)
-    else:
-        run_composed(job, config)
+    run_with_hydra(command, Job(task, composer, session=session), is_sweep=is_sweep)
 
 
 def _search(command: ParsedCommand, composer: "Composer") -> None:

@@ -10,8 +10,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from cvtrain.config.composer import COMPOSITION_ERRORS, Composer, ConfigFile, flatten
-from cvtrain.config.location import conf_dir
+from cvtrain.config.composer import COMPOSITION_ERRORS, Composer, ConfigFile, conf_dir, flatten
 
 COMMAND_LINE = "on the command line"
 # Groups whose files stand for the user's own words, also where they are ours.

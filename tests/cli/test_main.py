@@ -124,7 +124,7 @@ def test_evaluate_gets_its_own_config(cvtrain, calls, tmp_path):
 
 
 def test_every_verb_has_a_config_file_and_a_dataclass():
-    from cvtrain.config.location import conf_dir
+    from cvtrain.config.composer import conf_dir
     from cvtrain.config.schema.root import VERBS
 
     assert set(cli.VERBS) == set(VERBS) == {file.stem for file in conf_dir().glob("*.yaml")}
