@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from cvtrain.checkpoint import inference_weights, load_checkpoint
-from cvtrain.commands.evaluate import adapt_model, build_checked, choose_precision, read_config
+from cvtrain.checkpoint.trust import trusted_model
+from cvtrain.commands.evaluate import build_checked, check_finite, choose_precision, read_config
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import FileDataConfig
 from cvtrain.config.schema.model import CustomModelConfig
@@ -182,12 +183,12 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: st
             rule=f"{file} was made with the class {trained.model.target}, and a checkpoint never names code to run",
             remedy=f"if you trust the class: load({str(file)!r}, model_target={trained.model.target!r})",
         )
+    weights = inference_weights(state)
+    check_finite(weights, file)
     settings = EvaluateConfig(checkpoint=str(file), model=EvaluateModelConfig(target=model_target))
     chosen = select_device(device, key="device")
-    built = build_checked(
-        adapt_model(trained.model, settings), trained.data, len(state["classes"]), inference_weights(state)
-    )
-    load_checkpointed_weights(built.module, inference_weights(state))
+    built = build_checked(trusted_model(trained.model, settings), trained.data, len(state["classes"]), weights)
+    load_checkpointed_weights(built.module, weights)
     memory_format = choose_memory_format(trained.trainer.channels_last, built.convolutional)
     shape = state["preprocessing"]
     return Classifier(

@@ -1,4 +1,4 @@
-"""Losses over class ids or soft targets: what training minimises, and what evaluation averages.
+"""Losses over class ids or soft targets: the one that training minimises and the one that evaluation averages.
 
 Two numbers on purpose. `criterion(logits, targets)` is the training loss: with label smoothing and class weights, a
 mean over the batch. `criterion.per_sample(logits, targets)` is the evaluation loss, one number per sample without
@@ -22,9 +22,10 @@ class Criterion(nn.Module, ABC):
     """Label smoothing, class weights and the two means; a subclass gives the loss of a sample.
 
     With smoothing s, the target t of class c becomes (1 - s) t + s / num_classes (Szegedy et al. 2016, section 7).
-    With class weights w, the batch's loss is sum_i l_i / sum_i w(t_i), where w(t) = sum_c t_c w_c is the weight of a
-    sample's target and l_i its weighted loss: torch's weighted mean for class ids, carried over to soft targets (for
-    which torch itself divides by the batch size), so that an id and its one-hot vector give the same loss.
+    With class weights w, a batch's loss is sum_i w(t_i) l_i / sum_i w(t_i), where w(t) = sum_c t_c w_c is the weight of
+    the target before smoothing: the class's own weight for a class id, and for mixup and cutmix the mixture of the two
+    classes' weights. Smoothing spreads the target, never the weight: weights on the smoothed terms would pull every
+    sample towards the rarest class.
 
     Args:
         num_classes: number of classes K.
@@ -45,46 +46,46 @@ class Criterion(nn.Module, ABC):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The training loss: () float32, differentiable in `logits`.
+        """Return the training loss: () float32, differentiable in `logits`.
 
         Args:
             logits: (B, K), any float type.
             targets: (B,) int64 class ids, or (B, K) float rows that sum to 1.
         """
-        logits = self._checked(logits)
-        hard = self._distribution(targets)
-        soft = hard * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
-        losses = self.loss_per_sample(logits, hard, soft, self.class_weights)
+        losses = self.loss_per_sample(self._checked(logits), targets, self.label_smoothing)
         if self.class_weights is None:
             return losses.mean()
-        return losses.sum() / (hard @ self.class_weights).sum()
+        weights = self.sample_weights(targets)
+        return (losses * weights).sum() / weights.sum()
+
+    def sample_weights(self, targets: Tensor) -> Tensor:
+        """Return the weight w(t) of each sample, (B,) float32."""
+        if self.class_weights is None:
+            return torch.ones(len(targets), device=targets.device)
+        return self.class_weights[targets] if targets.ndim == 1 else targets.float() @ self.class_weights
 
     def total_weight(self, targets: Tensor) -> Tensor | int:
-        """What `forward` divides by: the number of samples, or () float32, the sum of their class weights.
+        """Return the divisor of `forward`: the number of samples, or () float32, the sum of their weights.
 
-        So the mean over a batch is the sum over its parts of forward(part) * total_weight(part) / total_weight(batch).
+        The mean over a batch is the sum over its parts of forward(part) * total_weight(part) / total_weight(batch).
         """
-        if self.class_weights is None:
-            return len(targets)
-        return self.class_weights[targets].sum() if targets.ndim == 1 else (targets @ self.class_weights).sum()
+        return len(targets) if self.class_weights is None else self.sample_weights(targets).sum()
 
     def per_sample(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The evaluation loss of each sample, (B,) float32, without smoothing and class weights.
+        """Return the evaluation loss of each sample, (B,) float32, without smoothing and class weights.
 
         Args: as `forward`.
         """
-        distribution = self._distribution(targets)
-        return self.loss_per_sample(self._checked(logits), distribution, distribution, None)
+        return self.loss_per_sample(self._checked(logits), targets, 0.0)
 
     @abstractmethod
-    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
-        """The loss of each sample, (B,) float32.
+    def loss_per_sample(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Return the unweighted loss of each sample, (B,) float32.
 
         Args:
             logits: (B, K) float32.
-            hard: (B, K) float32, the targets as distributions.
-            soft: (B, K) float32, the same with label smoothing.
-            class_weights: (K,) float32, or None for 1.
+            targets: as in `forward`.
+            smoothing: share of each target spread over all classes.
         """
 
     def _checked(self, logits: Tensor) -> Tensor:
@@ -95,38 +96,28 @@ class Criterion(nn.Module, ABC):
             )
         return logits.float()
 
-    def _distribution(self, targets: Tensor) -> Tensor:
-        """(B, K) float32: class ids as one-hot rows, soft targets as they are."""
-        if targets.ndim == 2:
-            return targets.float()
-        # Compared, not F.one_hot: that checks the ids' range on the host, which would stall the device each step.
-        return (targets.unsqueeze(1) == torch.arange(self.num_classes, device=targets.device)).float()
+    def _distribution(self, targets: Tensor, smoothing: float) -> Tensor:
+        """Return targets as smoothed rows, (B, K) float32."""
+        if targets.ndim == 1:
+            # Compared, not F.one_hot: that checks the ids' range on the host, which would stall the device each step.
+            targets = targets.unsqueeze(1) == torch.arange(self.num_classes, device=targets.device)
+        return targets.float() * (1 - smoothing) + smoothing / self.num_classes
 
 
 class CrossEntropy(Criterion):
-    """-sum_c w_c t_c log p_c with p = softmax(logits)."""
+    """-sum_c t_c log p_c with p = softmax(logits)."""
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """As `Criterion.forward`; class ids go through torch's own kernel, which makes no (B, K) targets."""
+    def loss_per_sample(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """As `Criterion.loss_per_sample`; class ids go through torch's own kernel, which makes no (B, K) targets."""
         if targets.ndim == 2:
-            return super().forward(logits, targets)
-        return F.cross_entropy(
-            self._checked(logits), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
-        )
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """As `Criterion.per_sample`."""
-        return F.cross_entropy(self._checked(logits), targets, reduction="none")
-
-    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
-        """As `Criterion.loss_per_sample`."""
-        return F.cross_entropy(logits, soft, weight=class_weights, reduction="none")
+            targets = targets.float()
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
 
 class Focal(Criterion):
-    """-sum_c w_c t_c (1 - p_c)^gamma log p_c with p = softmax(logits) (Lin et al. 2017, equation 5).
+    """-sum_c t_c (1 - p_c)^gamma log p_c with p = softmax(logits) (Lin et al. 2017, equation 5).
 
-    The paper's binary loss in its usual multi-class form; its alpha_t are the class weights w. Soft targets weigh each
+    The paper's binary loss in its usual multi-class form; its alpha_t are the class weights. Soft targets weigh each
     class's term. gamma=0 is cross entropy.
 
     Args:
@@ -145,31 +136,29 @@ class Focal(Criterion):
         super().__init__(num_classes=num_classes, label_smoothing=label_smoothing, class_weights=class_weights)
         self.gamma = gamma
 
-    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
+    def loss_per_sample(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         """As `Criterion.loss_per_sample`."""
         log_probs = F.log_softmax(logits, dim=1)
         # 1 - p without cancellation near p = 1; the floor keeps the gradient of x^gamma finite for gamma < 1.
         complement = (-torch.expm1(log_probs)).clamp_min(torch.finfo(torch.float32).tiny)
-        terms = soft * complement.pow(self.gamma) * -log_probs
-        return (terms if class_weights is None else terms * class_weights).sum(dim=1)
+        return (self._distribution(targets, smoothing) * complement.pow(self.gamma) * -log_probs).sum(dim=1)
 
 
 class BinaryCrossEntropy(Criterion):
-    """w(t) / K sum_c [-t_c log q_c - (1 - t_c) log(1 - q_c)] with q = sigmoid(logits).
+    """1 / K sum_c [-t_c log q_c - (1 - t_c) log(1 - q_c)] with q = sigmoid(logits).
 
     One binary question per class, for mixed and soft targets (Wightman et al. 2021, "ResNet strikes back"). As in timm
-    the mean over classes is taken, not the sum, so gradients are K times smaller than the sum's. The class weight is
-    the sample's: w(t) = sum_c t_c w_c over its K terms.
+    the mean over classes is taken, not the sum, so gradients are K times smaller than the sum's.
     """
 
-    def loss_per_sample(self, logits: Tensor, hard: Tensor, soft: Tensor, class_weights: Tensor | None) -> Tensor:
+    def loss_per_sample(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         """As `Criterion.loss_per_sample`."""
-        losses = F.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
-        return losses if class_weights is None else losses * (hard @ class_weights)
+        soft = self._distribution(targets, smoothing)
+        return F.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
 
 
 def build_criterion(config: LossConfig, *, num_classes: int, class_weights: Tensor | None = None) -> Criterion:
-    """The loss of `config`.
+    """Build the loss of `config`.
 
     Args:
         config: one of `LOSS_CONFIGS`.
@@ -187,7 +176,7 @@ def build_criterion(config: LossConfig, *, num_classes: int, class_weights: Tens
         return Focal(gamma=config.gamma, **arguments)
     if isinstance(config, BCEConfig):
         return BinaryCrossEntropy(**arguments)
-    raise ValueError(f"{type(config).__name__} is no loss of LOSS_CONFIGS")
+    raise AssertionError(f"{type(config).__name__} is not in LOSS_CONFIGS")
 
 
 def empty_loss(outputs: Tensor | tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
@@ -204,7 +193,7 @@ def empty_loss(outputs: Tensor | tuple[Tensor | None, ...]) -> tuple[Tensor, Ten
 def loss_with_aux_heads(
     criterion: nn.Module, outputs: Tensor | tuple[Tensor | None, ...], targets: Tensor, aux_weight: float
 ) -> tuple[Tensor, Tensor]:
-    """The loss of a model's output, its auxiliary heads included, and the logits of its main head.
+    """Return the loss of a model's output, auxiliary heads included, and the logits of its main head.
 
     loss = criterion(logits) + aux_weight * sum over auxiliary heads of criterion(their logits) (Szegedy et al. 2015,
     GoogLeNet, section 5).

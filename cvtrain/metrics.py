@@ -14,10 +14,10 @@ CALIBRATION_BINS = 15
 class ClassificationMetrics:
     """Sums over the samples seen so far, kept on the device: `update` never makes the host wait.
 
-    The memory is that of the confusion matrix, 8 * num_classes^2 bytes: 8 MB for 1,000 classes.
+    The memory is three counts per class; `count_confusions` counts pairs of classes.
 
-    Logits that are NaN have no prediction: argmax takes the first NaN, so accuracy and the confusion matrix count an
-    arbitrary class there. `loss` and `calibration_error` then are NaN, which tells.
+    Logits that are NaN have no prediction: argmax takes the first NaN, so accuracy counts an arbitrary class there.
+    `loss` and `calibration_error` then are NaN.
 
     Args:
         num_classes: number of classes K, at least 1.
@@ -29,7 +29,8 @@ class ClassificationMetrics:
         self.num_classes = num_classes
         # MPS has no float64.
         self._real = torch.float32 if device.type == "mps" else torch.float64
-        self._confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+        # Of each class, samples that were predicted right, samples, and predictions.
+        self._classes = torch.zeros(3 * num_classes, dtype=torch.int64, device=device)
         # Top-5 hits, then samples and hits per calibration bin.
         self._counts = torch.zeros(1 + 2 * CALIBRATION_BINS, dtype=torch.int64, device=device)
         # The sum of losses, then the sum of confidences per calibration bin.
@@ -51,7 +52,8 @@ class ClassificationMetrics:
         confidences = logits.softmax(dim=1).amax(dim=1)  # (B,)
         preds = logits.argmax(dim=1)
         hits = preds == labels
-        self._confusion.index_add_(0, labels * self.num_classes + preds, torch.ones_like(labels))
+        index = torch.cat([labels, labels + self.num_classes, preds + 2 * self.num_classes])
+        self._classes.index_add_(0, index, torch.cat([hits.long(), torch.ones_like(labels), torch.ones_like(labels)]))
         if self.num_classes > 5:
             self._counts[0] += (logits.topk(5, dim=1).indices == labels.unsqueeze(1)).sum()
         # Sums of masks, not scatters: floating scatters add in no fixed order on a GPU.
@@ -62,32 +64,28 @@ class ClassificationMetrics:
         self._sums[1:] += torch.where(in_bin, confidences.unsqueeze(1), 0.0).sum(dim=0)
 
     def state(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums themselves, not copies: add those of other processes in place (all-reduce) to merge them."""
-        return self._confusion, self._counts, self._sums
-
-    @property
-    def confusion(self) -> Tensor:
-        """(K, K) int64 on the device: rows are true classes, columns predicted ones."""
-        return self._confusion.view(self.num_classes, self.num_classes)
+        """Return the sums themselves, not copies: add those of other ranks in place (all-reduce) to merge them."""
+        return self._classes, self._counts, self._sums
 
     def compute(self) -> dict[str, float]:
-        """The metrics, named as in `METRIC_NAMES`; `top5_accuracy` only with more than 5 classes. Waits for the device.
+        """Return the metrics, named as in `METRIC_NAMES`; `top5_accuracy` only with more than 5 classes.
 
         loss: mean of the samples' losses. accuracy, top5_accuracy: share of samples whose class is the first, among the
         first five, by logit. macro_f1: mean F1 of the classes that occur as true or predicted. balanced_accuracy: mean
         recall of the classes that occur as true. calibration_error: sum over 15 equal-width bins of confidence of
         |hits - sum of confidences| / samples (ECE, Guo et al. 2017, equation 3). Without samples each is NaN.
         """
-        confusion, counts, sums = (tensor.cpu().numpy() for tensor in (self.confusion, self._counts, self._sums))
-        num_samples = int(confusion.sum())
+        classes, counts, sums = (tensor.cpu().numpy() for tensor in self.state())
+        num_samples = int(classes[self.num_classes : 2 * self.num_classes].sum())
         if num_samples == 0:
             values = dict.fromkeys(METRIC_NAMES, float("nan"))
         else:
-            _, recall, f1, support, predicted = _class_scores(confusion)
+            hits, support, predicted = classes.reshape(3, -1)
+            _, recall, f1 = _class_scores(hits, support, predicted)
             bin_hits = counts[1 + CALIBRATION_BINS :]
             values = {
                 "loss": float(sums[0] / num_samples),
-                "accuracy": float(np.trace(confusion) / num_samples),
+                "accuracy": float(hits.sum() / num_samples),
                 "top5_accuracy": float(counts[0] / num_samples),
                 "macro_f1": float(f1[support + predicted > 0].mean()),
                 "balanced_accuracy": float(recall[support > 0].mean()),
@@ -98,24 +96,31 @@ class ClassificationMetrics:
         return values
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Precision, recall, f1 (fractions) and support (samples) of each class, in order of id. Waits for the device.
+        """Return precision, recall, f1 (fractions) and support (samples) of each class, in order of id.
 
         A ratio without a denominator (a class never predicted, a class without samples) is 0, as in scikit-learn.
         """
-        precision, recall, f1, support, _ = _class_scores(self.confusion.cpu().numpy())
+        hits, support, predicted = self._classes.cpu().numpy().reshape(3, -1)
+        precision, recall, f1 = _class_scores(hits, support, predicted)
         return [
             {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
             for p, r, f, n in zip(precision, recall, f1, support, strict=True)
         ]
 
 
-def _class_scores(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall, F1, samples and predictions, each (K,); 0 where there is no denominator."""
-    hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    return (
-        hits / np.maximum(predicted, 1),
-        hits / np.maximum(support, 1),
-        2 * hits / np.maximum(support + predicted, 1),
-        support,
-        predicted,
-    )
+def count_confusions(labels: np.ndarray, preds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs of true and predicted class that occur, and how often: three arrays (M,) int64, ordered.
+
+    Args:
+        labels: (N,) class ids.
+        preds: (N,) class ids.
+    """
+    pairs, counts = np.unique(np.stack([labels, preds]), axis=1, return_counts=True)
+    return pairs[0], pairs[1], counts
+
+
+def _class_scores(
+    hits: np.ndarray, support: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return precision, recall and F1, each (K,); 0 where there is no denominator."""
+    return hits / np.maximum(predicted, 1), hits / np.maximum(support, 1), 2 * hits / np.maximum(support + predicted, 1)

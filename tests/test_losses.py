@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from cvtrain.config.schema.optim import LOSS_CONFIGS, BCEConfig, CrossEntropyConfig, FocalConfig, LossConfig
+from cvtrain.data.augment.mixup import Box, cutmix, mixup
+from cvtrain.data.balance import class_weights
 from cvtrain.losses import BinaryCrossEntropy, CrossEntropy, Focal, build_criterion, loss_with_aux_heads
 
 B, K = 17, 6
@@ -39,7 +41,7 @@ def naive_loss(config: LossConfig, targets: np.ndarray, weights: np.ndarray | No
                 loss -= sample_weight * (t * math.log(q) + (1 - t) * math.log(1 - q)) / K
             else:
                 gamma = config.gamma if isinstance(config, FocalConfig) else 0.0
-                loss -= w[c] * t * (1 - probs[c]) ** gamma * math.log(probs[c])
+                loss -= sample_weight * t * (1 - probs[c]) ** gamma * math.log(probs[c])
         total, norm = total + loss, norm + sample_weight
     return total / norm
 
@@ -54,7 +56,7 @@ def test_every_config_has_a_loss():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [LABELS, ONE_HOT, SOFT], ids=["ids", "one_hot", "soft"])
 @pytest.mark.parametrize("config_class", [CrossEntropyConfig, FocalConfig, BCEConfig])
-def test_against_a_naive_loop(config_class, targets, smoothing, weights):
+def test_losses_match_a_naive_loop(config_class, targets, smoothing, weights):
     config = config_class(label_smoothing=smoothing)
     expected = naive_loss(
         config,
@@ -66,11 +68,67 @@ def test_against_a_naive_loop(config_class, targets, smoothing, weights):
     assert loss.item() == pytest.approx(expected, rel=2e-6)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
-def test_cross_entropy_of_ids_is_torchs_to_the_bit(smoothing, weights):
+# With both, torch weighs the smoothed terms, which pulls every sample towards the rarest class.
+@pytest.mark.parametrize(("smoothing", "weights"), [(0.0, None), (0.1, None), (0.0, WEIGHTS)])
+def test_cross_entropy_of_ids_is_torchs(smoothing, weights):
     ours = build(CrossEntropyConfig(label_smoothing=smoothing), weights)(LOGITS, LABELS)
-    assert torch.equal(ours, F.cross_entropy(LOGITS, LABELS, weight=weights, label_smoothing=smoothing))
+    torch.testing.assert_close(
+        ours, F.cross_entropy(LOGITS, LABELS, weight=weights, label_smoothing=smoothing), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize("config_class", [CrossEntropyConfig, FocalConfig, BCEConfig])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
+@pytest.mark.parametrize("balance", ["none", "class_weights"])
+def test_balance_smoothing_and_mixing_match_a_naive_loop(config_class, smoothing, mix, balance):
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.zeros(12, int), np.ones(6, int), np.full(2, 2)])
+    images = torch.rand(len(labels), 3, 8, 8)
+    logits = torch.from_numpy(rng.normal(size=(len(labels), 3))).float()
+    counts = np.bincount(labels)
+    w = len(labels) / (3 * counts) if balance == "class_weights" else np.ones(3)
+    partner = np.roll(labels, 3)
+    targets, share = torch.from_numpy(labels), 1.0
+    if mix == "mixup":
+        share = 0.3
+        _, targets = mixup(images, targets, num_classes=3, weight=share, shift=3)
+    elif mix == "cutmix":
+        share = 1 - 4 * 6 / 64
+        _, targets = cutmix(images, targets, num_classes=3, box=Box(top=0, bottom=4, left=1, right=7), shift=3)
+    config = config_class(label_smoothing=smoothing)
+    total = norm = 0.0
+    for row, own, other in zip(logits.double().numpy(), labels, partner, strict=True):
+        weight = share * w[own] + (1 - share) * w[other]
+        target = np.full(3, smoothing / 3)
+        target[own] += (1 - smoothing) * share
+        target[other] += (1 - smoothing) * (1 - share)
+        p, q = np.exp(row) / np.exp(row).sum(), 1 / (1 + np.exp(-row))
+        if isinstance(config, BCEConfig):
+            loss = -np.mean(target * np.log(q) + (1 - target) * np.log(1 - q))
+        else:
+            gamma = config.gamma if isinstance(config, FocalConfig) else 0.0
+            loss = -np.sum(target * (1 - p) ** gamma * np.log(p))
+        total, norm = total + weight * loss, norm + weight
+    weights = torch.from_numpy(class_weights(counts)).float() if balance == "class_weights" else None
+    criterion = build_criterion(config, num_classes=3, class_weights=weights)
+    assert criterion(logits, targets).item() == pytest.approx(total / norm, rel=2e-6)
+    assert float(criterion.total_weight(targets)) == pytest.approx(norm, rel=2e-6)
+
+
+@pytest.mark.parametrize("config_class", [CrossEntropyConfig, FocalConfig, BCEConfig])
+def test_smoothed_weighted_minimum_is_the_own_class(config_class):
+    """100 cats, 100 dogs, 2 foxes, each with its own logits: smoothing must not make foxes of them."""
+    labels = torch.tensor([0] * 100 + [1] * 100 + [2] * 2)
+    weights = torch.from_numpy(class_weights(np.bincount(labels.numpy()))).float()
+    criterion = build_criterion(config_class(label_smoothing=0.1), num_classes=3, class_weights=weights)
+    logits = torch.zeros(3, 3, requires_grad=True)  # one row per class
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        criterion(logits[labels], labels).backward()
+        optimizer.step()
+    assert logits.argmax(dim=1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -124,13 +182,11 @@ def test_gradients_against_autograd_of_the_formula_in_float64(config_class):
     soft = hard * 0.9 + 0.1 / K
     probs = exact.softmax(dim=1)
     losses = {
-        CrossEntropyConfig: lambda: -(soft * weights * probs.log()).sum(dim=1),
-        FocalConfig: lambda: -(soft * weights * (1 - probs) ** 2 * probs.log()).sum(dim=1),
-        BCEConfig: lambda: (
-            -(hard @ weights) * (soft * exact.sigmoid().log() + (1 - soft) * (1 - exact.sigmoid()).log()).mean(dim=1)
-        ),
+        CrossEntropyConfig: lambda: -(soft * probs.log()).sum(dim=1),
+        FocalConfig: lambda: -(soft * (1 - probs) ** 2 * probs.log()).sum(dim=1),
+        BCEConfig: lambda: -(soft * exact.sigmoid().log() + (1 - soft) * (1 - exact.sigmoid()).log()).mean(dim=1),
     }[config_class]()
-    (losses.sum() / (hard @ weights).sum()).backward()
+    ((losses * (hard @ weights)).sum() / (hard @ weights).sum()).backward()
     torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-4, atol=1e-7)
 
 

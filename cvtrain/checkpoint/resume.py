@@ -12,6 +12,7 @@ from cvtrain.config.redact import redact
 from cvtrain.config.resume import CHECKPOINTS, MUST, compare_configs, refuse_breaking
 from cvtrain.config.schema.root import Config
 from cvtrain.config.serialize import to_plain
+from cvtrain.config.text import display_list
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.runtime.console import display_path
 
@@ -102,7 +103,7 @@ def check_classes(classes: tuple[str, ...], state: dict[str, Any]) -> None:
     if classes != before:
         raise ConfigError(
             key="data",
-            rule=f"the images have the classes {', '.join(classes)}; the run was trained on {', '.join(before)}",
+            rule=f"the images have the classes {display_list(classes)}; the run was trained on {display_list(before)}",
             remedy="put the class folders back as they were, or start a new run",
         )
 

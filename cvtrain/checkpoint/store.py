@@ -58,6 +58,7 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.failure: str | None = None  # why the newest save failed; None: it did not
         self._num_failures = 0
+        self._logged: set[str] = set()  # failures since the last success
         self._last_step: int | None = None  # of the last.pt in the folder, once this process wrote it
         self._full_check = True
         self._waiting: list[_Request] = []
@@ -190,7 +191,8 @@ class CheckpointStore:
             cause = error.rule
         failure = f"{path} could not be saved: {cause}"
         self._num_failures += 1
-        if failure != self.failure:
+        if failure not in self._logged:
+            self._logged.add(failure)
             kept = (
                 f"the one of step {self._last_step} is kept"
                 if self._last_step is not None
@@ -218,6 +220,7 @@ class CheckpointStore:
                 self._num_failures,
             )
         self.failure, self._num_failures = None, 0
+        self._logged.clear()
 
 
 def numbered_checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -8,25 +8,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
+from omegaconf.errors import InterpolationResolutionError
 
 from cvtrain.cli.parser import ParsedCommand, build_parser
 from cvtrain.config.composer import Composer
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.load import typed_config, with_origins
+from cvtrain.config.overrides import override
 from cvtrain.config.redact import redact
-from cvtrain.config.resolvers import register_resolvers
-from cvtrain.config.resume import AUTO
+from cvtrain.config.resolvers import new_run_dir, register_resolvers
+from cvtrain.config.resume import AUTO, refuse_used_folder
 from cvtrain.config.schema.root import register_schemas
 from cvtrain.distributed.errors import LostProcessError
 from cvtrain.distributed.rendezvous import Rendezvous
-from cvtrain.runtime.console import log_exception_to_file
+from cvtrain.report.multirun import describe_jobs
+from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
+from cvtrain.runtime.lock import unusable_folder
 from cvtrain.runtime.signals import is_signal_exit
 
+# As conf/train.yaml and conf/evaluate.yaml have it, up to the time.
+DEFAULT_SWEEP_DIR = "${output_root}/multirun/"
 log = logging.getLogger(__name__)
 
 Task = Callable[[Any, Path, list[str]], float | None]
@@ -67,7 +76,7 @@ class Job:
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:
             return self._run_trial(cfg, hydra_config)
-        overrides = list(hydra_config.overrides.task)
+        overrides = as_typed(hydra_config.overrides.task)
         try:
             return self._run(cfg, hydra_config)
         except ConfigError as error:
@@ -85,8 +94,8 @@ class Job:
             log_exception_to_file(error)
 
     def _run(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
-        overrides = list(hydra_config.overrides.task)
-        tokens = [*hydra_config.overrides.hydra, *overrides]
+        overrides = as_typed(hydra_config.overrides.task)
+        tokens = [*as_typed(hydra_config.overrides.hydra), *overrides]
         config = typed_config(cfg, self.composer, tokens, hydra_config.runtime.choices)
         if hydra_config.mode == RunMode.MULTIRUN and was_requeued() and getattr(config, "resume", AUTO) is None:
             config = replace(config, resume=AUTO)  # in the same folder as before
@@ -95,7 +104,11 @@ class Job:
     def _run_trial(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
         """One trial of several. Its error is told at once: at the end, the launcher tells the first one's only."""
         _redact_sweep_record(Path(hydra_config.sweep.dir))
-        overrides = list(hydra_config.overrides.task)
+        if os.getpid() != self.home:  # a launcher's process, beside those of other jobs
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, ConsoleHandler):
+                    handler.setFormatter(DisplayFormatter(f"[job {hydra_config.job.num}] %(message)s"))
+        overrides = as_typed(hydra_config.overrides.task)
         try:
             return self._run(cfg, hydra_config)
         except SystemExit as request:
@@ -118,14 +131,90 @@ class Job:
             raise
 
 
-def run_with_hydra(command: ParsedCommand, job: Job, *, is_sweep: bool) -> None:
-    """Run `job` once, or for each trial of a --multirun, in the folder that the config names."""
-    app = _application(job.composer)
-    start, mode = (app.multirun, RunMode.MULTIRUN) if is_sweep else (app.run, RunMode.RUN)
+def run_composed(job: Job, config: DictConfig) -> None:
+    """Run `job` once with a composed, checked config."""
+    with read_write(config.hydra):
+        config.hydra.mode = RunMode.RUN
+    HydraConfig.instance().set_config(config)
+    make_run_folder(config)
+    callbacks = Callbacks(config)
+    callbacks.on_run_start(config=config, config_name=job.composer.primary)
     try:
-        start(job.composer.primary, job, [*command.overrides, f"hydra.mode={mode.name}"])
+        result = run_job(
+            task_function=job,
+            config=config,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=HydraContext(config_loader=job.composer.loader, callbacks=callbacks),
+        )
     except PassThroughError as carrier:
         raise carrier.error from carrier.__cause__
+    callbacks.on_run_end(config=config, config_name=job.composer.primary, job_return=result)
+    _ = result.return_value  # raises what the job raised
+
+
+def make_run_folder(config: DictConfig) -> None:
+    """Make the run folder of a composed config before Hydra writes to it.
+
+    Raises:
+        ConfigError: it cannot be made, or holds another run and nothing is resumed.
+    """
+    folder = Path()
+    try:
+        folder = Path(config.hydra.run.dir)
+        if config.get("resume") is None:
+            refuse_used_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable_folder(folder, error) from error
+    except InterpolationResolutionError as error:  # of the resolver that makes new folders
+        first_line = str(error).splitlines()[0]
+        if "[Errno" not in first_line:
+            raise
+        cause = first_line.partition("resolving interpolation: ")[2]
+        raise ConfigError(
+            "output_root",
+            config.output_root,
+            f"no run folder can be made there: {cause}",
+            "set output_root=... to another",
+        ) from error
+
+
+def with_sweep_folder(command: ParsedCommand, job: Job) -> ParsedCommand:
+    """Return a --multirun with a sweep folder that no other command uses.
+
+    Raises:
+        ConfigError: hydra.sweep.dir holds another sweep or run and nothing is resumed.
+    """
+    config = job.composer.compose(command.overrides)
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    if sweep["dir"].startswith(DEFAULT_SWEEP_DIR):
+        folder = new_run_dir(config.output_root, "multirun")
+        return replace(command, overrides=[*command.overrides, override("hydra.sweep.dir", folder)])
+    if config.get("resume") is None and not was_requeued():
+        HydraConfig.instance().set_config(config)  # for ${hydra:...}
+        refuse_used_folder(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+    return command
+
+
+def sweep_folder(command: ParsedCommand) -> Path:
+    """Return the folder of a --multirun as `with_sweep_folder` has set it; else one that is not there."""
+    tokens = [token for token in command.overrides if token.startswith("hydra.sweep.dir=")]
+    value = OverridesParser.create().parse_override(tokens[-1]).value() if tokens else None
+    return Path(value if isinstance(value, str) else "/nonexistent")
+
+
+def run_multirun(command: ParsedCommand, job: Job) -> None:
+    """Run `job` for each trial of a --multirun, and log a table of them at the end."""
+    command = with_sweep_folder(command, job)
+    start = _application(job.composer).multirun
+    try:
+        start(job.composer.primary, job, [*command.overrides, "hydra.mode=MULTIRUN"])
+    except PassThroughError as carrier:
+        raise carrier.error from carrier.__cause__
+    finally:
+        for line in describe_jobs(sweep_folder(command)):
+            log.info("%s", line)
 
 
 def show(command: ParsedCommand, composer: Composer) -> None:
@@ -147,6 +236,12 @@ def show(command: ParsedCommand, composer: Composer) -> None:
 def _application(composer: Composer) -> Hydra:
     """Hydra's own application over our loader: it composes and starts jobs, and reads no command line."""
     return Hydra(task_name=composer.verb, config_loader=composer.loader)
+
+
+def as_typed(tokens: Any) -> list[str]:
+    """The tokens of a command as they were given: reading them one by one would resolve `${...}` in them."""
+    plain: Any = OmegaConf.to_container(tokens, resolve=False) if isinstance(tokens, ListConfig) else tokens
+    return list(plain)
 
 
 def was_requeued() -> bool:

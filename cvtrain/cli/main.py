@@ -1,23 +1,31 @@
 """The command line: `cvtrain [verb] key=value ...`. Composes and checks the config, then hands over to the verb."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cvtrain import __version__
 from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, expand_help, parse_command
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.text import display_message
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from cvtrain.config.composer import Composer
+
+log = logging.getLogger(__name__)
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
@@ -25,6 +33,9 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
+    if world is None or world.is_main_process:
+        # At once, since torch takes seconds to load.
+        log.info("cvtrain %s: loading torch", __version__)
     from cvtrain.commands.train import train
 
     options = {} if world is None else {"world": world}
@@ -103,9 +114,7 @@ def run(arguments: list[str], *, prevalidated: bool = False) -> int:
     Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
     """
     if "--version" in arguments:
-        import cvtrain
-
-        print(f"cvtrain {cvtrain.__version__}")
+        print(f"cvtrain {__version__}")
         return EXIT_OK
     try:
         if "sweep" in arguments:
@@ -155,7 +164,7 @@ def _answer(session: Rendezvous, task: Callable[[], int | None]) -> int:
         raise
     except LostProcessError as error:
         if session.claims(EXIT_FAILED):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {display_message(str(error))}", file=sys.stderr)
             _report_trial(EXIT_FAILED, error)
         return session.exit_code()
     except Exception as error:
@@ -178,7 +187,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
 
 
 def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = False) -> None:
-    from cvtrain.config.load import check_command, explained
+    from cvtrain.config.load import check_command, check_files, compose_or_explain, explained
     from cvtrain.config.overrides import repeated
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.schema.root import register_schemas
@@ -189,16 +198,17 @@ def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = Fals
 
         complete(arguments)
         return
+    arguments = expand_help(arguments)
     if arguments[:1] == ["list"]:
         from cvtrain.commands.list_options import list_options
 
         list_options(arguments[1:])
         return
-    command = parse_command(apply_wandb_parameters(expand_help(arguments)))
+    command = parse_command(apply_wandb_parameters(arguments))
     options = command.options
     twice = {} if prevalidated else repeated(options.overrides)
     for key, word in twice.items():
-        print(f"warning: {key} is given more than once: {word} counts", file=sys.stderr)
+        print(display_message(f"warning: {key} is given more than once: {word} counts"), file=sys.stderr)
     composer = build_composer(command.verb, options, command.overrides)
     register_resolvers(composer)
     if options.help:
@@ -213,23 +223,30 @@ def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = Fals
     if command.is_info_only:
         from cvtrain.cli.hydra_job import show
 
+        if options.cfg:
+            check_files(composer, command.overrides)
         with explained(composer, command.overrides):
             show(command, composer)
         return
     if command.verb == "sweep":
         _search(command, composer)
         return
-    is_sweep = not prevalidated and check_command(composer, command.overrides, options.multirun) is None
-    _run_job(command, composer, session, is_sweep=is_sweep)
+    check = compose_or_explain if prevalidated else partial(check_command, multirun=options.multirun)
+    _run_job(command, composer, session, check(composer, command.overrides))
 
 
-def _run_job(command: ParsedCommand, composer: "Composer", session: Rendezvous, *, is_sweep: bool) -> None:
-    from cvtrain.cli.hydra_job import Job, run_with_hydra
+def _run_job(command: ParsedCommand, composer: "Composer", session: Rendezvous, config: "DictConfig | None") -> None:
+    """Run the job of `config`; None: the trials of a --multirun."""
+    from cvtrain.cli.hydra_job import Job, run_composed, run_multirun
     from cvtrain.cli.multi_process import TrainTask
 
     verb = VERBS[command.verb]
     task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
-    run_with_hydra(command, Job(task, composer, session=session), is_sweep=is_sweep)
+    job = Job(task, composer, session=session)
+    if config is None:
+        run_multirun(command, job)
+    else:
+        run_composed(job, config)
 
 
 def _search(command: ParsedCommand, composer: "Composer") -> None:
@@ -245,4 +262,4 @@ def _search(command: ParsedCommand, composer: "Composer") -> None:
 
 def _print_problems(error: ConfigError | RunError) -> None:
     for problem in error.problems if isinstance(error, ConfigError) else [error]:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {display_message(str(problem))}", file=sys.stderr)

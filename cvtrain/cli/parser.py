@@ -55,8 +55,7 @@ def expand_help(arguments: list[str]) -> list[str]:
     """Return `help` and `help VERB` as `--help` and `VERB --help`, other commands as they are."""
     if arguments[:1] != ["help"]:
         return arguments
-    verbs = [verb for verb in arguments[1:2] if verb not in ("help", "list")]
-    return [*verbs, *arguments[2:], "--help"]
+    return [*(word for word in arguments[1:] if word != "help"), "--help"]
 
 
 def apply_wandb_parameters(arguments: list[str]) -> list[str]:
@@ -93,8 +92,9 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
         flags.remove(word)
     if verb == "sweep":
         own, trials = split_search(words)
+        own = [normalize_override(token, verb) for token in own]
         return ParsedCommand(verb, flags, options, own, tuple(normalize_override(token, "train") for token in trials))
-    tokens = [normalize_override(word, verb) for word in words]
+    tokens = [normalize_override(word, verb, multirun=_is_multirun(options, words)) for word in words]
     if verb == "train":
         tokens = default_resume_for_trial(tokens, options.multirun)
         # Each trial of a --multirun finds its own, in its folder below hydra.sweep.dir.
@@ -105,14 +105,19 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
     return ParsedCommand(verb, flags, options, tokens)
 
 
+def _is_multirun(options: argparse.Namespace, words: list[str]) -> bool:
+    return bool(options.multirun) or any(word.upper() == "HYDRA.MODE=MULTIRUN" for word in words)
+
+
 def _newest_run(composer: "Composer", tokens: list[str]) -> Path | None:
     """Folder that `resume=auto` resumes: that of hydra.run.dir, or the newest unfinished run of the name."""
     from cvtrain.config.explain import COMPOSITION_ERRORS
+    from cvtrain.config.overrides import unquoted
     from cvtrain.config.resume import unfinished_run
 
     chosen = next((token.partition("=")[2] for token in tokens if token.startswith("hydra.run.dir=")), None)
     if chosen is not None:
-        return Path(chosen)
+        return Path(unquoted(chosen))
     try:
         cfg = composer.compose(tokens)
         return unfinished_run(cfg.output_root, cfg.name)

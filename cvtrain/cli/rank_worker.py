@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cvtrain.config.serialize import from_plain
 from cvtrain.distributed.rendezvous import SharedSession
-from cvtrain.runtime.console import ConsoleHandler, log_exception_to_file
+from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 
 # Where a process may meet something that the others do not.
 RANK_LOCAL_LOGGERS = ("cvtrain.data", "py.warnings")
@@ -56,7 +56,7 @@ def configure_rank_logging(rank: int, path: Path, level: str) -> None:
         ),
     ]
     for handler, text in handlers:
-        handler.setFormatter(logging.Formatter(text))
+        handler.setFormatter(DisplayFormatter(text))
         if level != "DEBUG":
             handler.addFilter(is_own_concern)
         root.addHandler(handler)

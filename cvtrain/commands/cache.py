@@ -10,7 +10,6 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.root import CacheConfig, Clean
 from cvtrain.data.cache.entry import Entry
 from cvtrain.data.cache.folder import CacheFolder, default_folder
-from cvtrain.data.sources.scan_cache import ENDING, read_subject
 
 
 def cache(config: CacheConfig) -> list[Entry]:
@@ -35,26 +34,7 @@ def cache(config: CacheConfig) -> list[Entry]:
         raise ConfigError(key="cache_dir", value=folder.path, rule=f"cannot be used: {error}") from error
     for line in describe_entries(entries, folder.path, removed=config.clean is not None):
         print(line)
-    for line in listings(folder.path, config.clean):
-        print(line)
     return entries
-
-
-def listings(folder: Path, clean: Clean | None) -> list[str]:
-    """A line for each listing of a large folder of images; removes those that `clean` says."""
-    lines = []
-    for path in sorted(folder.glob(f"*{ENDING}")):
-        subject = read_subject(path)
-        content = f"{subject['num_images']} files in {subject['root']}" if subject else "damaged"
-        stale = not subject or not Path(subject["root"]).is_dir()
-        line = f"{path.stat().st_size / 2**30:8.2f} GiB  listing: {content}{'  stale' if stale else ''}"
-        if clean is Clean.all or (clean is Clean.stale and stale):
-            path.unlink(missing_ok=True)
-            line = f"removed {line.strip()}"
-        elif clean is not None:
-            continue
-        lines.append(line)
-    return lines
 
 
 def stale_reason(entry: Entry) -> str:

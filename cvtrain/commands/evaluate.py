@@ -5,14 +5,24 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from cvtrain.checkpoint import CheckpointError, inference_weights, load_checkpoint
-from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.data import CsvConfig, DataConfig, DatasetConfig, FileDataConfig
-from cvtrain.config.schema.model import CustomModelConfig, ModelConfig
+from cvtrain.checkpoint.trust import check_ranges, check_sizes, trusted_data, trusted_model
+from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.resume import refuse_used_folder
+from cvtrain.config.schema.data import (
+    CsvConfig,
+    DataConfig,
+    DatasetConfig,
+    FileDataConfig,
+    HuggingFaceConfig,
+    TorchvisionDataConfig,
+)
+from cvtrain.config.schema.model import ModelConfig
 from cvtrain.config.schema.root import Config, EvaluateConfig, Split
 from cvtrain.config.serialize import from_plain
 from cvtrain.data.build import build_eval_loader
@@ -29,6 +39,7 @@ from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import write_run_metadata
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.device import choose_memory_format, select_device
+from cvtrain.runtime.lock import unusable_folder
 from cvtrain.runtime.precision import backend_flags, precision_name, select_precision
 from cvtrain.runtime.progress import build_progress
 from cvtrain.training.evaluator import Evaluation, evaluate_split
@@ -58,21 +69,27 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
     Raises:
         ConfigError: the checkpoint cannot be used, or the images do not fit its classes.
     """
-    write_run_metadata(config, run_dir, overrides or [])
+    refuse_used_folder(run_dir)
+    try:
+        write_run_metadata(config, run_dir, overrides or [])
+    except OSError as error:
+        raise unusable_folder(run_dir, error) from error
     path = Path(config.checkpoint)
     state = load_checkpoint(path)
+    weights = inference_weights(state)
+    check_finite(weights, path)
     trained = read_config(state, path)
-    data = override_data(trained.data, config)
-    model_config = adapt_model(trained.model, config)
+    data = override_data(trained.data, config, state.get("paths", {}))
+    model_config = trusted_model(trained.model, config)
 
     device = select_device(config.device, key="device")
     dtype = select_precision(choose_precision(config, state, device.type), device, key="precision")
     classes = tuple(state["classes"])
-    source = pick_source(build_splits(data), classes, config.split)
+    source = pick_source(build_splits(data, min_classes=1), classes, config.split)
     loader = build_eval_loader(data, source, device=device, batch_size=config.batch_size)
 
-    built = build_checked(model_config, data, len(classes), inference_weights(state))
-    load_checkpointed_weights(built.module, inference_weights(state))
+    built = build_checked(model_config, data, len(classes), weights)
+    load_checkpointed_weights(built.module, weights)
     memory_format = choose_memory_format(trained.trainer.channels_last, built.convolutional)
     preprocessing = state["preprocessing"]
     normalizer = Normalizer(tuple(preprocessing["mean"]), tuple(preprocessing["std"]), memory_format)
@@ -99,7 +116,9 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
         progress.close()
         loader.close()
     split = config.split.value
-    write_evaluation(run_dir, split, evaluation, loader=loader, classes=classes, plotter=Plotter())
+    write_evaluation(
+        run_dir, split, evaluation, loader=loader, classes=classes, plotter=Plotter(), title=display_path(path)
+    )
     num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
     metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
     summary = {
@@ -139,66 +158,84 @@ def build_checked(
 
 
 def read_config(state: dict[str, Any], path: Path) -> Config:
-    """The typed config that the checkpoint's run had."""
-    if not isinstance(state.get("schemas"), dict):
-        raise CheckpointError(path, "incomplete, it lacks schemas")
-    return from_plain(state["config"], state["schemas"])
-
-
-def override_data(data: DataConfig, config: EvaluateConfig) -> DataConfig:
-    """The run's data with what the command line says differently: folder, manifest, workers, bad images.
+    """Return the typed config that the checkpoint's run had.
 
     Raises:
-        ConfigError: a setting that the run's kind of data does not have, or a Dataset class that is not named again.
+        CheckpointError: it has none, or values out of their range.
+    """
+    if not isinstance(state.get("schemas"), dict):
+        raise CheckpointError(path, "incomplete, it lacks schemas")
+    config = from_plain(state["config"], state["schemas"])
+    check_ranges(config, path)
+    return config
+
+
+def check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        RunError: it names the first such tensor.
+    """
+    for name, tensor in weights.items():
+        if isinstance(tensor, torch.Tensor) and (tensor.is_floating_point() or tensor.is_complex()):
+            num_bad = tensor.numel() - int(tensor.isfinite().sum())
+            if num_bad:
+                raise RunError(
+                    f"{path}: the weights are not finite, so figures of them mean nothing: "
+                    f"{num_bad} of {tensor.numel()} numbers of {name} are NaN or infinite\n"
+                    "  take an earlier checkpoint: best.pt or step_*.pt of the same run"
+                )
+
+
+def override_data(
+    data: DataConfig, config: EvaluateConfig, paths: Mapping[str, str] = MappingProxyType({})
+) -> DataConfig:
+    """Return the run's data with what the command line says differently, and only what a checkpoint may ask for.
+
+    Args:
+        paths: where the run found its relative paths, by key; for an evaluation in another working folder.
+
+    Raises:
+        ConfigError: a setting that the run's kind of data does not have, or that has to be named again.
     """
     changes: dict[str, Any] = {}
     wanted = config.data
     for name, value, kind in (
         ("root", wanted.root, FileDataConfig),
         ("file", wanted.file, CsvConfig),
+        ("path", wanted.path, HuggingFaceConfig),
+        ("download", wanted.download, (HuggingFaceConfig, TorchvisionDataConfig, DatasetConfig)),
+        ("image_size", wanted.image_size, DataConfig),
         ("on_bad_image", wanted.on_bad_image, DataConfig),
         ("num_workers", wanted.num_workers, DataConfig),
         ("target", wanted.target, DatasetConfig),
     ):
         if value is None:
+            if name in ("root", "file") and isinstance(data, kind):
+                changes[name] = found_path(f"data.{name}", getattr(data, name), paths)
             continue
-        if not isinstance(data, kind) or not hasattr(data, name):
+        if not isinstance(data, kind):
             raise ConfigError(
                 key=f"data.{name}",
                 value=value,
                 rule=f"the checkpoint was trained with data={data.name}, which has no such setting",
                 remedy=f"leave data.{name} out",
             )
-        changes[name] = value
-    if isinstance(data, DatasetConfig) and wanted.target is None:
-        raise untrusted("data.target", data.target)
-    return replace(data, **changes)
+        if hasattr(data, name):
+            changes[name] = value
+    data = trusted_data(replace(data, **changes), config)
+    check_sizes(data, config)
+    return data
 
 
-def adapt_model(model: ModelConfig, config: EvaluateConfig) -> ModelConfig:
-    """The run's model; a user's own class has to be named again, since a checkpoint must not choose code to run."""
-    target = config.model.target
-    if isinstance(model, CustomModelConfig):
-        if target is None:
-            raise untrusted("model.target", model.target)
-        return replace(model, target=target)
-    if target is not None:
-        raise ConfigError(
-            key="model.target",
-            value=target,
-            rule=f"the checkpoint was trained with model={model.name}, which is no class of yours",
-            remedy="leave model.target out",
-        )
-    return model
-
-
-def untrusted(key: str, target: str) -> ConfigError:
-    """The refusal to import what a checkpoint names."""
-    return ConfigError(
-        key=key,
-        rule="the checkpoint was made with a class of your own, and a checkpoint alone never names code to run",
-        remedy=f"if you trust it, say so: {key}={target}",
-    )
+def found_path(key: str, typed: str, paths: Mapping[str, str]) -> str:
+    """Return the absolute path of a relative one where the run was, if something is there; else as it was typed."""
+    absolute = paths.get(key)
+    if not isinstance(absolute, str) or not typed or Path(typed).is_absolute() or not Path(absolute).exists():
+        return typed
+    if Path(absolute) != Path(typed).absolute():
+        log.info("%s=%s of the run is %s", key, typed, absolute)
+    return absolute
 
 
 def choose_precision(config: EvaluateConfig, state: dict[str, Any], device_type: str) -> str:

@@ -46,11 +46,20 @@ def conf_dir() -> Path:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """One YAML file of a composition: its values by dotted key, at the place where it is merged."""
+    """One YAML file of a composition: its values by dotted key, at the place where it is merged.
+
+    `package` is that place; empty for the whole config.
+    """
 
     config_path: str
     path: Path
     values: dict[str, Any]
+    package: str = ""
+
+    @property
+    def is_shipped(self) -> bool:
+        """True for cvtrain's own files."""
+        return self.path.is_relative_to(conf_dir())
 
 
 @dataclass
@@ -161,7 +170,8 @@ class Composer:
         if result is None:
             return None
         values = OmegaConf.to_container(result.config, resolve=False)
-        return ConfigFile(config_path, self.file_of(config_path), flatten(values, default.package or ""))
+        package = "" if default.package in (None, "_global_") else str(default.package)
+        return ConfigFile(config_path, self.file_of(config_path), flatten(values, package), package)
 
     def schema_of(self, group: str, option: str) -> str:
         """Name of the schema that an option's file takes from `/schema/<group>/`; empty if it takes none."""

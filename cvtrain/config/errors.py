@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from cvtrain.config.redact import redact
+from cvtrain.config.text import display_message, display_text
+
 
 class _Unset(Enum):
     """Stands for no value, where None is one; an enum, since it is still itself after a pickle."""
@@ -46,12 +49,16 @@ class Problem:
     origin: str = ""
 
     def __str__(self) -> str:
-        setting = self.key if self.value is _UNSET else f"{self.key}={format_value(self.value)}"
+        setting = display_text(self.key)
+        if self.value is not _UNSET:
+            # By its key, since a password may have blanks and commas in it.
+            value = redact({self.key: self.value})[self.key]
+            setting += f"={display_text(format_value(value))}"
         lines = [f"{setting}: {self.rule}" if setting else self.rule]
         lines += [f"  {line}" for line in self.remedy.splitlines()]
         if self.origin:
             lines.append(f"  set {self.origin}")
-        return "\n".join(lines)
+        return display_message("\n".join(lines))
 
     def with_origin(self, origin: str) -> "Problem":
         """The same problem, telling where the value was set; an origin that it has already stays."""

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.composer import COMPOSITION_ERRORS, Composer
 from cvtrain.config.errors import Problem
-from cvtrain.config.hints import closest, did_you_mean, explain_word, grammar_remedy
+from cvtrain.config.hints import closest, closest_options, did_you_mean, explain_word, grammar_remedy
 from cvtrain.config.launchers import GROUP as LAUNCHERS
 from cvtrain.config.launchers import missing_plugin
 from cvtrain.config.provenance import COMMAND_LINE, readable
@@ -51,7 +51,8 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> list[
         if override not in choices and not override.is_sweep_override():
             base, problem = _try_value(composer, base, override)
             problems += [problem.with_origin(COMMAND_LINE)] if problem else []
-    problems += find_rule_problems(base, composer)
+    known = {problem.key for problem in problems}  # whose values are set, if wrongly
+    problems += [problem for problem in find_rule_problems(base, composer) if problem.key not in known]
     if isinstance(error, AssertionError) and not problems:
         raise error
     return problems or [_file_problem(composer, overrides, error)]
@@ -99,13 +100,15 @@ def _choice_problem(composer: Composer, override: Override) -> Problem | None:
     if group not in composer.compose([]).hydra.runtime.choices:
         return Problem(group, value, f"cvtrain {composer.verb} has no such group", "leave it out")
     if value is None:
-        return Problem(group, None, "has to be one option of the group", _option_list(options))
+        remedy = did_you_mean(f"{group}={option}" for option in closest_options(group, "null", options))
+        remedy = "\n".join(filter(None, [remedy, _option_list(options)]))
+        return Problem(group, None, "has to be one option of the group", remedy)
     for name in value if isinstance(value, list) else [value]:
         missing = missing_plugin(str(name), options) if group == LAUNCHERS else None
         if missing is not None:
             return missing
         if name not in options:
-            remedy = did_you_mean(f"{group}={option}" for option in closest(str(name), options))
+            remedy = did_you_mean(f"{group}={option}" for option in closest_options(group, str(name), options))
             return Problem(group, name, "no such option", "\n".join(filter(None, [remedy, _option_list(options)])))
     return None
 
@@ -216,6 +219,11 @@ def _file_choosing(composer: Composer, overrides: list[str], group: str, option:
 def _file_value_problem(composer: Composer, cause: OmegaConfBaseException, origin: str) -> Problem:
     key = str(cause.full_key)
     owners = settings_by_key(composer.verb).get(key)
+    if owners is not None and f"Key '{key}'" in str(cause):  # written `optimizer.lr: 1`
+        nested = "\n".join(f"{'  ' * depth}{name}:" for depth, name in enumerate(key.split(".")))
+        return Problem(
+            key, rule="is a dotted key, which files do not have", remedy=f"nest it:\n{nested} ...", origin=origin
+        )
     if owners is None or type(cause).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         problem = unknown_key(key, None, composer)
         return Problem(key, rule=problem.rule, remedy=problem.remedy, origin=origin)

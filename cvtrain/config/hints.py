@@ -1,10 +1,12 @@
 """What a wrong name, word, flag or bracket may have meant."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cvtrain.config.errors import Problem
+from cvtrain.config.overrides import override
 from cvtrain.config.provenance import COMMAND_LINE
 from cvtrain.config.redact import redact
 from cvtrain.config.reflection import settings_by_key
@@ -37,6 +39,20 @@ OTHER_NAMES = {
 }
 
 
+# Options that other tools call otherwise.
+OTHER_OPTIONS = {
+    ("scheduler", "none"): "constant",
+    ("scheduler", "null"): "constant",
+    ("scheduler", "reduceonplateau"): "plateau",
+    ("scheduler", "reducelronplateau"): "plateau",
+    ("loss", "ce"): "cross_entropy",
+    ("loss", "crossentropy"): "cross_entropy",
+    ("augment", "null"): "none",
+    ("data", "folder"): "custom",
+    ("data", "imagefolder"): "custom",
+}
+
+
 def closest(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
     """Up to `count` candidates that `name` may have meant; case does not matter.
 
@@ -49,6 +65,13 @@ def closest(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
     return [by_lower[match] for match in list(found)[:count]]
 
 
+def closest_options(group: str, name: str, options: Iterable[str]) -> list[str]:
+    """Return the option of a group that a wrong one may have meant."""
+    options = list(options)
+    other = OTHER_OPTIONS.get((group, name.lower()))
+    return [other] if other in options else closest(name, options)
+
+
 def closest_keys(key: str, candidates: Iterable[str]) -> list[str]:
     """Full keys that a wrong key may have meant: the same last name elsewhere, else the closest spelling.
 
@@ -56,6 +79,8 @@ def closest_keys(key: str, candidates: Iterable[str]) -> list[str]:
     """
     keys = list(candidates)
     last = key.rpartition(".")[2]
+    if "." not in key and OTHER_NAMES.get(last) in keys:
+        return [OTHER_NAMES[last]]
     same_last = [candidate for candidate in keys if candidate.rpartition(".")[2] == last]
     if same_last:
         return closest(key, same_last, 3) or same_last[:3]
@@ -110,7 +135,9 @@ def _guess(composer: "Composer", word: str) -> str:
     if word.lower() in FLAGS_OF_WORDS:
         return f"that is {FLAGS_OF_WORDS[word.lower()]}"
     names = closest(word, (*VERBS, *PLAIN_VERBS))
-    if not names and main is not None:
+    if not names and main is not None and word.endswith(".pt"):
+        names = [f"{main}={word}"]
+    elif not names and main is not None:
         names = [f"{key}=..." for key in closest_keys(word, settings_by_key(composer.verb)) if main != key]
         names = names or [f"{main}={word}" if composer.verb != "cache" else "clean=all or clean=stale"]
     if not names and word.endswith(".pt"):
@@ -161,4 +188,4 @@ def grammar_remedy(key: str, value: str) -> str:
         return f"a bracket is left open; a list is written {key}=[a,b], with spaces '{key}=[a, b]'"
     if value.startswith("("):
         return f"a list is written {key}=[{value.strip('()')}]"
-    return f"quote special characters for shell and Hydra: '{key}=\"...\"'"
+    return f"quote it for Hydra and for the shell: {shlex.quote(override(key, value))}"

@@ -7,6 +7,11 @@ from typing import Any
 from cvtrain.config.errors import ConfigError
 
 
+def install_remedy(extra: str, package: str | None = None) -> str:
+    """Return how to get an optional package; cvtrain itself is on no index, so `pip install cvtrain[...]` fails."""
+    return f"uv sync --extra {extra}, or pip install {package or extra}"
+
+
 def import_object(path: str, key: str) -> Any:
     """The object that `path` names, such as the class `MyNet` for `my_package.nets.MyNet`.
 

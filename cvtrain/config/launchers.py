@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from hydra.conf import HydraConf
 
 from cvtrain.config.errors import Problem
+from cvtrain.config.imports import install_remedy
 from cvtrain.config.provenance import COMMAND_LINE
 
 GROUP = "hydra/launcher"
@@ -22,6 +23,9 @@ EXTRAS = {
 }
 
 
+PACKAGES = {"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
+
+
 def missing_plugin(name: str, options: Sequence[str]) -> Problem | None:
     """The problem of a launcher whose plugin is not installed; None if it is there or unknown.
 
@@ -32,7 +36,7 @@ def missing_plugin(name: str, options: Sequence[str]) -> Problem | None:
     extra, brought = EXTRAS.get(name, ("", name))
     if not extra or brought in options:
         return None
-    return Problem(GROUP, name, "its plugin is not installed", f"pip install 'cvtrain[{extra}]'", COMMAND_LINE)
+    return Problem(GROUP, name, "its plugin is not installed", install_remedy(extra, PACKAGES[extra]), COMMAND_LINE)
 
 
 def launcher_problems(hydra: HydraConf, *, is_sweep: bool) -> Iterator[Problem]:

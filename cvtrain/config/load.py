@@ -7,15 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, Node, OmegaConf, flag_override
 
 from cvtrain.config.checks import find_conflicts
 from cvtrain.config.composer import COMPOSITION_ERRORS, Composer
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.explain import explain, sweep_problems
+from cvtrain.config.hints import closest, did_you_mean
 from cvtrain.config.launchers import launcher_problems
 from cvtrain.config.provenance import Origins
+from cvtrain.config.schema.data import Normalize
+from cvtrain.config.schema.model import PretrainedConfig, is_file_name
+from cvtrain.config.schema.root import GROUP_SCHEMAS
 from cvtrain.config.validation import find_rule_problems
+
+# Groups of which one option is chosen; a logger has no name.
+NAMED_GROUPS = tuple(group for group in GROUP_SCHEMAS if group != "logger")
 
 
 def check_command(composer: Composer, overrides: list[str], multirun: bool) -> DictConfig | None:
@@ -89,13 +96,58 @@ def typed_config(
     if "hydra" in cfg:
         choices = cfg.hydra.runtime.choices
     origins = Origins(composer, overrides, choices)
-    problems = find_rule_problems(cfg, composer)
+    problems = find_rule_problems(cfg, composer) + list(option_name_problems(cfg, origins))
+    problems += origins.misread_scalars()
     if not problems:
         config = _to_dataclass(cfg)
+        _prefer_own_statistics(config, origins)
         problems = find_conflicts(config, origins.is_explicit)
     if problems:
         raise ConfigError(problems=[_with_origin(problem, origins) for problem in problems])
     return config
+
+
+def _prefer_own_statistics(config: Any, origins: Origins) -> None:
+    """Let `data.mean` and `data.std` win over those that weights of a local file have by their architecture."""
+    model = getattr(config, "model", None)
+    if isinstance(model, PretrainedConfig) and model.pretrained and model.weights and is_file_name(model.weights):
+        own = origins.is_explicit("data.mean") or origins.is_explicit("data.std")
+        if own and config.data.normalize is Normalize.auto:
+            config.data.normalize = Normalize.data
+
+
+def check_files(composer: Composer, overrides: list[str]) -> None:
+    """Refuse files of the user's whose text YAML reads as numbers or switches.
+
+    Raises:
+        ConfigError: every such scalar.
+    """
+    problems = list(Origins(composer, overrides).misread_scalars())
+    if problems:
+        raise ConfigError(problems=problems)
+
+
+def option_name_problems(cfg: DictConfig, origins: Origins) -> Iterator[Problem]:
+    """Yield a problem for each `optimizer.name=sgd`, which would change the label and train with another option.
+
+    An option's own file may give its name.
+    """
+    for group in NAMED_GROUPS if origins.composer.verb == "train" else ():
+        section = cfg.get(group)
+        node = section._get_node("name") if isinstance(section, DictConfig) and not section._is_none() else None
+        name = node._value() if isinstance(node, Node) else None
+        chosen = (origins.choices or {}).get(group)
+        key = f"{group}.name"
+        # Files are read only where the name is not the option's.
+        if name is None or name in (chosen, "???", "${.arch}") or not origins.is_set_outside(group, key):
+            continue
+        names = [name] if name in (options := origins.composer.options(group)) else closest(str(name), options)
+        yield Problem(
+            key,
+            name,
+            f"is the label of {group}={chosen or '...'} and chooses nothing",
+            did_you_mean(f"{group}={option}" for option in names) or "leave it out; name=... names the run",
+        )
 
 
 def with_origins(error: ConfigError, composer: Composer, overrides: list[str]) -> ConfigError:

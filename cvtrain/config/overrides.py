@@ -1,30 +1,137 @@
 """Overrides in Hydra's grammar: small liberties taken before Hydra reads a command, and values written for it."""
 
 import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from cvtrain.config.reflection import open_keys
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.reflection import is_text, is_text_list, may_be_null, open_keys
 
 # Groups whose option may be none at all, and what Hydra calls that.
 NULL_CHOICES = {"experiment": "~experiment", "debug": "~debug", "logger": "logger=[]"}
+# Text keys of Hydra's that name a run's folder.
+HYDRA_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
+# Text keys whose `~` is the user's home folder.
+PATHS = (
+    "output_root", "resume", "checkpoint", "cache_dir", "data.root", "data.file", "data.path", "data.cache_dir",
+    "model.weights", "sweep.file", "hydra.run.dir", "hydra.sweep.dir",
+)  # fmt: skip
+# Text keys whose values never hold a comma: `model.arch=resnet18,resnet50` is a sweep that lacks --multirun.
+NAMES = ("model.arch", "model.target", "data.target", "trainer.monitor", "trainer.device", "device", "log_level")
 # Texts that need no quotes, and those among them that Hydra reads as something else.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_UNQUOTED = re.compile(r"(?:[A-Za-z_/]|\.(?!\d))[A-Za-z0-9_./-]*")
+_INTERPOLATED = re.compile(r"(\$\{[^{}']*\}|[A-Za-z_/][A-Za-z0-9_./-]*)+")
 _RESERVED = {"null", "true", "false", "inf", "nan"}
+# Hydra's sweeps and casts, which are never text.
+_FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|int|float|str|bool|json_str|extend_list)\(.*\)")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
-def normalize_override(token: str, verb: str) -> str:
-    """The token as Hydra wants it.
+def normalize_override(token: str, verb: str, *, multirun: bool = False) -> str:
+    """Return the token as Hydra wants it.
 
     `model.kwargs.depth=2` gets the `++` that adds a key to an open mapping: a user knows their class's arguments, and
-    should not need to know which mapping is open. `logger=null` becomes the empty choice, which Hydra spells by group.
+    should not need to know which mapping is open. `logger=null` or `logger=none` becomes the empty choice, which Hydra
+    spells by group. The value of a text setting is taken as typed: `name=2024_01_05` and `data.root=my photos (2024)`
+    are quoted, and a leading `~` of a path is expanded.
+
+    Args:
+        token: one word of the command line.
+        verb: name of the primary config.
+        multirun: a comma separates the values of a sweep.
+
+    Raises:
+        ConfigError: a sweep over texts that could also be one path.
     """
     key, equals, value = token.partition("=")
-    if equals and value in ("null", "None") and key in NULL_CHOICES:
+    if equals and value in ("null", "None", "none") and key in NULL_CHOICES:
         return NULL_CHOICES[key]
     for name in open_keys(verb):
         if equals and (key.startswith(f"{name}.") or (key == name and value.startswith("{"))):
             return f"++{token}"
+    name = key.lstrip("+")
+    if equals and (name in HYDRA_TEXTS or is_text(name, verb) or is_text_list(name, verb)):
+        return f"{key}={_as_typed(name, value, verb, multirun)}"
     return token
+
+
+def _as_typed(key: str, value: str, verb: str, multirun: bool) -> str:
+    """Return the value of a text setting, quoted where Hydra would read something else."""
+    if value == "" or _FUNCTION.fullmatch(value) or (value == "null" and may_be_null(key, verb)):
+        return value
+    if multirun or (key in NAMES and "," in value):
+        if "," in value and key in PATHS and Path(_expanded(value)).exists():
+            raise ConfigError(
+                key,
+                value,
+                "with --multirun a comma separates values, and there is a path of that name",
+                f"for that path write {shlex.quote(override(key, value))}",
+            )
+        return ",".join(_as_typed_item(key, item.strip(), verb) for item in _split(value))
+    return _as_typed_item(key, value, verb)
+
+
+def _as_typed_item(key: str, value: str, verb: str) -> str:
+    if key not in HYDRA_TEXTS and is_text_list(key, verb):
+        if not (value.startswith("[") and value.endswith("]")):
+            return value
+        return "[" + ",".join(_quoted_if_needed(item.strip()) for item in _split(value[1:-1])) + "]"
+    if key in PATHS and value.startswith("~"):
+        value = _expanded(value)
+    return _quoted_if_needed(value)
+
+
+def _expanded(path: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # no home folder is known
+        return path
+
+
+def _quoted_if_needed(text: str) -> str:
+    """Return the text in Hydra's grammar; texts in quotes, and interpolations that Hydra can read, stay as they are."""
+    if not text or _is_quoted(text) or (_UNQUOTED.fullmatch(text) and text.lower() not in _RESERVED):
+        return text
+    return text if "${" in text and _INTERPOLATED.fullmatch(text) else _quoted(text)
+
+
+def _is_quoted(text: str) -> bool:
+    quote = text[0]
+    inner = re.sub(r"\\.", "", text[1:-1])
+    return len(text) > 1 and quote in "'\"" and text[-1] == quote and quote not in inner
+
+
+def unquoted(text: str) -> str:
+    """Return the text that a quoted value of Hydra's grammar stands for; any other as it is."""
+    if not text or not _is_quoted(text):
+        return text
+    quote, inner = text[0], text[1:-1]
+    # Backslashes count only before a quote, and at the end.
+    inner = re.sub(rf"(\\+){quote}", lambda found: "\\" * (len(found[1]) // 2) + quote, inner)
+    return re.sub(r"(\\+)\Z", lambda found: "\\" * (len(found[1]) // 2), inner)
+
+
+def _split(text: str) -> Iterator[str]:
+    """Yield the items between commas that lie in no quotes and no brackets."""
+    item, quote, open_brackets = "", "", []
+    for character in text:
+        if quote:
+            quote = "" if character == quote and not item.endswith("\\") else quote
+        elif character in "'\"" and not item.strip():
+            quote = character
+        elif character in _CLOSING:
+            open_brackets.append(_CLOSING[character])
+        elif open_brackets and character == open_brackets[-1]:
+            open_brackets.pop()
+        elif character == "," and not open_brackets:
+            yield item
+            item = ""
+            continue
+        item += character
+    yield item
 
 
 def override(key: str, value: Any) -> str:

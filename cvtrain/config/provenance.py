@@ -1,6 +1,6 @@
 """Where a setting comes from: the command line, or which file of the composition."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +11,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from cvtrain.config.composer import COMPOSITION_ERRORS, Composer, ConfigFile, conf_dir, flatten
+from cvtrain.config.errors import Problem
+from cvtrain.config.yaml_scalars import misread_problems, read_as_written
 
 COMMAND_LINE = "on the command line"
 # Groups whose files stand for the user's own words, also where they are ours.
@@ -68,6 +70,21 @@ class Origins:
             return False  # without reading the option files again
         return any(_holds(file, key) and _is_users(file) for file in self._files)
 
+    def is_set_outside(self, group: str, key: str) -> bool:
+        """True if anything but an option's own file in `group` sets the key."""
+        if self._on_command_line(key):
+            return True
+        return any(_holds(file, key) and not file.config_path.startswith(f"{group}/") for file in self._files)
+
+    def misread_scalars(self) -> Iterator[Problem]:
+        """Yield what the user's own files write and YAML reads as something else."""
+        for file in self._files if self.composer.has_own_files else []:
+            if not file.is_shipped:
+                written = read_as_written(file.path)
+                flat = flatten({key: item for key, item in written.items() if key != "defaults"}, file.package)
+                for problem in misread_problems(file.values, flat, self.composer.verb):
+                    yield problem.with_origin(f"in {readable(file.path)}")
+
     def _has_users_files(self, choices: Mapping[str, Any]) -> bool:
         return self.composer.has_own_files or any(choices.get(group) for group in USERS_GROUPS)
 
@@ -95,8 +112,7 @@ def _holds(file: ConfigFile, key: str) -> bool:
 
 
 def _is_users(file: ConfigFile) -> bool:
-    shipped = file.path.is_relative_to(conf_dir())
-    return not shipped or file.config_path.startswith(tuple(f"{group}/" for group in USERS_GROUPS))
+    return not file.is_shipped or file.config_path.startswith(tuple(f"{group}/" for group in USERS_GROUPS))
 
 
 def readable(path: Path) -> str:

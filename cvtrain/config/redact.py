@@ -1,4 +1,4 @@
-"""`redact`: a copy of a config, a command line or a text without its secrets, for everything that a run writes down."""
+"""Removal of secrets from configs, command lines and texts before they are shown, logged or written."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ REDACTED = "<redacted>"
 # The last words of a key that names a secret; `num_tokens`, `tokenizer` and `keys` are none.
 _SECRET_KEY = re.compile(
     r"(^|_)(api_?keys?|access_keys?|secret_keys?|private_keys?|account_keys?|encryption_keys?|passwords?|passwd|pwd|"
-    r"passphrase|secrets?|tokens?|auth|authorization|bearer|credentials?|cookies?)$"
+    r"passphrase|secrets?|tokens?|auth|authorization|bearer|credentials?|cookies?|sig|signature)$"
 )
 # What such a key may hold without being a secret: a switch or a count, as in class_token=true or num_tokens=197.
 _HARMLESS_VALUE = re.compile(r"(true|false|null|none|yes|no|\?\?\?|[+-]?\d{1,4})?", re.IGNORECASE)
@@ -20,21 +20,22 @@ _DATABASE_USER = re.compile(r"\b((?:postgresql|mysql|mariadb)(?:\+\w+)?://)[^\s'
 _AUTH_SCHEME = re.compile(r"\b(Bearer|Basic)(\s+)[A-Za-z0-9._~+/=-]{8,}")
 # key=value, key: value, "key": "value", with the value in quotes or up to a blank, comma, bracket or ampersand.
 _ASSIGNMENT = re.compile(
-    r"""(?P<key>[A-Za-z_][\w.-]*)(?P<link>["']?\s?[=:]\s?)(?P<value>"[^"]*"|'[^']*'|[^\s,;&"'\]\})]+)"""
+    r"""(?P<key>(?<![\w.-])[\w.-]+)(?P<link>["']?\s?[=:]\s?)(?P<value>"[^"]*"|'[^']*'|[^\s,;&"'\]\})]+)"""
 )
-_FLAG = re.compile(r"""(?P<key>--?[A-Za-z][\w-]*)(?P<link>\s+)(?P<value>"[^"]*"|'[^']*'|[^\s"'-][^\s"']*)""")
+_FLAG = re.compile(r"""(?P<key>(?<![\w-])--?[A-Za-z][\w-]*)(?P<link>\s+)(?P<value>"[^"]*"|'[^']*'|[^\s"'-][^\s"']*)""")
 # Forms that their makers prefix, so that they are known wherever they stand.
 _KNOWN_TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{20,}|gh[opsur]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}"
-    r"|wandb_v\d+_\w{30,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+    r"|wandb_v\d+_\w{30,}|sk-[\w-]{20,}|sk_(?:live|test)_\w{16,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{35}|ya29\.[\w.-]{20,}"
+    r"|npm_[A-Za-z0-9]{36}|dckr_pat_[\w-]{20,}|pypi-[\w-]{50,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
 )
 
 
 def redact(value: Any) -> Any:
-    """A copy of `value` in which secrets read `<redacted>`; what was given stays as it is.
+    """Return a copy of `value` in which secrets read `<redacted>`; what was given stays as it is.
 
     Replaced are: values of keys that name a secret (`api_key`, `token`, `password`, `secret`, `authorization`, ...;
-    any case, dotted or not), user and password in URLs, and tokens of known form (`hf_`, `ghp_`, AWS, JWT, ...).
+    `sig`; any case), user and password in URLs, and tokens of known form (`hf_`, `ghp_`, AWS, JWT, ...).
     Mappings, lists and tuples are searched at any depth. In strings `KEY=value`, `key: value` and `--key value` are
     found as well, and in lists of strings the item after `--key`. A bare hexadecimal number is left alone, since a
     git revision looks like a W&B key.

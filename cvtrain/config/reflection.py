@@ -125,6 +125,28 @@ def open_keys(verb: str) -> tuple[str, ...]:
     return tuple(key for key, owners in settings_by_key(verb).items() if next(iter(owners.values())).is_open())
 
 
+def is_text(key: str, verb: str) -> bool:
+    """True for a setting whose value is text, or text or null."""
+    return _type_of(key, verb) is str
+
+
+def is_text_list(key: str, verb: str) -> bool:
+    """True for a setting whose value is a list of texts."""
+    annotation = _type_of(key, verb)
+    return get_origin(annotation) is list and get_args(annotation) == (str,)
+
+
+def may_be_null(key: str, verb: str) -> bool:
+    """True for a setting that null turns off."""
+    owners = settings_by_key(verb).get(key)
+    return owners is not None and any(is_optional(item.annotation) for item in owners.values())
+
+
+def _type_of(key: str, verb: str) -> Any:
+    owners = settings_by_key(verb).get(key)
+    return _required(next(iter(owners.values())).annotation) if owners else None
+
+
 def breaks_rule(value: Any, rule: FieldRule) -> bool:
     """True if a value, or an element of a list, is out of the rule's range or not finite."""
     elements = value if isinstance(value, (list, tuple)) else [value]

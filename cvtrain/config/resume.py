@@ -1,4 +1,4 @@
-"""Going on with a run: which folder, which overrides, and which settings may differ from before."""
+"""Resuming a run: which folder, which overrides, and which settings may differ from before."""
 
 import json
 import re
@@ -11,11 +11,18 @@ import yaml
 
 from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, format_value
+from cvtrain.config.overrides import override, unquoted
 from cvtrain.config.wandb_trial import is_trial, trial_folder
 
 CHECKPOINTS = "checkpoints"
+CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 OVERRIDES = "overrides.yaml"
+METRICS = "metrics.jsonl"
+SWEEP_RECORD = "multirun.yaml"
+ENVIRONMENT = "environment.json"
+# Settings that name files or folders, whose relative paths start from the working folder.
+PATHS = ("data.root", "data.file", "model.weights")
 AUTO, MUST = "auto", "must"
 
 # What a resumed run may not change: the state would not fit, or the order of images would be another one.
@@ -74,6 +81,7 @@ HARMLESS = (
     "model.cache_features",
     "model.pretrained",
     "model.weights",
+    "model.weights_entry",
 )
 
 
@@ -103,7 +111,7 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Cha
     old, new = flatten(saved), flatten(current)
     found: dict[str, list[Change]] = {"breaking": [], "training": [], "harmless": []}
     for key in sorted(old.keys() | new.keys()):
-        if key != "resume" and old.get(key) != new.get(key):
+        if key not in ("resume", "resume_on_changed_data") and old.get(key) != new.get(key):
             found[_kind_of(key, old.get(key), new.get(key))].append(Change(key, old.get(key), new.get(key)))
     return Changes(**{kind: tuple(changes) for kind, changes in found.items()})
 
@@ -188,16 +196,41 @@ def newest_unfinished(parent: Path) -> Path | None:
 
 
 def is_finished(folder: Path) -> bool:
-    """True if the run in `folder` ended by itself: it has a summary that does not say `interrupted`."""
+    """True if the run in `folder` ended by itself, by its summary, and its last checkpoint is on the disk."""
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(summary, dict) and summary.get("end_reason") != "interrupted"
+    return (
+        isinstance(summary, dict) and summary.get("end_reason") != "interrupted" and not summary.get("checkpoint_error")
+    )
+
+
+def holds_run(folder: Path) -> bool:
+    """True if a run or an evaluation has left its files in `folder`."""
+    return (folder / CONFIG).is_file() and any((folder / name).exists() for name in (CHECKPOINTS, METRICS, SUMMARY))
+
+
+def refuse_used_folder(folder: Path, key: str = "hydra.run.dir") -> None:
+    """Refuse to write a new run over another one, or over a sweep.
+
+    Raises:
+        ConfigError: `folder` holds a run, or the record of a sweep.
+    """
+    if holds_run(folder) or (folder / SWEEP_RECORD).is_file():
+        raise ConfigError(
+            key=key,
+            value=folder,
+            rule=f"holds a {'run' if holds_run(folder) else 'sweep'} already, which this one would overwrite",
+            remedy=f"resume={folder if holds_run(folder) else AUTO} resumes it, {key}=... takes another folder; "
+            "or delete this one",
+        )
 
 
 def with_saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
-    """The overrides that a run was started with, and the new ones over them.
+    """Return the overrides that a run was started with, and the new ones over them.
+
+    Relative paths of the data that are found where the run was started, in another working folder, become absolute.
 
     Raises:
         ConfigError: the run folder's overrides.yaml is damaged.
@@ -210,7 +243,26 @@ def with_saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
     if not isinstance(saved, list) or not all(isinstance(token, str) for token in saved):
         raise ConfigError(key="resume", value=folder, rule=f"{path} is no list of overrides")
     named = {_key_of(token) for token in given}
-    return [*(token for token in saved if _key_of(token) not in named and _key_of(token) != "resume"), *given]
+    paths = {key: token for key, token in paths_of_run(folder).items() if key not in named}
+    left_out = named | set(paths) | {"resume"}
+    return [*(token for token in saved if _key_of(token) not in left_out), *paths.values(), *given]
+
+
+def paths_of_run(folder: Path) -> dict[str, str]:
+    """Return overrides, by key, for the relative paths of a run that was started in another working folder."""
+    try:
+        config = flatten(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+        started_in = Path(json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {}
+    tokens = {}
+    for key in PATHS:
+        typed = config.get(key)
+        if isinstance(typed, str) and typed and not Path(typed).is_absolute():
+            path = started_in / typed
+            if path != Path.cwd() / typed and path.exists():
+                tokens[key] = override(key, str(path)).replace("${", r"\${")
+    return tokens
 
 
 def _key_of(token: str) -> str:
@@ -229,7 +281,7 @@ def expand_resume(tokens: Sequence[str], newest: Callable[[], Path | None]) -> l
     Raises:
         ConfigError: there is no run at PATH, or `+N` without one.
     """
-    resume = next((token.partition("=")[2] for token in tokens if token.startswith("resume=")), None)
+    resume = next((unquoted(token.partition("=")[2]) for token in tokens if token.startswith("resume=")), None)
     folder = None
     if resume not in (None, "null", ""):
         folder = resolve_run_dir(str(resume)) or newest()
@@ -249,13 +301,13 @@ def _with_more_epochs(token: str, folder: Path | None) -> str:
             remedy="name it, resume=PATH, or give a number of epochs",
         )
     try:
-        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         epochs = int(saved["trainer"]["epochs"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise ConfigError(
             key=key,
             value=value,
-            rule=f"{folder / 'config.yaml'} does not say how many epochs the run had: {error}",
+            rule=f"{folder / CONFIG} does not say how many epochs the run had: {error}",
             remedy="give the new total as a number",
         ) from error
     return f"{key}={epochs + int(value)}"

@@ -1,6 +1,7 @@
 """A typed config as plain values and back, for checkpoints and run folders."""
 
 import dataclasses
+import re
 from enum import Enum
 from typing import Any
 
@@ -36,7 +37,9 @@ def schema_names(config: Config) -> dict[str, str]:
 
 
 def from_plain(plain: dict[str, Any], schemas: dict[str, str]) -> Config:
-    """The typed config that `to_plain` and `schema_names` were made from.
+    """Return the typed config that `to_plain` and `schema_names` were made from.
+
+    `${` in it is text: nothing in a saved config is an interpolation.
 
     Raises:
         ConfigError: a schema or a value that this version does not know.
@@ -45,7 +48,7 @@ def from_plain(plain: dict[str, Any], schemas: dict[str, str]) -> Config:
         base = OmegaConf.structured(Config)
         for group, options in _POLYMORPHIC.items():
             base[group] = OmegaConf.structured(options[schemas[group]])
-        config = OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.create(plain)))
+        config = OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.create(_escape(plain))))
     except (OmegaConfBaseException, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
@@ -54,3 +57,14 @@ def from_plain(plain: dict[str, Any], schemas: dict[str, str]) -> Config:
         ) from error
     assert isinstance(config, Config)
     return config
+
+
+def _escape(value: Any) -> Any:
+    """Return plain values with every `${` marked as text for OmegaConf."""
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    if isinstance(value, str) and "${" in value:
+        return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + r"\${", value)
+    return value

@@ -9,7 +9,7 @@ from omegaconf.errors import InterpolationResolutionError, InterpolationToMissin
 
 from cvtrain.config.composer import Composer
 from cvtrain.config.errors import Problem
-from cvtrain.config.hints import closest, closest_keys, did_you_mean
+from cvtrain.config.hints import OTHER_NAMES, closest, closest_keys, did_you_mean
 from cvtrain.config.reflection import Setting, breaks_rule, settings_by_key, settings_of
 
 
@@ -63,11 +63,18 @@ def unknown_key(key: str, value: Any, composer: Composer) -> Problem:
     if key in known:
         owners = owners_of(key, composer)
         rule = f"has no effect here: {key.rpartition('.')[2]} belongs to {owners}"
-        return Problem(key, value, rule, f"choose {owners.split(', ')[0]}, or leave {key} out")
+        remedy = f"choose {owners.split(', ')[0]}, or leave {key} out"
+        other = OTHER_NAMES.get(key.rpartition(".")[2], key)
+        if other != key and other.partition(".")[0] == key.partition(".")[0]:
+            remedy = f"{did_you_mean([other])}\n{remedy}"
+        return Problem(key, value, rule, remedy)
     if "." not in key and isinstance(value, str):
         groups = closest(key, [group for group in composer.groups if not group.startswith("hydra")])
         if groups and value in composer.options(groups[0]):
             return Problem(key, value, "no such setting or group", did_you_mean([f"{groups[0]}={value}"]))
+    group, _, last = key.rpartition(".")
+    if last == "name" and str(value) in composer.options(group):
+        return Problem(key, value, "no such setting", did_you_mean([f"{group}={value}"]))
     sections = sorted({name.rpartition(".")[0] for name in known if "." in name})
     names = closest_keys(key, [*known, *sections])
     if not names or names[0] in sections:

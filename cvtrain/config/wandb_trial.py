@@ -16,6 +16,7 @@ import yaml
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.overrides import override
+from cvtrain.config.reflection import is_text
 
 SWEEP_ID, RUN_ID, PARAMETERS_PATH = "WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"
 # Under this name a trial's W&B config says which of its entries the sweep chose. When a preempted trial goes on, the
@@ -45,7 +46,7 @@ class Trial:
         tokens = []
         for key, value in _leaves(self.parameters):
             try:
-                tokens.append(override(key, _as_meant(value)))
+                tokens.append(override(key, value if is_text(key, "train") and value != "null" else _as_meant(value)))
             except ValueError as error:
                 raise ConfigError(f"parameter {key} of sweep {self.sweep_id}", value, str(error)) from error
         return tokens

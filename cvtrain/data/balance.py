@@ -1,15 +1,15 @@
-"""Class imbalance: counts, weights for the loss and weights for drawing."""
+"""Class imbalance: counts, weights for the loss and weights for sampling."""
 
 import numpy as np
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Images per class, (num_classes,) int64, from class ids `labels` (N,)."""
+    """Return images per class, (num_classes,) int64, from class ids `labels` (N,)."""
     return np.bincount(labels, minlength=num_classes).astype(np.int64)
 
 
 def class_weights(counts: np.ndarray) -> np.ndarray:
-    """Weight of each class in the loss, (K,) float64, from its images `counts` (K,): N / (K' * n_c).
+    """Return the weight of each class in the loss, (K,) float64, from its images `counts` (K,): N / (K' * n_c).
 
     N is the sum of all counts, K' the number of classes that occur; a class without images gets 0. This is
     scikit-learn's `class_weight="balanced"`: every class weighs the same in sum, and the mean over all images is 1.
@@ -21,8 +21,8 @@ def class_weights(counts: np.ndarray) -> np.ndarray:
 
 
 def oversampling_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Weight of each image when an epoch is drawn with replacement, (N,) float64: that of its class.
+    """Return the weight of each image in sampling with replacement, (N,) float64: that of its class.
 
-    Every class is then drawn equally often on average, N / K times in an epoch of N draws.
+    Every class is then sampled equally often on average, N / K times in an epoch of N samples.
     """
     return class_weights(class_counts(labels, num_classes))[labels]

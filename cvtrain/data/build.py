@@ -1,7 +1,7 @@
 """From the config to the loaders of a run."""
 
+import functools
 import logging
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from cvtrain.data.cache.device_cache import DeviceLoader, can_be_resident, fits_
 from cvtrain.data.images.resize import EvalTransform, build_eval_transform
 from cvtrain.data.loader.batch import Batch, BatchDataset, TrainTransform
 from cvtrain.data.loader.loader import BatchLoader
+from cvtrain.data.loader.num_workers import WorkerChoice, available_cores, choose_num_workers
 from cvtrain.data.loader.sampler import EpochSampler
 from cvtrain.data.sources.source import ImageSource, Splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -34,13 +35,10 @@ __all__ = ["Batch", "BatchDataset", "BatchLoader", "EpochSampler", "Loaders", "b
 
 log = logging.getLogger(__name__)
 
-# More workers than this seldom help one device, and each holds batches in shared memory.
-MAX_AUTO_WORKERS = 8
-
 # For data.resize=squash and pad, which have none of their own: 256 for a crop of 224, as resize_crop has by default.
 _CACHED_CROP_FRACTION = 0.875
 
-# Images at once while a split is brought to the device.
+# Images at once while a split is copied to the device.
 _FILL_BATCH = 256
 
 # Sources whose images are decoded as they are needed.
@@ -69,88 +67,94 @@ class Loaders:
 def build_loaders(
     config: Config, splits: Splits, *, device: torch.device, world: ProcessGroup = SINGLE_PROCESS
 ) -> Loaders:
-    """The loaders of a run.
+    """Build the loaders of a run.
 
     Images in files are decoded once, as `data.cache` says.
 
-    Training: shuffled, `data.batch_size` images per batch, augmented as `config.augment` says, drawn by class weight
+    Training: shuffled, `data.batch_size` images per batch, augmented as `config.augment` says, sampled by class weight
     with `data.balance=oversample`. Evaluation: in order, each image once; `trainer.limit_val_batches` takes images
     spread evenly over the split. With `trainer.overfit_one_batch` both show the first training batch, resized as for
-    evaluation, and there is no test. Of several processes each gets its share of every batch.
+    evaluation, and there is no test. Each of several ranks gets its part of every batch.
 
     Raises:
-        ConfigError: a batch has fewer images than there are processes.
+        ConfigError: a batch has fewer images than there are ranks.
     """
-    refuse_empty_shares(config.data.batch_size, world.world_size)
-    data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
-    plan = _train_plan(config, splits, world)
-    eval_form = _build_config_resize(data)
+    check_batch_size(config.data.batch_size, world.world_size)
     if config.trainer.overfit_one_batch:
-        splits = cache_splits(data, splits, train_form=eval_form, eval_form=eval_form, world=world)
-        # Of the shuffled order, since the first files of a folder are all of one class.
-        first = np.unique(plan.order(0)[: data.batch_size])
-        plan = EpochSampler(
-            len(splits.train),
-            data.batch_size,
-            seed,
-            False,
-            subset=first,
-            rank=world.rank,
-            world_size=world.world_size,
-        )
-        train, val = (
-            _build_loader(data, splits.train, plan, None, seed=seed, device=device, world=world) for _ in range(2)
-        )
-        return Loaders(train, val, None)
+        return _build_overfit_loaders(config, splits, device=device, world=world)
+    data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
+
+    # Transforms, and the form in which images are cached for them
+    eval_form = _build_eval_transform(data)
     transform = build_train_transform(
         config.augment, image_size=data.image_size, channels=data.channels, eval_transform=eval_form
     )
     crops_itself = transform is not None and transform.resize is None
     train_form = _build_cached_form(data) if crops_itself else eval_form
     splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form, world=world)
-    loaders = Loaders(
-        train=_build_loader(
-            data, splits.train, plan, transform, seed=seed, device=device, num_views=config.augment.views, world=world
-        ),
-        val=build_eval_loader(data, splits.val, seed=seed, device=device, limit_batches=limit, world=world),
-        test=None
-        if splits.test is None
-        else build_eval_loader(data, splits.test, seed=seed, device=device, limit_batches=limit, world=world),
+
+    # Loaders
+    plan = _build_train_sampler(config, splits, world)
+    train = _build_loader(
+        data, splits.train, plan, transform, seed=seed, device=device, num_views=config.augment.views, world=world
     )
-    return _keep_on_device(data, loaders, seed=seed, device=device, world=world)
+    build_eval = functools.partial(build_eval_loader, data, seed=seed, device=device, limit_batches=limit, world=world)
+    loaders = Loaders(train, build_eval(splits.val), None if splits.test is None else build_eval(splits.test))
+    loaders = _with_device_cache(data, loaders, seed=seed, device=device, world=world)
+    _log_num_workers(data, loaders.train, device=device, world=world)
+    return loaders
 
 
-def _keep_on_device(
-    config: DataConfig, loaders: Loaders, *, seed: int, device: torch.device, world: ProcessGroup
-) -> Loaders:
-    """The same loaders; train and val from memory of the device where `data.device_cache` says so.
+def build_eval_loader(
+    config: DataConfig,
+    source: ImageSource,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    batch_size: int | None = None,
+    limit_batches: int | None = None,
+    world: ProcessGroup = SINGLE_PROCESS,
+) -> BatchLoader:
+    """Build a loader that shows each image of `source` once, in order, resized by `data.resize`.
 
-    The test split is read once, so that keeping it would not pay. Of a Dataset of the user's, which may give another
-    image in each epoch, train is kept by `always` only.
+    `batch_size` defaults to `data.eval_batch_size`, and that to `data.batch_size`.
     """
-    parts = {"train": loaders.train, "val": loaders.val}
-    if isinstance(config, DatasetConfig) and config.device_cache is DeviceCache.auto:
-        del parts["train"]
-    kept = {split: loader for split, loader in parts.items() if can_be_resident(loader, loader.plan)}
-    if not fits_on_device(config.device_cache, sum(map(resident_bytes, kept.values())), device):
-        return loaders
-    for split, loader in kept.items():
-        source = loader.dataset.source
-        in_order = EpochSampler(len(source), _FILL_BATCH, seed, False)
-        filler = _build_loader(config, source, in_order, None, seed=seed, device=device, world=world)
-        kept[split] = DeviceLoader(filler=filler, plan=loader.plan, device=device, split=split)
-    if "train" not in kept and config.device_cache is DeviceCache.always:
-        log.warning("data.device_cache=always: train cannot be kept on the device: %s", _why_not(loaders.train))
-    return replace(loaders, **kept)
+    size = batch_size or config.eval_batch_size or config.batch_size
+    plan = EpochSampler(
+        len(source), size, seed, False, limit_batches=limit_batches, rank=world.rank, world_size=world.world_size
+    )
+    return _build_loader(config, source, plan, None, seed=seed, device=device, world=world)
 
 
-def _why_not(loader: BatchLoader) -> str:
-    if loader.dataset.train_transform is not None:
-        return "augment.transforms change its images one by one (augment=small_batch changes whole batches)"
-    return "an epoch does not take all of its images"
+def check_batch_size(batch_size: int, world_size: int) -> None:
+    """Raise ConfigError if some rank would never have an image of a batch."""
+    if batch_size < world_size:
+        raise ConfigError(
+            "data.batch_size",
+            batch_size,
+            f"has to be at least the number of processes, {world_size}, which share each batch",
+            "use a larger batch, or fewer processes",
+        )
 
 
-def _train_plan(config: Config, splits: Splits, world: ProcessGroup) -> EpochSampler:
+# ---------------------------------------------------------------- loaders
+
+
+def _build_overfit_loaders(config: Config, splits: Splits, *, device: torch.device, world: ProcessGroup) -> Loaders:
+    """Train and val that both show the first training batch."""
+    data, seed = config.data, config.seed
+    form = _build_eval_transform(data)
+    # Of the shuffled order, since the first files of a folder are all of one class.
+    first = np.unique(_build_train_sampler(config, splits, world).order(0)[: data.batch_size])
+    source = cache_splits(data, splits, train_form=form, eval_form=form, world=world).train
+    plan = EpochSampler(
+        len(source), data.batch_size, seed, False, subset=first, rank=world.rank, world_size=world.world_size
+    )
+    train, val = (_build_loader(data, source, plan, None, seed=seed, device=device, world=world) for _ in range(2))
+    return Loaders(train, val, None)
+
+
+def _build_train_sampler(config: Config, splits: Splits, world: ProcessGroup) -> EpochSampler:
     weights = None
     if config.data.balance is Balance.oversample:
         weights = oversampling_weights(splits.train.labels, len(splits.classes))
@@ -166,27 +170,6 @@ def _train_plan(config: Config, splits: Splits, world: ProcessGroup) -> EpochSam
     )
 
 
-def build_eval_loader(
-    config: DataConfig,
-    source: ImageSource,
-    *,
-    device: torch.device,
-    seed: int = 0,
-    batch_size: int | None = None,
-    limit_batches: int | None = None,
-    world: ProcessGroup = SINGLE_PROCESS,
-) -> BatchLoader:
-    """A loader that shows each image of `source` once, in order, resized by `data.resize`.
-
-    `batch_size` defaults to `data.eval_batch_size`, and that to `data.batch_size`.
-    """
-    size = batch_size or config.eval_batch_size or config.batch_size
-    plan = EpochSampler(
-        len(source), size, seed, False, limit_batches=limit_batches, rank=world.rank, world_size=world.world_size
-    )
-    return _build_loader(config, source, plan, None, seed=seed, device=device, world=world)
-
-
 def _build_loader(
     config: DataConfig,
     source: ImageSource,
@@ -200,7 +183,7 @@ def _build_loader(
 ) -> BatchLoader:
     dataset = BatchDataset(
         source=source,
-        eval_transform=_build_config_resize(config),
+        eval_transform=_build_eval_transform(config),
         train_transform=train_transform,
         image_size=config.image_size,
         channels=config.channels,
@@ -210,57 +193,86 @@ def _build_loader(
     return build_loader(
         dataset=dataset,
         plan=plan,
-        num_workers=resolve_num_workers(
-            config.num_workers, is_ready_made=dataset.is_ready_made, num_processes=world.local_world_size
-        ),
-        measure_workers=config.num_workers == "auto",
+        num_workers=_choose_num_workers(config, dataset, plan, device=device, world=world).num_workers,
         prefetch_batches=config.prefetch_batches,
         pin_memory=device.type == "cuda",
         skip_bad_images=isinstance(config, _MAY_SKIP) and config.on_bad_image is OnBadImage.skip,
     )
 
 
-def refuse_empty_shares(batch_size: int, world_size: int) -> None:
-    """Raise ConfigError if some process would never have an image of a batch."""
-    if batch_size < world_size:
-        raise ConfigError(
-            "data.batch_size",
-            batch_size,
-            f"has to be at least the number of processes, {world_size}, which share each batch",
-            "use a larger batch, or fewer processes",
-        )
+# ---------------------------------------------------------------- transforms
 
 
-def _build_config_resize(config: DataConfig) -> EvalTransform:
+def _build_eval_transform(config: DataConfig) -> EvalTransform:
     return build_eval_transform(
         image_size=config.image_size, resize=config.resize.value, crop_fraction=config.crop_fraction
     )
 
 
 def _build_cached_form(config: DataConfig) -> EvalTransform:
-    """What is kept for an augmentation that crops by itself: a short side a little above the crop, with its aspect."""
+    """What is cached for an augmentation that crops: a short side a little above the crop, with its aspect."""
     fraction = config.crop_fraction if config.resize is Resize.resize_crop else _CACHED_CROP_FRACTION
     return build_eval_transform(image_size=config.image_size, resize="resize_crop", crop_fraction=fraction)
 
 
-def resolve_num_workers(num_workers: int | str, *, is_ready_made: bool, num_processes: int = 1) -> int:
-    """Worker processes for `data.num_workers`; for auto the most that there may be.
+# ---------------------------------------------------------------- device cache
 
-    That is none for images that lie ready in memory, else one per core; the cores are shared by the `num_processes` of
-    the run on this machine.
+
+def _with_device_cache(
+    config: DataConfig, loaders: Loaders, *, seed: int, device: torch.device, world: ProcessGroup
+) -> Loaders:
+    """The same loaders; train and val from memory of the device where `data.device_cache` says so.
+
+    The test split is read once, so that caching it would not pay. The train split of a Dataset of the user's, which may
+    give another image in each epoch, is cached by `always` only.
     """
-    if isinstance(num_workers, str):
-        if num_workers != "auto":
-            raise ConfigError("data.num_workers", num_workers, "must be auto or a whole number from 0 on")
-        return 0 if is_ready_made else min(max(1, available_cores() // num_processes), MAX_AUTO_WORKERS)
-    if num_workers < 0:
-        raise ConfigError("data.num_workers", num_workers, "must be auto or a whole number from 0 on")
-    return num_workers
+    parts = {"train": loaders.train, "val": loaders.val}
+    if isinstance(config, DatasetConfig) and config.device_cache is DeviceCache.auto:
+        del parts["train"]
+    cached = {split: loader for split, loader in parts.items() if can_be_resident(loader, loader.plan)}
+    if not fits_on_device(config.device_cache, sum(map(resident_bytes, cached.values())), device):
+        return loaders
+    for split, loader in cached.items():
+        source = loader.dataset.source
+        in_order = EpochSampler(len(source), _FILL_BATCH, seed, False)
+        filler = _build_loader(config, source, in_order, None, seed=seed, device=device, world=world)
+        cached[split] = DeviceLoader(filler=filler, plan=loader.plan, device=device, split=split)
+    if "train" not in cached and config.device_cache is DeviceCache.always:
+        log.warning(
+            "data.device_cache=always: train cannot be kept on the device: %s", _device_cache_obstacle(loaders.train)
+        )
+    return replace(loaders, **cached)
 
 
-def available_cores() -> int:
-    """Cores that this process may use, which a container or a batch system may have made fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Where Slurm binds no tasks to cores, only this says how many of the node's are the job's.
-    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores
+def _device_cache_obstacle(loader: BatchLoader) -> str:
+    if loader.dataset.train_transform is not None:
+        return "augment.transforms change its images one by one (augment=small_batch changes whole batches)"
+    return "an epoch does not take all of its images"
+
+
+# ---------------------------------------------------------------- workers
+
+
+def _choose_num_workers(
+    config: DataConfig, dataset: BatchDataset, plan: EpochSampler, *, device: torch.device, world: ProcessGroup
+) -> WorkerChoice:
+    if isinstance(config.num_workers, int):
+        return WorkerChoice(config.num_workers, "data.num_workers")
+    assert config.num_workers == "auto", config.num_workers
+    return choose_num_workers(
+        is_in_memory=dataset.is_ready_made,
+        num_images=plan.num_images,
+        num_batches=plan.num_batches,
+        num_cores=available_cores(),
+        num_ranks=world.local_world_size,
+        on_cpu=device.type == "cpu",
+    )
+
+
+def _log_num_workers(config: DataConfig, train: BatchLoader, *, device: torch.device, world: ProcessGroup) -> None:
+    if config.num_workers != "auto" or not world.is_main_process:
+        return
+    reason = "images are on the device"
+    if not isinstance(train, DeviceLoader):
+        reason = _choose_num_workers(config, train.dataset, train.plan, device=device, world=world).reason
+    log.info("data workers: %d (auto: %s)", train.num_workers, reason)

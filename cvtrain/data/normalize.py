@@ -1,10 +1,13 @@
-"""uint8 batches to what the model takes, on the device."""
+"""Normalization of uint8 batches, on the device."""
+
+import logging
 
 import torch
 from torch import nn
 
-from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import DataConfig, Normalize
+
+log = logging.getLogger(__name__)
 
 
 class Normalizer(nn.Module):
@@ -19,11 +22,11 @@ class Normalizer(nn.Module):
         self.std: torch.Tensor
 
     def to_float(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 to float32 in 0..1. The layout is changed while a value is still one byte."""
+        """Convert uint8 to float32 in 0..1. The layout is changed while a value is still one byte."""
         return images.contiguous(memory_format=self.memory_format).float().div_(255.0)
 
     def normalize_(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 in 0..1 to the statistics that the model expects, in place."""
+        """Normalize float32 in 0..1 to the statistics that the model expects, in place."""
         return images.sub_(self.mean).div_(self.std)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -31,7 +34,7 @@ class Normalizer(nn.Module):
 
 
 class Identity(nn.Module):
-    """Stands in for a `Normalizer` where batches are no images: gives them on as they are."""
+    """No-op in place of a `Normalizer`, for batches of features."""
 
     def to_float(self, features: torch.Tensor) -> torch.Tensor:
         return features
@@ -46,22 +49,21 @@ class Identity(nn.Module):
 def resolve_mean_std(
     data: DataConfig, weights_mean: tuple[float, ...] | None, weights_std: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel by `data.normalize`: of the pretrained weights, or of the data.
+    """Return mean and standard deviation per channel by `data.normalize`: of the pretrained weights, or of the data.
 
     One value in the config stands for every channel.
-
-    Raises:
-        ConfigError: `weights` is asked for, but the model has no pretrained weights.
     """
-    if data.normalize is Normalize.weights and weights_mean is None:
-        raise ConfigError(
-            key="data.normalize",
-            value="weights",
-            rule="the model has no pretrained weights to take statistics from",
-            remedy="use data.normalize=data, or a model with model.pretrained=true",
-        )
+    assert data.normalize is not Normalize.weights or weights_mean is not None, "config/checks lets none through"
     if weights_mean is None or weights_std is None or data.normalize is Normalize.data:
-        return _per_channel(data.mean, data.channels), _per_channel(data.std, data.channels)
+        own = _per_channel(data.mean, data.channels), _per_channel(data.std, data.channels)
+        if weights_mean is not None and own != (weights_mean, weights_std):
+            log.info(
+                "data.mean and data.std are taken: %s, %s instead of the weights' %s, %s",
+                *own,
+                weights_mean,
+                weights_std,
+            )
+        return own
     return weights_mean, weights_std
 
 

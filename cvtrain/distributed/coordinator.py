@@ -52,7 +52,7 @@ class Coordinator:
 
 
 class DistributedCoordinator(Coordinator):
-    """One sum of six numbers per batch, over the host: while a GPU works on the batch before, it costs no time.
+    """One sum of a few numbers per batch, over the host: while a GPU works on the batch before, it costs no time.
 
     A signal counts once all know of it: all stop after the same step, whoever got it. The time is rank 0's, so that
     all find the same limits reached.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from cvtrain.runtime.signals import SIGNALS
+from cvtrain.runtime.signals import SIGNALS, leave_lost_terminal, signals_to_handle
 
 # What the others may take to end once one has failed, before they are killed.
 SECONDS_TO_END = 30.0
@@ -134,11 +134,12 @@ def _forwarded_signals(processes: "list[subprocess.Popen[bytes]]") -> Iterator[l
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
+        leave_lost_terminal()
         received.append(number)
         _send(processes, number)
 
     is_main_thread = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, forward) for number in SIGNALS} if is_main_thread else {}
+    previous = {number: signal.signal(number, forward) for number in signals_to_handle()} if is_main_thread else {}
     try:
         yield received
     finally:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from cvtrain.config.redact import redact
+
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +74,8 @@ class RunLogger:
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Log final and best values; nested mappings become dotted names where the logger is flat."""
-        self._call(lambda logger: logger.log_summary(values))
+        clean = redact(values)
+        self._call(lambda logger: logger.log_summary(clean))
 
     def log_artifact(self, path: Path) -> None:
         """Hand a checkpoint to the loggers whose config asks for it (`log_checkpoint`)."""

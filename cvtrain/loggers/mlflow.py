@@ -51,7 +51,9 @@ class MLflowLogger:
         run_id: str | None = None,
     ) -> None:
         if importlib.util.find_spec("mlflow") is None:
-            raise ConfigError("logger", "mlflow", "mlflow is not installed", "pip install 'cvtrain[mlflow]'")
+            raise ConfigError(
+                "logger", "mlflow", "mlflow is not installed", "uv sync --extra mlflow, or pip install mlflow-skinny"
+            )
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or Path(DEFAULT_FOLDER).resolve().as_uri()
         _check_driver(uri)
         _set_environment(uri)

@@ -15,6 +15,7 @@ from cvtrain.config.schema.model import (
     Stem,
     TimmModelConfig,
     TorchvisionModelConfig,
+    is_file_name,
 )
 from cvtrain.models.built import BuiltModel
 from cvtrain.models.custom import build_custom
@@ -23,7 +24,6 @@ from cvtrain.models.small_convnet import build_small_convnet
 from cvtrain.models.stem import has_small_stem
 from cvtrain.models.timm import build_timm
 from cvtrain.models.torchvision import build_torchvision
-from cvtrain.models.weights import is_file_name
 
 _BUILDERS: dict[type[ModelConfig], Callable[..., BuiltModel]] = {
     MLPConfig: build_mlp,

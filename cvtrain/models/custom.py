@@ -2,7 +2,10 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,14 @@ from cvtrain.config.imports import import_object
 from cvtrain.config.schema.model import CustomModelConfig
 from cvtrain.models.built import BuiltModel, is_convolutional
 from cvtrain.models.dry_run import evaluation_mode, first_tensor, run_in_evaluation
-from cvtrain.models.heads import last_layer, named_head
+from cvtrain.models.heads import init_head, is_inside, last_layer, named_head
 from cvtrain.models.layer_groups import group_by_depth
-from cvtrain.models.weights import load_weights, read_state
+from cvtrain.models.weights import load_weights, read_state, strip_prefix
 
-logger = logging.getLogger(__name__)
+# Words of torch's messages about sizes that do not fit.
+_ABOUT_SHAPES = re.compile(r"shape|size|channel|dimension", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
 
 
 def build_custom(config: CustomModelConfig, *, num_classes: int, channels: int, image_size: int) -> BuiltModel:
@@ -44,14 +50,14 @@ def build_custom(config: CustomModelConfig, *, num_classes: int, channels: int, 
             remedy="name a class that derives from torch.nn.Module, or a function that returns an instance of one",
         )
     shape = (2, channels, image_size, image_size)
-    _materialize(module, shape)
+    with _naming_shape(config, shape):
+        _materialize(module, shape)
     head = _head(config, module)
     if config.weights is not None:
-        path = Path(config.weights).expanduser()
-        replaced = load_weights(module, read_state(path), head=head, source=str(path))
-        logger.info("loaded %s", path)
-        if replaced:
-            logger.info("replaced, with the values that the network was built with: %s", ", ".join(replaced))
+        weights = strip_prefix(read_state(Path(config.weights).expanduser(), entry=config.weights_entry), module)
+        replaced = load_weights(module, weights.state, head=head, source=weights.source)
+        init_head(module, tuple(name for name in head if any(is_inside(item, (name,)) for item in replaced)))
+        log.info("loaded %s%s", weights.source, f"; new head: {', '.join(replaced)}" if replaced else "")
     _check_output(config, module, shape, num_classes)
     fixed = frozenset(name for name, parameter in module.named_parameters() if not parameter.requires_grad)
     return BuiltModel(module, head, group_by_depth(module, head), convolutional=is_convolutional(module), fixed=fixed)
@@ -94,6 +100,25 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
         return None
 
 
+@contextmanager
+def _naming_shape(config: CustomModelConfig, shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn a layer's complaint about shapes into one that names the batch and the settings that made it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _ABOUT_SHAPES.search(str(error)):
+            raise
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+        place = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
+        raise ConfigError(
+            key="model.target",
+            value=config.target,
+            rule=f"its network cannot take images of shape {list(shape)}: {str(error).splitlines()[0]}{place}",
+            remedy=f"the shape is that of data.channels={shape[1]} and data.image_size={shape[2]}; a class that takes "
+            "channels or image_size by name gets them",
+        ) from error
+
+
 def _materialize(module: nn.Module, shape: tuple[int, ...]) -> None:
     """Give lazy layers (torch.nn.LazyLinear, ...) their shapes by one pass over black images."""
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
@@ -106,16 +131,15 @@ def _head(config: CustomModelConfig, module: nn.Module) -> tuple[str, ...]:
         return (named_head(module, config.head),)
     name = last_layer(module)
     if name is None:
-        logger.warning("model.head: %s has no linear or convolutional layer, so it has no head", config.target)
+        log.warning("model.head: %s has no linear or convolutional layer, so it has no head", config.target)
         return ()
-    logger.info(
-        "head: %s, the last layer that is defined; set model.head if it is another", name or "the whole network"
-    )
+    log.info("head: %s, the last layer that is defined; set model.head if it is another", name or "the whole network")
     return (name,)
 
 
 def _check_output(config: CustomModelConfig, module: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
-    logits = first_tensor(run_in_evaluation(module, shape))
+    with _naming_shape(config, shape):
+        logits = first_tensor(run_in_evaluation(module, shape))
     if logits is None or logits.shape != (shape[0], num_classes):
         got = "no tensor" if logits is None else f"shape {list(logits.shape)}"
         raise ConfigError(

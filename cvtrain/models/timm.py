@@ -8,16 +8,16 @@ from typing import Any
 from torch import nn
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.model import TimmModelConfig
+from cvtrain.config.schema.model import TimmModelConfig, is_file_name
 from cvtrain.models.built import BuiltModel, is_convolutional
 from cvtrain.models.download import is_reachable
 from cvtrain.models.dry_run import first_tensor, run_in_evaluation
-from cvtrain.models.heads import is_inside, last_layer
+from cvtrain.models.heads import init_head, is_inside, last_layer
 from cvtrain.models.layer_groups import group_by_depth
 from cvtrain.models.stem import grey_state
-from cvtrain.models.weights import is_file_name, load_weights, read_state
+from cvtrain.models.weights import describe_statistics, load_weights, read_state, strip_prefix
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # What cvtrain passes to timm.create_model itself, and where the user sets it.
 _OWN_ARGUMENTS = {
@@ -38,46 +38,36 @@ def build_timm(config: TimmModelConfig, *, num_classes: int, channels: int, imag
     Raises:
         ConfigError: timm is not installed, has no such network, tag or argument, or the weights cannot be had.
     """
-    timm = _import_timm()
+    import timm
+
     local_file = config.weights is not None and is_file_name(config.weights)
     name = _network_name(config, timm)
     defaults = _defaults(name, config, timm)
     module = _create(timm, name, config, defaults, num_classes, channels, image_size, hub=not local_file)
     head = _head(module)
+    # timm itself keeps the head of weights for as many classes.
+    if not (config.pretrained and not local_file and defaults.num_classes == num_classes):
+        init_head(module, head)
     mean = std = None
+    if config.pretrained:
+        mean, std = (_per_channel(module.pretrained_cfg[key], channels) for key in ("mean", "std"))
+        statistics = describe_statistics(mean, std)
     if config.pretrained and config.weights is not None and local_file:
-        path = Path(config.weights).expanduser()
-        state = read_state(path)
-        first = module.pretrained_cfg.get("first_conv")
+        weights = strip_prefix(read_state(Path(config.weights).expanduser(), entry=config.weights_entry), module)
+        state, first = weights.state, module.pretrained_cfg.get("first_conv")
         if channels == 1 and isinstance(first, str):
             state = grey_state(state, first)
-        replaced = load_weights(module, state, head=head, source=str(path))
-        logger.info("loaded %s%s", path, f"; replaced, with random weights: {', '.join(replaced)}" if replaced else "")
+        replaced = load_weights(module, state, head=head, source=weights.source)
+        new = f"; new head: {', '.join(replaced)}" if replaced else ""
+        log.info("loaded %s; %s, timm's for %s%s", weights.source, statistics, config.arch, new)
     elif config.pretrained:
-        mean, std = (_per_channel(module.pretrained_cfg[key], channels) for key in ("mean", "std"))
+        log.info("loaded timm's %s; %s", name, statistics)
     _check_image_size(config, module, num_classes, channels, image_size)
     return BuiltModel(module, head, _layers(module, head), mean, std, convolutional=is_convolutional(module))
 
 
-def _import_timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise ConfigError(
-            key="model", value="timm", rule=f"needs the package timm ({error})", remedy="pip install cvtrain[timm]"
-        ) from error
-    return timm
-
-
 def _network_name(config: TimmModelConfig, timm: Any) -> str:
     """`arch`, with the tag of the weights if one is named."""
-    if config.weights is not None and not config.pretrained:
-        raise ConfigError(
-            key="model.weights",
-            value=config.weights,
-            rule="has no effect with model.pretrained=false",
-            remedy="leave out one of the two",
-        )
     if not timm.is_model(config.arch):
         names = timm.list_models()
         close = difflib.get_close_matches(config.arch.split(".")[0].lower(), names, n=3)

@@ -1,23 +1,22 @@
 """Every classification network of torchvision, by its name."""
 
-import difflib
 import logging
 from typing import Any
 
 from torch import nn
 
-from cvtrain.config.architectures import AUXILIARY_ARCHS
+from cvtrain.config.architectures import AUXILIARY_ARCHS, TORCHVISION_ARCHS
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.model import Stem, TorchvisionModelConfig
+from cvtrain.config.schema.model import Stem, TorchvisionModelConfig, is_file_name
 from cvtrain.models.built import BuiltModel, is_convolutional
 from cvtrain.models.dry_run import forward_meta
-from cvtrain.models.heads import torchvision_head
+from cvtrain.models.heads import init_head, torchvision_head
 from cvtrain.models.layer_groups import group_by_depth
 from cvtrain.models.stem import find_input_conv, has_small_stem, make_grey, make_small_stem
 from cvtrain.models.torchvision_weights import WeightsSource, choose_weights
-from cvtrain.models.weights import is_file_name, load_weights
+from cvtrain.models.weights import describe_statistics, load_weights
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _SMALL_IMAGE = 64
 _LARGEST_TRIED = 1024
@@ -30,8 +29,8 @@ def build_torchvision(
 ) -> BuiltModel:
     """The network `config.arch` with a head for `num_classes`, on the weights that the config asks for.
 
-    The network is built with its new head, so that the head has torchvision's own initialisation for that
-    architecture; weights are then loaded around it. Weights for as many classes as `num_classes` keep their head.
+    The network is built with its new head and weights are loaded around it. Weights for as many classes as
+    `num_classes` keep their head.
 
     `transform_input` of googlenet and inception_v3 stays off: with published weights the statistics are 0.5 and 0.5,
     which is what it would make of ImageNet's.
@@ -40,7 +39,7 @@ def build_torchvision(
         ConfigError: no such network, a setting that it does not have, weights that cannot be had or do not fit, or
             an image size that it cannot take.
     """
-    _check_arch(config.arch)
+    assert config.arch in TORCHVISION_ARCHS, config.arch
     small = _wants_small_stem(config, image_size)
     weights = choose_weights(config)
     module = _construct(config, num_classes, image_size)
@@ -52,9 +51,10 @@ def build_torchvision(
     _check_image_size(config, module, channels, image_size)
     head = torchvision_head(module)
     mean = std = None
+    init_head(module, head)
     if weights is not None:
-        _load(module, head, weights, config, input_conv=input_conv, channels=channels, image_size=image_size)
         mean, std = weights.statistics(channels)
+        _load(module, head, weights, config, input_conv=input_conv, channels=channels, image_size=image_size)
     return BuiltModel(
         module,
         head,
@@ -73,27 +73,9 @@ def list_torchvision() -> list[str]:
     return models.list_models(module=models)
 
 
-def _check_arch(arch: str) -> None:
-    names = list_torchvision()
-    if arch not in names:
-        close = difflib.get_close_matches(arch.lower(), names, n=3)
-        raise ConfigError(
-            key="model.arch",
-            value=arch,
-            rule="torchvision has no classification network of that name",
-            remedy=f"did you mean {' or '.join(close)}?" if close else "it has " + ", ".join(names),
-        )
-
-
 def _wants_small_stem(config: TorchvisionModelConfig, image_size: int) -> bool:
     if not has_small_stem(config.arch):
-        if config.stem != Stem.auto:
-            raise ConfigError(
-                key="model.stem",
-                value=config.stem,
-                rule=f"{config.arch} has no stem to choose; resnet, resnext and wide_resnet have",
-                remedy="leave model.stem out",
-            )
+        assert config.stem == Stem.auto, "config/checks lets none through"
         return False
     if config.stem == Stem.auto:
         return image_size <= _SMALL_IMAGE and not config.pretrained
@@ -205,9 +187,9 @@ def _load(
     channels: int,
     image_size: int,
 ) -> None:
-    state = weights.read()
+    read = weights.read(module, config.weights_entry)
     state = weights.adapt(
-        state,
+        read.state,
         input_conv=input_conv if channels == 1 else None,
         image_size=image_size if config.arch.startswith("vit_") else None,
         patch_size=_patch_size(config.arch) if config.arch.startswith("vit_") else None,
@@ -217,11 +199,8 @@ def _load(
     remedy = (
         "choose the network that the weights were made for, and its model.stem" if has_small_stem(config.arch) else ""
     )
-    replaced = load_weights(module, state, head=replaceable, source=weights.source, remedy=remedy)
-    logger.info("loaded %s", weights.source)
-    if replaced:
-        logger.info("replaced, with random weights: %s", ", ".join(replaced))
+    replaced = load_weights(module, state, head=replaceable, source=read.source, remedy=remedy)
+    new = f"; new head: {', '.join(replaced)}" if replaced else ""
+    log.info("loaded %s; %s%s", read.source, describe_statistics(*weights.statistics(channels)), new)
     if weights.image_size not in (None, image_size):
-        logger.info(
-            "these weights were evaluated at data.image_size=%d; this run has %d", weights.image_size, image_size
-        )
+        log.info("these weights were evaluated at data.image_size=%d; this run has %d", weights.image_size, image_size)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.model import PretrainedConfig
+from cvtrain.config.schema.model import PretrainedConfig, is_file_name
 from cvtrain.models.download import fetch_state
 from cvtrain.models.stem import grey_state
-from cvtrain.models.weights import is_file_name, read_state, with_metadata
+from cvtrain.models.weights import FileWeights, read_state, strip_prefix, with_metadata
 
 # torchvision's networks with `transform_input` learnt on values in -1..1 (see build_torchvision).
 _SYMMETRIC = ("googlenet", "inception_v3")
@@ -42,29 +44,29 @@ class WeightsSource:
         """Side of the images, in pixels, that the publisher evaluated on."""
         return self.entry.transforms().crop_size[0] if self.entry is not None else None
 
-    def statistics(self, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """Mean and standard deviation per channel that these weights expect; (None, None) for an unknown file.
+    def statistics(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation per channel that these weights expect.
 
-        For grey images: the averages over the colours.
+        For a local file: those of the architecture's published weights. For grey images: the averages over the colours.
         """
-        if self.entry is None:
-            return None, None
         if self.arch in _SYMMETRIC:
             mean, std = (0.5,) * 3, (0.5,) * 3
         else:
-            preset = self.entry.transforms()
+            preset = (self.entry or _default_entry(self.arch)).transforms()
             mean, std = tuple(preset.mean), tuple(preset.std)
         if channels == 1:
             return (sum(mean) / 3,), (sum(std) / 3,)
         return mean, std
 
-    def read(self) -> Mapping[str, Any]:
-        """The state dict, on the CPU.
+    def read(self, module: nn.Module, entry: str | None) -> FileWeights:
+        """Return the state dict, on the CPU, under the names of `module`.
 
         Raises:
             ConfigError: it cannot be had.
         """
-        return read_state(self.path) if self.path is not None else fetch_state(self.entry.url)
+        if self.path is not None:
+            return strip_prefix(read_state(self.path, entry=entry), module)
+        return FileWeights(fetch_state(self.entry.url), self.source)
 
     def adapt(
         self,
@@ -96,24 +98,23 @@ class WeightsSource:
         return result if input_conv is None else grey_state(result, input_conv)
 
 
+def _default_entry(arch: str) -> Any:
+    from torchvision import models
+
+    return models.get_model_weights(arch).DEFAULT
+
+
 def choose_weights(config: PretrainedConfig) -> WeightsSource | None:
     """The weights that `config` asks for; None: random ones.
 
     A local file that has the name of a published one (resnet18-f37072fd.pth) counts as that one.
 
     Raises:
-        ConfigError: the network has no such weights, or weights are named with `pretrained=false`.
+        ConfigError: the network has no such weights.
     """
     from torchvision import models
 
     if not config.pretrained:
-        if config.weights is not None:
-            raise ConfigError(
-                key="model.weights",
-                value=config.weights,
-                rule="has no effect with model.pretrained=false",
-                remedy="leave out one of the two",
-            )
         return None
     entries = {entry.name: entry for entry in models.get_model_weights(config.arch)}
     if config.weights is not None and is_file_name(config.weights):

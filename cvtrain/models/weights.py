@@ -1,9 +1,13 @@
 """State dicts: reading them from files, and loading them with every difference told by name."""
 
+import argparse
 import pickle
+import re
+import shlex
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +17,38 @@ from torch import nn
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.models.heads import is_inside
 
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-# Where training programs keep the state dict in a larger file, ours first.
-_WRAPPER_KEYS = ("model", "state_dict", "model_state_dict")
-# What DistributedDataParallel and torch.compile put before every name.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+# Where training programs keep the state dict in a larger file. An EMA comes first, as in timm: those weights were
+# evaluated. `ema` and `average` are cvtrain's, `state_dict_ema` timm's, `model_ema` torchvision's.
+ENTRIES = ("ema", "average", "state_dict_ema", "model_ema", "ema_state_dict", "model", "state_dict", "model_state_dict")
+# Entries of an EMA that are no weights.
+_EMA_COUNTERS = ("n_averaged", "module.n_averaged")
+_MAX_PREFIX_PARTS = 4
 _NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class FileWeights:
+    """A state dict from a file; `source` names the file and what was taken from it, for the log and for errors."""
+
+    state: Mapping[str, Any]
+    source: str
 
 
 class WeightsError(RunError, ValueError):
     """A state dict that does not fit its network; the message names the keys and shapes."""
 
 
-def is_file_name(weights: str) -> bool:
-    """True if `weights` means a file, not a name that a library gave to published weights."""
-    return Path(weights).suffix in SUFFIXES or "/" in weights or "\\" in weights
+def describe_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Return the images' statistics as a log line has them: `mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]`."""
+    return "mean [{}], std [{}]".format(*(", ".join(f"{value:.4g}" for value in values) for values in (mean, std)))
 
 
-def read_state(path: Path, *, key: str = "model.weights") -> Mapping[str, Any]:
-    """The state dict in a local file, on the CPU; nothing in the file can run code.
-
-    A larger file that holds it under `model` (a cvtrain checkpoint), `state_dict` or `model_state_dict` is opened;
-    the prefixes of DistributedDataParallel and torch.compile are taken off.
+def read_state(path: Path, *, entry: str | None = None, key: str = "model.weights") -> FileWeights:
+    """Read the state dict of a local file to the CPU; nothing in the file can run code.
 
     Args:
-        path: .pt, .pth, .bin or .ckpt (torch.save) or .safetensors.
+        path: .pt, .pth, .bin or .ckpt (torch.save) or .safetensors: a state dict, or a larger file that holds one.
+        entry: where it stands in a larger file; None: the first of `ENTRIES` that is there.
         key: the setting that names the file, for errors.
 
     Raises:
@@ -52,21 +63,45 @@ def read_state(path: Path, *, key: str = "model.weights") -> Mapping[str, Any]:
             key=key, value=path, rule="needs the package safetensors", remedy="pip install safetensors"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            key=key,
-            value=path,
-            rule=f"cannot be read as tensors and plain values: {_first_line(error)}",
-            remedy="save only the state dict: torch.save(network.state_dict(), path)",
-        ) from error
+        raise _unreadable(path, key, error) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
         raise ConfigError(key=key, value=path, rule=f"is no safetensors file: {_first_line(error)}") from error
-    return _unwrap(content, path, key)
+    return _select_entry(content, path, entry, key)
+
+
+def _unreadable(path: Path, key: str, error: Exception) -> ConfigError:
+    """Name the classes that a file needs besides tensors, where that is why it cannot be read."""
+    try:
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # whatever a damaged file raises
+        classes = []
+    if not classes:
+        return ConfigError(
+            key=key,
+            value=path,
+            rule=f"cannot be read as tensors and plain values: {_first_line(error)}",
+            remedy="save only the state dict: torch.save(network.state_dict(), path)",
+        )
+    shown = ", ".join(classes[:_NAMES_SHOWN])
+    command = (
+        f"import torch; c = torch.load({str(path)!r}, weights_only=False); "
+        f"torch.save(c.get('state_dict', c), {str(path.with_stem(path.stem + '_weights'))!r})"
+    )
+    return ConfigError(
+        key=key,
+        value=path,
+        rule=f"cannot be read as tensors and plain values: it holds objects of {shown}",
+        remedy="save only the state dict: torch.save(network.state_dict(), path); for a file that you trust, since "
+        f"this runs its code:\npython -c {shlex.quote(command)}",
+    )
 
 
 def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    # timm keeps the command line's arguments beside the weights; a Namespace runs nothing.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -76,29 +111,71 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # torch writes its advice in bold
+    return (text.splitlines() or [""])[0] or type(error).__name__
 
 
-def _unwrap(content: Any, path: Path, key: str) -> Mapping[str, Any]:
-    if isinstance(content, Mapping) and isinstance(content.get("average"), Mapping):
-        content = content["average"]  # a checkpoint of ours that averages: those weights were evaluated, take them
-    for wrapper in _WRAPPER_KEYS:
-        if isinstance(content, Mapping) and _is_state(content.get(wrapper)):
-            content = content[wrapper]
-            break
-    if not _is_state(content):
+def _select_entry(content: Any, path: Path, entry: str | None, key: str) -> FileWeights:
+    found = _entries(content)
+    if entry is not None:
+        if entry not in found:
+            there = ", ".join(found) or "none"
+            raise ConfigError(
+                key="model.weights_entry", value=entry, rule=f"{path} has no state dict there; it has {there}"
+            )
+        return FileWeights(found[entry], f"{path} (entry {entry})")
+    if _is_state(content):
+        return FileWeights(content, str(path))
+    chosen = next((name for name in ENTRIES if name in found), None)
+    if chosen is None:
         shown = ", ".join(str(name) for name in list(content)[:_NAMES_SHOWN]) if isinstance(content, Mapping) else ""
         raise ConfigError(
             key=key,
             value=path,
             rule=f"holds no state dict but a {type(content).__name__}" + (f" of {shown}" if shown else ""),
-            remedy="save only the state dict: torch.save(network.state_dict(), path)",
+            remedy=f"name where it is: model.weights_entry={next(iter(found))}"
+            if found
+            else "save only the state dict: torch.save(network.state_dict(), path)",
         )
-    state = content
-    for prefix in _WRAPPER_PREFIXES * 2:
-        if all(name.startswith(prefix) for name in state):
-            state = OrderedDict((name.removeprefix(prefix), tensor) for name, tensor in state.items())
-    return state
+    others = [name for name in found if name != chosen]
+    more = f"; model.weights_entry={others[0]} for the others" if others else ""
+    return FileWeights(found[chosen], f"{path} (entry {chosen}{more})")
+
+
+def _entries(content: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the state dicts of a larger file by the name of their entry."""
+    found = {}
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        # cvtrain's EMA has its weights one step deeper, beside the number of updates.
+        state = value["model"] if isinstance(value, Mapping) and isinstance(value.get("model"), Mapping) else value
+        if _is_state(state):
+            has_counters = any(key in state for key in _EMA_COUNTERS)
+            kept = {key: item for key, item in state.items() if key not in _EMA_COUNTERS} if has_counters else state
+            found[str(name)] = kept
+    return found
+
+
+def strip_prefix(weights: FileWeights, module: nn.Module) -> FileWeights:
+    """Return the weights without what stands before every name of `module`: `net.`, `model.`, `module.`, ...
+
+    Training programs keep the network in a larger module; names outside it, such as a loss's, are left out.
+    """
+    own = module.state_dict().keys()
+    names = list(weights.state)
+    candidates = {""}
+    for name in names:
+        parts = name.split(".")
+        candidates.update(".".join(parts[:count]) + "." for count in range(1, min(len(parts), _MAX_PREFIX_PARTS)))
+    matches = {
+        prefix: sum(name[len(prefix) :] in own for name in names if name.startswith(prefix)) for prefix in candidates
+    }
+    prefix = max(sorted(candidates, key=len), key=lambda candidate: matches[candidate])
+    if not prefix or matches[prefix] <= matches[""]:
+        return weights
+    kept = {name[len(prefix) :]: value for name, value in weights.state.items() if name.startswith(prefix)}
+    left_out = len(names) - len(kept)
+    more = f", {left_out} entries outside it left out" if left_out else ""
+    return FileWeights(with_metadata(kept, {}, {}), f"{weights.source}, prefix {prefix} removed{more}")
 
 
 def _is_state(value: Any) -> bool:

@@ -1,17 +1,26 @@
-"""What limits a run, in one sentence, and what would make it faster, by arithmetic on what was measured."""
+"""Where the time of a run went, and the setting to try, by shares of the measured time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import Any
 
-from cvtrain.report.estimate import seconds_with_cache, seconds_with_workers
-from cvtrain.runtime.stage_clock import Times
+import torch
 
-# A change that promises less than this is not worth a word.
-WORTHWHILE = 1.05
-# Up to here an evaluation in each epoch is not remarkable.
-_LARGE_EVALUATION = 0.3
-_LARGE_REST = 0.15
-_WORDS = {
+from cvtrain.config.schema.data import DataCache, FileDataConfig
+from cvtrain.config.schema.root import Config
+from cvtrain.data.cache.device_cache import DeviceLoader, can_be_resident
+from cvtrain.data.loader.loader import BatchLoader
+from cvtrain.data.loader.num_workers import MAX_WORKERS, available_cores
+from cvtrain.runtime.precision import has_native_bf16
+from cvtrain.training.build import Run
+
+# After fewer steps, starting up is most of what was measured.
+MIN_STEPS = 20
+# Shares of the time from which on a stage is worth a sentence. Evaluation in each epoch is normal.
+_LARGE = {"wait": 0.15, "evaluation": 0.3, "checkpoint": 0.15, "logging": 0.15, "transfer": 0.15}
+_MOSTLY_COMPUTING = 0.6
+_CACHED_STAGES = ("read", "decode")
+_STAGES_IN_WORDS = {
     "read": "reading",
     "decode": "decoding",
     "cache": "filling the cache",
@@ -21,139 +30,161 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a run is, as far as advice depends on it.
+class RunFacts:
+    """What the setting to try depends on. Each `*_setting` is None where no setting can help.
 
     Attributes:
-        num_workers: processes that made the training batches; 0: the main one.
-        num_cores: cores that the run may use.
-        on_cpu: the network computes on these cores too.
-        can_cache: images are decoded in every epoch, and need not be: `cache_remedy` is the setting.
-        faster_precision: the device has native bf16, and the run is in fp32.
-        can_compile: trainer.compile is off, on a device where it pays.
-        is_ready_made: images lie in memory as the network takes them; a worker would only send them around.
-        save_remedy: the setting by which the run saves most often.
-        keeps_features: the head trains on features of a frozen backbone, which are computed once.
+        cache_setting: against decoding.
+        workers_setting: against waiting for data.
+        eval_setting: against evaluation.
+        save_setting: against checkpoints.
+        transfer_setting: against copies to the device.
+        compute_setting: against computing.
+        uses_features: the head trains on features of a frozen backbone, which are computed once.
     """
 
-    num_workers: int
-    num_cores: int
-    on_cpu: bool
-    can_cache: bool = False
-    cache_remedy: str = "data.cache=auto"
-    save_remedy: str = "checkpoint.every_minutes"
-    is_ready_made: bool = False
-    faster_precision: bool = False
-    can_compile: bool = False
-    keeps_features: bool = False
+    cache_setting: str | None = None
+    workers_setting: str | None = None
+    eval_setting: str | None = None
+    save_setting: str | None = None
+    transfer_setting: str | None = None
+    compute_setting: str | None = None
+    uses_features: bool = False
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """The sentence; the setting that it proposes, if any; how many times faster an epoch would then be, if known.
-
-    `estimates` has that for every setting that was looked at, by itself.
-    """
+    """The sentence, and the setting that it proposes, if any."""
 
     sentence: str
-    remedy: str | None = None
-    speedup: float | None = None
-    estimates: Mapping[str, float] = field(default_factory=dict)
+    setting: str | None = None
 
 
-def find_bottleneck(times: Times, facts: Facts) -> Bottleneck:
-    """The remedy that would save most of the measured time, or what the time is spent on if none would."""
-    if times.total <= 0:
-        return Bottleneck("nothing was measured")
-    wait = times.loop.get("wait", 0.0) / times.total
-    if facts.keeps_features and wait >= _LARGE_REST:
-        # What is waited for comes once: no setting of the data makes an epoch faster that has its features already.
-        return Bottleneck(f"waiting for features {wait:.0%} of the time, each computed once: more epochs cost little")
-    proposals = [
-        *_data_proposals(times, facts),
-        *_evaluation_proposals(times),
-    ]
-    estimates = {finding.remedy: finding.speedup for finding in proposals if finding.remedy and finding.speedup}
-    best = max(proposals, key=lambda finding: finding.speedup or 0.0, default=None)
-    if best is None or (best.speedup or 0.0) < WORTHWHILE:
-        best = _without_estimate(times, facts)
-    return replace(best, estimates=estimates)
+def find_bottleneck(
+    loop: Mapping[str, float], data: Mapping[str, float], facts: RunFacts, *, num_steps: int
+) -> Bottleneck | None:
+    """Return what took the largest share of the time, or None after fewer than `MIN_STEPS` steps.
 
-
-def _data_proposals(times: Times, facts: Facts) -> list[Bottleneck]:
-    data = sum(times.data.values())
-    if data <= 0:
-        return []
-    share = times.loop.get("wait", 0.0) / times.total
-    mostly = _largest_stage(times)
-    opening = f"waiting for data {share:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}"
-    if share < 0.05:
-        opening = f"{_WORDS.get(mostly, mostly)} takes cores from computing"
-    found = []
-    if facts.can_cache:
-        seconds = seconds_with_cache(
-            times, num_workers=facts.num_workers, num_cores=facts.num_cores, on_cpu=facts.on_cpu
-        )
-        speedup = times.total / seconds
-        found.append(_proposal(opening, facts.cache_remedy, speedup))
-    spare = facts.num_cores if not facts.on_cpu or facts.num_workers == 0 else 0
-    if spare > facts.num_workers and not facts.is_ready_made:
-        speedup = times.total / seconds_with_workers(times, spare, num_cores=facts.num_cores, on_cpu=facts.on_cpu)
-        found.append(_proposal(opening, f"data.num_workers={spare}", speedup))
-    return found
-
-
-def _largest_stage(times: Times) -> str:
-    """The stage of the data that asks for most: of a core, or of a disk.
-
-    Seconds alone would blame what a worker does as it wakes up, when other processes have its core.
+    Args:
+        loop: seconds of the training loop by stage, evaluation included.
+        data: seconds of making the training batches by stage, over all processes that did it.
+        facts: what the setting to try depends on.
+        num_steps: training steps of the run.
     """
-    return max(
-        times.data,
-        key=lambda name: times.data[name] if name == "read" else times.data_cpu.get(name, times.data[name]),
-        default="collate",
+    total = sum(loop.values())
+    if num_steps < MIN_STEPS or total <= 0:
+        return None
+    shares = {stage: seconds / total for stage, seconds in loop.items()}
+    large = [stage for stage, least in _LARGE.items() if shares.get(stage, 0.0) >= least]
+    if large:
+        stage = max(large, key=lambda stage: shares[stage])
+        return _describe(stage, f"{shares[stage]:.0%} of the time", data, facts)
+    computing = sum(shares.get(name, 0.0) for name in ("prepare", "forward_backward", "optimizer"))
+    sentence = f"computing {computing:.0%} of the time, waiting for data {shares.get('wait', 0.0):.0%}"
+    if computing < _MOSTLY_COMPUTING:
+        return Bottleneck(sentence)
+    if facts.compute_setting is None:
+        return Bottleneck(f"{sentence}: the device is the limit")
+    return _with_setting(sentence, facts.compute_setting)
+
+
+def _describe(stage: str, share: str, data: Mapping[str, float], facts: RunFacts) -> Bottleneck:
+    if stage == "evaluation":
+        return _with_setting(f"evaluating {share}", facts.eval_setting)
+    if stage == "checkpoint":
+        return _with_setting(f"copying checkpoints {share}", facts.save_setting)
+    if stage == "logging":
+        return _with_setting(f"logging {share}", "a larger trainer.log_every_steps")
+    if stage == "transfer":
+        return _with_setting(f"copying batches to the device {share}", facts.transfer_setting)
+    if facts.uses_features:
+        return Bottleneck(f"waiting for features {share}, each computed once: more epochs cost little")
+    if not data:
+        return Bottleneck(f"waiting for data {share}")
+    mostly = max(data, key=lambda name: data[name])
+    setting = facts.cache_setting if mostly in _CACHED_STAGES else None
+    return _with_setting(
+        f"waiting for data {share}, mostly {_STAGES_IN_WORDS[mostly]}", setting or facts.workers_setting
     )
 
 
-def _evaluation_proposals(times: Times) -> list[Bottleneck]:
-    evaluation = times.loop.get("evaluation", 0.0)
-    share = evaluation / times.total
-    if share < _LARGE_EVALUATION or times.num_epochs < 1:
-        return []
-    every = 5
-    speedup = times.total / (times.total - evaluation * (1 - 1 / every))
-    return [_proposal(f"evaluating {share:.0%} of the time", f"trainer.eval_every_epochs={every}", speedup)]
+def _with_setting(sentence: str, setting: str | None) -> Bottleneck:
+    return Bottleneck(f"{sentence}: try {setting}" if setting else sentence, setting)
 
 
-def _proposal(opening: str, remedy: str, speedup: float) -> Bottleneck:
-    return Bottleneck(f"{opening}: {remedy} would make an epoch about {speedup:.1f}x faster", remedy, round(speedup, 2))
+def collect_facts(run: Run) -> RunFacts:
+    """Return what the setting to try depends on."""
+    config, trainer, loader = run.config, run.trainer, run.loaders.train
+    data, on_cuda = config.data, trainer.device.type == "cuda"
+    is_decoded_each_epoch = isinstance(data, FileDataConfig) and data.cache is DataCache.none
+    # Batches that could be one indexing on the device, and are made on the host.
+    could_be_on_device = on_cuda and not isinstance(loader, DeviceLoader) and can_be_resident(loader, loader.plan)
+    compute = None
+    if trainer.dtype == torch.float32 and has_native_bf16(trainer.device):
+        compute = "trainer.precision=bf16"
+    elif on_cuda and not config.trainer.compile:
+        compute = "trainer.compile=true"
+    return RunFacts(
+        cache_setting="data.cache=auto" if is_decoded_each_epoch and config.trainer.epochs > 1 else None,
+        workers_setting=more_workers(
+            loader.num_workers,
+            is_in_memory=loader.dataset.is_ready_made,
+            num_batches=loader.num_batches,
+            num_cores=available_cores() // run.trainer.world.local_world_size,
+            on_cpu=not on_cuda,
+        ),
+        eval_setting=less_evaluation(config),
+        save_setting=fewer_saves(config),
+        transfer_setting="data.device_cache=always" if could_be_on_device else None,
+        compute_setting=compute,
+        uses_features=not isinstance(trainer.train_loader, BatchLoader),
+    )
 
 
-def _without_estimate(times: Times, facts: Facts) -> Bottleneck:
-    """What the time goes into where no setting has a measured gain."""
-    wait = times.loop.get("wait", 0.0) / times.total
-    computing = sum(times.loop.get(name, 0.0) for name in ("prepare", "forward_backward", "optimizer")) / times.total
-    writing = {name: times.loop.get(name, 0.0) / times.total for name in ("logging", "checkpoint")}
-    largest = max(writing, key=lambda name: writing[name])
-    if writing[largest] >= _LARGE_REST:
-        remedy = "trainer.log_every_steps" if largest == "logging" else facts.save_remedy
-        words = "logging" if largest == "logging" else "copying checkpoints"
-        return Bottleneck(
-            f"{words} {writing[largest]:.0%} of the time: a larger {remedy} would save some of it", remedy
-        )
-    if wait >= _LARGE_REST:
-        mostly = _largest_stage(times)
-        advice = "a lighter augment or more cores would help" if mostly == "augment" else "more cores would help"
-        return Bottleneck(f"waiting for data {wait:.0%} of the time, mostly {_WORDS.get(mostly, mostly)}: {advice}")
-    transfer = times.loop.get("transfer", 0.0) / times.total
-    if transfer >= _LARGE_REST:
-        advice = "data.device_cache=always saves it where nothing augments images one by one"
-        return Bottleneck(f"copying batches to the device {transfer:.0%} of the time: {advice}")
-    opening = f"computing {computing:.0%} of the time, waiting for data {wait:.0%}"
-    if facts.faster_precision:
-        return Bottleneck(f"{opening}: trainer.precision=bf16 is what may help", "trainer.precision=bf16")
-    if facts.can_compile and computing >= 0.6:
-        return Bottleneck(
-            f"{opening}: trainer.compile=true may help, beyond it a faster device", "trainer.compile=true"
-        )
-    return Bottleneck(f"{opening}: no setting stands out" if computing < 0.6 else f"{opening}: the device is the limit")
+def more_workers(num_workers: int, *, is_in_memory: bool, num_batches: int, num_cores: int, on_cpu: bool) -> str | None:
+    """Return the setting for more workers where cores are left for them.
+
+    Beside a network on the CPU, two cores have none left, and of more half.
+    """
+    most = min(num_cores // 2 if on_cpu else num_cores, MAX_WORKERS, num_batches)
+    if is_in_memory or most <= num_workers or (on_cpu and num_cores <= 2):
+        return None
+    return f"data.num_workers={most}"
+
+
+def less_evaluation(config: Config) -> str | None:
+    """Return the setting for fewer evaluations; a run of one epoch that evaluates at its end has none."""
+    if config.trainer.eval_every_steps is not None:
+        return "a larger trainer.eval_every_steps"
+    every = config.trainer.eval_every_epochs
+    return (
+        f"trainer.eval_every_epochs={min(5 * every, config.trainer.epochs)}" if config.trainer.epochs > every else None
+    )
+
+
+def fewer_saves(config: Config) -> str | None:
+    """Return the setting by which the run saves most often; each evaluation saves too."""
+    if config.checkpoint.every_steps is not None:
+        return "a larger checkpoint.every_steps"
+    if config.checkpoint.every_minutes is not None and config.checkpoint.every_minutes < 1:
+        return "a larger checkpoint.every_minutes"
+    return less_evaluation(config)
+
+
+def summarize_times(
+    loop: Mapping[str, float], data: Mapping[str, float], bottleneck: Bottleneck | None, *, num_workers: int
+) -> dict[str, Any]:
+    """Return the `time` section of summary.json: seconds and shares by stage, and the sentence."""
+    return {
+        "loop_seconds": sum(loop.values()),
+        "loop": _shares(loop),
+        "data": _shares(data),
+        "data_workers": num_workers,
+        "bottleneck": None if bottleneck is None else bottleneck.sentence,
+        "remedy": None if bottleneck is None else bottleneck.setting,
+    }
+
+
+def _shares(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    total = sum(seconds.values())
+    return {name: {"seconds": value, "share": value / total if total else 0.0} for name, value in seconds.items()}

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cvtrain.config.redact import redact
 from cvtrain.report.json_file import write_json
 
 # The packages whose version can change a run's figures or files.
@@ -53,7 +52,7 @@ def describe_environment(*, argv: Sequence[str] | None = None) -> dict[str, Any]
     command = list(sys.argv if argv is None else argv)
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": redact(command),
+        "command": command,
         "folder": str(Path.cwd()),
         "git": describe_git(Path.cwd()),
         "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},

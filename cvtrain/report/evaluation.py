@@ -1,9 +1,11 @@
-"""What one evaluation leaves: a row per image, a row per class, the confusion matrix, and the worst mistakes."""
+"""Files of one evaluation: a row per image, a row per class, the confusion matrix, and the worst mistakes."""
 
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 import numpy as np
 
+from cvtrain.config.redact import redact
 from cvtrain.data.build import BatchLoader
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.loggers.build import RunLogger
@@ -23,10 +25,13 @@ def write_evaluation(
     loader: BatchLoader,
     classes: tuple[str, ...],
     plotter: Plotter | None,
+    title: str,
 ) -> None:
-    """Write predictions_<split>.csv and per_class_<split>.csv of one evaluation, and have its plots drawn.
+    """Write predictions_<split>.csv and per_class_<split>.csv of one evaluation, and draw its plots.
 
-    `plotter` None: no plots are wanted.
+    Args:
+        plotter: None: no plots are wanted.
+        title: name of the run, for the plots.
     """
     predictions = evaluation.predictions
     names = [loader.dataset.source.name(int(index)) for index in predictions.indices]
@@ -42,15 +47,17 @@ def write_evaluation(
     write_per_class_csv(run_dir / f"per_class_{split}.csv", rows)
     if plotter is None:
         return
-    plotter.draw(plot_confusion, evaluation.confusion, classes, run_dir / "plots" / f"confusion_{split}.png")
+    title = redact(f"{title}: {split}")
+    path = run_dir / "plots" / f"confusion_{split}.png"
+    plotter.draw(partial(plot_confusion, title=title), predictions.labels, predictions.preds, classes, path)
     path = run_dir / "plots" / f"mistakes_{split}.png"
-    draw_mistakes(plotter, path, evaluation, loader=loader, classes=classes)
+    draw_mistakes(plotter, path, evaluation, loader=loader, classes=classes, title=title)
 
 
 def draw_mistakes(
-    plotter: Plotter, path: Path, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...]
+    plotter: Plotter, path: Path, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...], title: str
 ) -> None:
-    """Have a grid drawn of the images that were most surely called the wrong class; none if all were right."""
+    """Draw the images that were given a wrong class with the highest confidence; no file if all were right."""
     predictions = evaluation.predictions
     wrong = np.flatnonzero(predictions.preds != predictions.labels)
     if len(wrong) == 0:
@@ -63,13 +70,18 @@ def draw_mistakes(
     for index in batch.indices.tolist():
         row = by_index[index]
         pred, label = classes[predictions.preds[row]], classes[predictions.labels[row]]
-        captions.append(f"{pred} {predictions.top_probs[row, 0]:.2f}\nis {label}")
+        name = PurePath(loader.dataset.source.name(index)).name
+        captions.append(
+            f"predicted {pred} {predictions.top_probs[row, 0]:.2f}\ntrue {label}\n{name}\n"
+            f"loss {predictions.losses[row]:.2f}"
+        )
     if captions:
-        plotter.draw(plot_images, batch.images.numpy(), captions, path)
+        heading = f"{title}, most confident mistakes ({len(wrong):,} of {len(predictions.labels):,} are wrong)"
+        plotter.draw(partial(plot_images, title=heading), batch.images.numpy(), captions, path)
 
 
 def log_evaluation_plots(logger: RunLogger, run_dir: Path, split: str, step: int) -> None:
-    """Hand the plots of `write_evaluation`, once they are drawn, to the loggers."""
+    """Log the plots of `write_evaluation`, once they are drawn."""
     for kind in ("confusion", "mistakes"):
         path = run_dir / "plots" / f"{kind}_{split}.png"
         if path.exists():

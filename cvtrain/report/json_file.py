@@ -8,11 +8,12 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
+from cvtrain.config.redact import redact
 from cvtrain.runtime.files import atomic_write
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically: a reader finds the old file or the whole new one.
+    """Write `value` without its secrets as indented UTF-8 JSON, atomically.
 
     Numbers that are not finite become null, which every JSON reader takes. Beside JSON's own types: mappings with any
     keys, tuples, sets (sorted), enums, paths, arrays and tensors (as lists), and NumPy's numbers.
@@ -21,7 +22,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         TypeError: `value` holds something else; names its type.
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    text = json.dumps(_json_ready(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(redact(_json_ready(value)), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text + "\n")
 

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,12 @@ from cvtrain.data.images.errors import BadImage, write_skipped
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.distributed.coordinator import build_coordinator
 from cvtrain.loggers.files import METRICS_JSONL, read_metrics
-from cvtrain.report.advice import describe_facts
-from cvtrain.report.bottleneck import Bottleneck, find_bottleneck
+from cvtrain.report.bottleneck import Bottleneck, collect_facts, find_bottleneck, summarize_times
 from cvtrain.report.environment import write_environment
 from cvtrain.report.evaluation import SAMPLE_IMAGES, log_evaluation_plots, write_evaluation
 from cvtrain.report.json_file import write_json
 from cvtrain.report.plots import plot_curves, plot_images
 from cvtrain.report.plotter import Plotter
-from cvtrain.report.times import describe_times
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.files import atomic_write, remove_temporary_files
 from cvtrain.runtime.memory import peak_memory_gib
@@ -74,13 +73,32 @@ def draw_preview(run: Run, plotter: Plotter) -> None:
         return
     images = run.normalizer.to_float(batch.images.to(trainer.device))
     seed = derive_seed(run.config.seed, BATCH_TRANSFORM_STREAM, 0)
-    images, _ = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
+    images, targets = trainer.batch_transform(images, batch.labels.to(trainer.device), seed)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     path = run.run_dir / "plots" / "train_samples.png"
-    names = [classes[label] for label in batch.labels.tolist()]
-    plotter.draw(plot_images, pixels, names, path)
+    captions = [describe_target(target, classes) for target in targets.cpu()]
+    title = redact(f"{run_title(run)}: training images as the model sees them")
+    plotter.draw(partial(plot_images, title=title), pixels, captions, path)
     if path.exists():
         run.logger.log_image("train/samples", path, step=0)
+
+
+def describe_target(target: torch.Tensor, classes: tuple[str, ...]) -> str:
+    """Return the class of a training image, or its classes with their shares: `ants 0.70`, `bees 0.30`.
+
+    Args:
+        target: class id, or (K,) shares.
+    """
+    if target.ndim == 0:
+        return classes[int(target)]
+    shares, ids = target.topk(min(2, len(target)))
+    mixed = [(classes[index], share) for index, share in zip(ids.tolist(), shares.tolist(), strict=True) if share > 0]
+    return mixed[0][0] if len(mixed) == 1 else "\n".join(f"{name} {share:.2f}" for name, share in mixed)
+
+
+def run_title(run: Run) -> str:
+    """Return the name of the run in pictures: that of its experiment and of its folder."""
+    return f"{run.config.name}/{run.run_dir.name}"
 
 
 def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, wall_seconds: float) -> dict[str, float]:
@@ -96,11 +114,12 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
     if is_done and best is not None and world.is_main_process:
         write_split(run, "val", best, run.loaders.val, plotter)
-    trainer.store.wait()
     if is_done:
         metrics |= write_test(run, plotter)
         if plotter is not None and world.is_main_process:
-            plotter.draw(plot_curves, read_metrics(run_dir / METRICS_JSONL), run_dir / "plots" / CURVES)
+            best_step = trainer.monitor.best_step if (run_dir / "checkpoints" / "best.pt").exists() else None
+            plot = partial(plot_curves, title=redact(run_title(run)), best_step=best_step)
+            plotter.draw(plot, read_metrics(run_dir / METRICS_JSONL), run_dir / "plots" / CURVES)
     bad = gather_bad_images(run)
     if not world.is_main_process:
         return metrics
@@ -108,8 +127,9 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     if num_skipped:
         log.warning("%d images could not be read and were skipped: %s", num_skipped, run_dir / "skipped_images.csv")
 
-    finding = find_bottleneck(trainer.times.steady(), describe_facts(run))
-    summary = summarize(run, end_reason, metrics, finding, wall_seconds=wall_seconds, num_skipped=num_skipped)
+    steady = trainer.times.steady()
+    bottleneck = find_bottleneck(steady.loop, steady.data, collect_facts(run), num_steps=trainer.step)
+    summary = summarize(run, end_reason, metrics, bottleneck, wall_seconds=wall_seconds, num_skipped=num_skipped)
     write_json(run_dir / "summary.json", summary)
     run.logger.log_summary(summary)
     best_path = run_dir / "checkpoints" / "best.pt"
@@ -119,7 +139,8 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
         if best_path.exists():
             run.logger.log_artifact(best_path)
     log_final_results(run, end_reason, best, metrics, wall_seconds=wall_seconds)
-    log.info("time: %s", finding.sentence)
+    if bottleneck is not None:
+        log.info("time: %s", bottleneck.sentence)
     return metrics
 
 
@@ -135,7 +156,8 @@ def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
 
 def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader, plotter: Plotter | None) -> None:
     """Write the tables of a split, and have its plots drawn."""
-    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=run.splits.classes, plotter=plotter)
+    classes, title = run.splits.classes, run_title(run)
+    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter, title=title)
 
 
 def log_plots(run: Run) -> None:
@@ -214,19 +236,21 @@ def summarize(
     run: Run,
     end_reason: StopReason,
     metrics: dict[str, float],
-    finding: Bottleneck,
+    bottleneck: Bottleneck | None,
     *,
     wall_seconds: float,
     num_skipped: int,
 ) -> dict[str, Any]:
     """The content of summary.json."""
     trainer = run.trainer
+    times = trainer.times.read()
     return {
         "name": run.config.name,
         "end_reason": end_reason.value,
         "epochs": trainer.epoch,
         "steps": trainer.step,
         "skipped_steps": trainer.num_skipped_steps,
+        "checkpoint_error": trainer.store.failure,
         "monitor": trainer.monitor.name,
         "best": {"value": trainer.monitor.best, "step": trainer.monitor.best_step, "metrics": metrics},
         "last": trainer.last_metrics,
@@ -237,7 +261,7 @@ def summarize(
         "precision": precision_name(trainer.dtype),
         "wall_seconds": wall_seconds,
         **trainer.stopwatch.totals(),
-        "time": describe_times(trainer.times.read(), finding, num_workers=run.loaders.train.num_workers),
+        "time": summarize_times(times.loop, times.data, bottleneck, num_workers=run.loaders.train.num_workers),
         "peak_memory_gib": peak_memory_gib(trainer.device),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cvtrain.config.text import escape_formula
 from cvtrain.runtime.files import atomic_write
 
 
@@ -19,7 +20,7 @@ def write_predictions_csv(
     top_probs: ArrayLike,
     classes: Sequence[str],
 ) -> None:
-    """One row per image: `path,label,pred,confidence`, then probabilities.
+    """Write one row per image: `path,label,pred,confidence`, then probabilities.
 
     Given the probabilities of all classes these are `prob_<class>` for every class; given only the best k of them,
     `top1,top1_prob` to `topk,topk_prob`. Classes are given by name; probabilities with six digits.
@@ -38,6 +39,7 @@ def write_predictions_csv(
             f"labels {labels.shape}, top_classes {top_classes.shape} and top_probs {top_probs.shape} do not agree: "
             "they must be (N,), (N, k) and (N, k)"
         )
+    classes = [escape_formula(name) for name in classes]
     num_given = top_classes.shape[1]
     each_class = num_given == len(classes)
     if each_class:
@@ -54,11 +56,11 @@ def write_predictions_csv(
             else:
                 cells = [cell for index, number in zip(best, numbers, strict=True) for cell in (classes[index], number)]
             known = classes[label] if label >= 0 else ""
-            writer.writerow([name, known, classes[best[0]], numbers[0], *cells])
+            writer.writerow([escape_formula(name), known, classes[best[0]], numbers[0], *cells])
 
 
 def write_per_class_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """One row per class, the columns those of the first row (class, precision, recall, f1, support), atomically."""
+    """Write one row per class atomically; the columns (class, precision, ...) are those of the first row."""
     columns = list(rows[0]) if rows else []
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -71,4 +73,4 @@ def _number(value: float | np.floating[Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return _number(value) if isinstance(value, (float, np.floating)) else str(value)
+    return _number(value) if isinstance(value, (float, np.floating)) else escape_formula(str(value))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.text import display_message, display_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,9 +42,9 @@ def get_console() -> Console:
 
 
 def display_path(path: Path) -> str:
-    """`path` as a person would type it here: relative, if it lies below the working folder."""
+    """Return `path` as a person would type it here: relative, if it lies below the working folder."""
     absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+    return display_text(str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path))
 
 
 def log_exception_to_file(error: BaseException) -> None:
@@ -52,6 +53,29 @@ def log_exception_to_file(error: BaseException) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(logging.LogRecord("cvtrain", logging.ERROR, __file__, 0, str(error), None, info))
+
+
+def log_with_details(logger: logging.Logger, line: str, details: str) -> None:
+    """Log one line, and for the log file alone `details`, such as a table, below it."""
+    logger.info("%s", line, extra={"details": details})
+
+
+class DisplayFormatter(logging.Formatter):
+    """Format log lines without secrets and without control characters, later lines of a message indented.
+
+    Args:
+        fmt: as of `logging.Formatter`.
+        with_details: add what `log_with_details` keeps for files.
+    """
+
+    def __init__(self, fmt: str | None = None, *, with_details: bool = False) -> None:
+        super().__init__(fmt)
+        self.with_details = with_details
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        details = getattr(record, "details", "") if self.with_details else ""
+        return display_message(f"{text}\n{details}" if details else text)
 
 
 class ConsoleHandler(logging.Handler):

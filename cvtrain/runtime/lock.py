@@ -1,4 +1,4 @@
-"""One process at a time in a run folder: a lock that the system gives back when its holder dies."""
+"""One process at a time in a run folder: a lock that the system releases when its holder dies."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ LOCK_FILE = "run.lock"
 # Longer than a run needs to save after a signal, and than Slurm waits between its SIGTERM and its SIGKILL.
 LOCK_TIMEOUT_SECONDS = 40.0
 POLL_SECONDS = 0.25
-# What file systems say that know no locks: NFS without its lock service, some cluster and user-space file systems.
+# Errors of file systems without locks: NFS without its lock service, some cluster and user-space file systems.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _held: set[IO[str]] = set()
@@ -37,21 +37,25 @@ def run_lock(run_dir: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold the run folder for as long as the block lasts, or the process lives.
 
     The lock is one of the system (flock), not the file: a file that a killed process left locks nothing. Processes
-    forked meanwhile do not hold it. Over NFS it holds between machines where the server's lock service runs; where a
-    file system has no locks, a warning says so and nothing is locked.
+    forked meanwhile do not hold it. Over NFS it holds between machines where the server's lock service runs; on a file
+    system without locks a warning is logged and nothing is locked.
 
     Args:
         run_dir: the run folder; made if it is not there.
         wait_seconds: how long to wait for another holder to end.
 
     Raises:
-        ConfigError: another process holds the folder; it is named.
+        ConfigError: another process holds the folder; it is named. Or the folder cannot be made or written to.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    with (run_dir / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock_file = (run_dir / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise unusable_folder(run_dir, error) from error
+    with lock_file as file:
+        if fcntl is None:
+            yield
+            return
         is_locked = _lock(file, run_dir, wait_seconds)
         if is_locked:
             _write_holder(file)
@@ -66,10 +70,25 @@ def run_lock(run_dir: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
+def is_held(run_dir: Path) -> bool:
+    """True if the folder that `run_lock` holds is still there: nobody has deleted it meanwhile."""
+    return (run_dir / LOCK_FILE).exists()
+
+
+def unusable_folder(run_dir: Path, error: OSError) -> ConfigError:
+    """The error for a run folder that cannot be made or written to."""
+    return ConfigError(
+        key="hydra.run.dir",
+        value=run_dir,
+        rule=f"nothing can be written there: {error.strerror or error}",
+        remedy="choose another folder: output_root=... for all runs, hydra.run.dir=... for this one",
+    )
+
+
 def _lock(file: IO[str], run_dir: Path, wait_seconds: float) -> bool:
     """Take the lock; False where the file system has none."""
     deadline = time.monotonic() + wait_seconds
-    is_told = False
+    is_logged = False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,18 +104,18 @@ def _lock(file: IO[str], run_dir: Path, wait_seconds: float) -> bool:
                 key="hydra.run.dir",
                 value=run_dir,
                 rule=f"another process trains in this run folder: {_holder(file)}",
-                remedy="wait for its end or end it, then go on with resume; or leave out hydra.run.dir and resume, "
+                remedy="wait for its end or end it, then resume; or leave out hydra.run.dir and resume, "
                 "which starts a run in a folder of its own",
             )
-        if not is_told:
-            is_told = True
+        if not is_logged:
+            is_logged = True
             log.info("%s is in use by %s; waiting up to %g s", run_dir, _holder(file), wait_seconds)
         time.sleep(POLL_SECONDS)
 
 
 @functools.cache
 def _close_in_forks() -> None:
-    """Once per process: see that a fork, such as a data worker that outlives a killed run, keeps no lock of it."""
+    """Register once per process: a fork, such as a data worker that outlives a killed run, keeps no lock of it."""
     os.register_at_fork(after_in_child=_close_held)
 
 
@@ -120,11 +139,11 @@ def _write_holder(file: IO[str]) -> None:
 
 
 def _holder(file: IO[str]) -> str:
-    """Who holds the lock, as far as the file tells."""
+    """Describe the process that holds the lock, as far as the file names it."""
     try:
         file.seek(0)
         holder = json.loads(file.read())
         job = f", Slurm job {holder['slurm_job']}" if "slurm_job" in holder else ""
         return f"process {holder['pid']} on {holder['host']}{job}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "one that has not said who it is"
+        return "an unknown one"

@@ -1,5 +1,8 @@
-"""A live bar per epoch where the output is a terminal; nothing where it is not."""
+"""Progress of a run: a live bar in a terminal, a line a minute elsewhere, and a row of a table per epoch."""
 
+import logging
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from cvtrain.runtime.console import get_console
@@ -8,8 +11,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+log = logging.getLogger(__name__)
+
+# Between two lines about a pass that takes long, where there is no live bar.
+LINE_SECONDS = 60.0
+
+
 class ProgressBar(Protocol):
-    """What the trainer tells a progress bar."""
+    """Shows how far a pass over images has come."""
 
     def start(self, title: str, total_images: int, done_images: int = 0) -> None: ...
     def advance(self, num_images: int) -> None: ...
@@ -18,7 +27,7 @@ class ProgressBar(Protocol):
 
 
 class NullProgress:
-    """Shows nothing: the log lines per epoch say it all."""
+    """No-op."""
 
     def start(self, title: str, total_images: int, done_images: int = 0) -> None: ...
     def advance(self, num_images: int) -> None: ...
@@ -26,8 +35,37 @@ class NullProgress:
     def close(self) -> None: ...
 
 
+class LineProgress:
+    """Logs a line a minute, for pipes and files; a pass that takes less time has none."""
+
+    def __init__(self) -> None:
+        self._title, self._text = "", ""
+        self._total = self._done = self._done_before = 0
+        self._started = self._logged = 0.0
+
+    def start(self, title: str, total_images: int, done_images: int = 0) -> None:
+        self._title, self._text = title, ""
+        self._total, self._done, self._done_before = total_images, done_images, done_images
+        self._started = self._logged = time.monotonic()
+
+    def advance(self, num_images: int) -> None:
+        self._done += num_images
+        now = time.monotonic()
+        if now - self._logged < LINE_SECONDS or self._done == self._done_before:
+            return
+        self._logged = now
+        left = (self._total - self._done) * (now - self._started) / (self._done - self._done_before)
+        line = f"{self._title}: {self._done:,} of {self._total:,} images, {format_duration(left)} left"
+        log.info("%s", f"{line}  {self._text}".rstrip())
+
+    def show(self, text: str) -> None:
+        self._text = text
+
+    def close(self) -> None: ...
+
+
 class RichProgress:
-    """One bar of rich's for the pass that is under way; log lines scroll above it."""
+    """Live bar of the pass that is under way; log lines scroll above it."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -68,6 +106,62 @@ class RichProgress:
 
 
 def build_progress(enabled: bool) -> ProgressBar:
-    """Return a live bar if wanted and the console is a terminal, else a no-op; in notebooks too, where it flickers."""
-    console = get_console()
-    return RichProgress() if enabled and console.is_terminal and not console.is_jupyter else NullProgress()
+    """Return a live bar in a terminal, lines elsewhere, and a no-op where no progress is wanted."""
+    if not enabled:
+        return NullProgress()
+    return RichProgress() if get_console().is_terminal else LineProgress()
+
+
+class EpochTable:
+    """Formats a row per epoch, training and validation together, under a header that comes once.
+
+    Args:
+        epochs: of the whole run.
+    """
+
+    _COLUMNS = (
+        ("train loss", "train/epoch_loss", "{:.4f}"),
+        ("train acc", "train/epoch_accuracy", "{:.4f}"),
+        ("val loss", "val/loss", "{:.4f}"),
+        ("val acc", "val/accuracy", "{:.4f}"),
+        ("lr", "train/lr", "{:.2e}"),
+        ("images/s", "perf/images_per_second", "{:,.0f}"),
+    )
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._has_header = False
+
+    def lines(
+        self, epoch: int, step: int, values: Mapping[str, float], *, seconds: float, is_best: bool = False
+    ) -> list[str]:
+        """Return the row of an epoch, after the header if it is the first.
+
+        Args:
+            epoch: epochs done, from 1.
+            step: optimizer steps done.
+            values: figures by name; those that are missing leave their column empty.
+            seconds: that the epoch took.
+            is_best: mark the row.
+        """
+        width = max(5, 2 * len(str(self._epochs)) + 1)
+        cells = [f"{epoch}/{self._epochs}".rjust(width), f"{step:>7}"]
+        cells += [
+            (style.format(values[name]) if name in values else "").rjust(max(9, len(title)))
+            for title, name, style in self._COLUMNS
+        ]
+        row = "  ".join((*cells, f"{format_duration(seconds):>8}", "best" if is_best else "")).rstrip()
+        if self._has_header:
+            return [row]
+        self._has_header = True
+        titles = [title.rjust(max(9, len(title))) for title, _, _ in self._COLUMNS]
+        return ["  ".join(("epoch".rjust(width), f"{'step':>7}", *titles, f"{'time':>8}")), row]
+
+
+def format_duration(seconds: float) -> str:
+    """Return `48 s`, `12:05` or `3:20:15`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

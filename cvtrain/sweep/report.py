@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cvtrain.config.errors import format_value
+from cvtrain.config.text import escape_formula
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.files import atomic_write
 from cvtrain.sweep.display import STATES, best_trial, last_value, short
@@ -86,14 +87,20 @@ def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> No
     for trial in trials:
         point = point_of(trial)
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
-        values = [format_value(point.values[key]) if key in point.values else "" for key in keys]
+        values = [_cell(point.values.get(key, "")) for key in keys]
         value = "" if point.value is None else repr(point.value)
         folder = f"trials/{trial.number:04d}"
         end = trial.user_attrs.get(END, {})
         step, message = end.get("step", ""), end.get("message", "")
-        writer.writerow([trial.number, STATES[trial.state], value, step, seconds, *values, folder, message])
+        writer.writerow(
+            [trial.number, STATES[trial.state], value, step, seconds, *values, folder, escape_formula(message)]
+        )
     with atomic_write(path) as file:
         file.write(text.getvalue())
+
+
+def _cell(value: Any) -> str:
+    return escape_formula(value) if isinstance(value, str) else format_value(value)
 
 
 def draw_pictures(search: Search, study: optuna.Study, points: Sequence[Point], report: Path) -> list[Path]:

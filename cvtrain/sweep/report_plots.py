@@ -116,7 +116,7 @@ def plot_parallel(
 ) -> None:
     """Each trial as a line through its parameters and its metric, coloured by the metric; the best one is black."""
     from matplotlib import colormaps
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
     told = in_drawing_order(points, metric)
     shown = [item for item in parameters if len({format_value(point.values.get(item.key)) for point in told}) > 1]
@@ -125,7 +125,9 @@ def plot_parallel(
     low, high = robust_range(values_told, metric)
     is_cut = (min(values_told) < low, max(values_told) > high)
     columns.append(Column(metric.name, low, high, False, (), is_cut))
-    colors = colormaps["viridis" if metric.maximize else "viridis_r"]
+    # Without the yellow end, which cannot be seen on white.
+    shades = colormaps["viridis"](np.linspace(0.0, 0.8, 256))
+    colors = ListedColormap(shades if metric.maximize else shades[::-1])
     norm = Normalize(low - (low == high and metric.maximize), high + (low == high and not metric.maximize))
     with style():
         figure = new_figure(max(5.0, 1.75 * len(columns) + 1.2), 4.4)
@@ -143,7 +145,7 @@ def plot_parallel(
         axes.set_ylim(-0.04, 1.1)
         axes.axis("off")
         pruned = ", pruned ones are pale" if any(point.pruned for point in told) else ""
-        title = f"{number_of_trials(len(told))}; the brighter the better, the best is black{pruned}"
+        title = f"{number_of_trials(len(told))}; the greener the better, the best is black{pruned}"
         axes.set_title(title, pad=10)
         save_figure(figure, path)
 

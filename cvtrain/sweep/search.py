@@ -8,7 +8,7 @@ from cvtrain.config.composer import Composer
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.load import compose_or_explain, typed_config
 from cvtrain.config.metric_names import SUMMARY_METRICS
-from cvtrain.config.overrides import normalize_override, override
+from cvtrain.config.overrides import normalize_override, override, unquoted
 from cvtrain.config.provenance import readable
 from cvtrain.config.schema.root import Config
 from cvtrain.config.schema.sweep import Engine, SweepConfig
@@ -100,9 +100,9 @@ def refuse_own_tokens(given: Sequence[str]) -> None:
         key, _, value = token.lstrip("+~").partition("=")
         if key == "resume":
             remedy = "the same command again goes on with its search; trials that were cut are resumed"
-            raise ConfigError(key, value, "is no setting of a search", remedy)
+            raise ConfigError(key, unquoted(value), "is no setting of a search", remedy)
         if key.startswith("hydra"):
-            raise ConfigError(key, value, "is no setting of a search: its trials have folders of their own")
+            raise ConfigError(key, unquoted(value), "is no setting of a search: its trials have folders of their own")
 
 
 def refuse_metric_of_summary(spec: SweepSpec) -> None:

@@ -12,6 +12,7 @@ from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.hints import closest, did_you_mean
 from cvtrain.config.metric_names import metric_direction, metric_problem
 from cvtrain.config.provenance import readable
+from cvtrain.config.yaml_scalars import misread_parameters, read_as_written
 from cvtrain.sweep.parameters import Parameter, read_parameters
 
 METHODS = ("grid", "random", "bayes")
@@ -98,6 +99,7 @@ def load_spec(path: Path) -> SweepSpec:
     if not isinstance(content, dict):
         raise ConfigError("sweep", path, "is no sweep file: it has no keys such as method, metric and parameters")
     problems = list(_find_problems(content))
+    problems += misread_parameters(content.get("parameters"), read_as_written(path).get("parameters"))
     read = list(read_parameters(content.get("parameters")))
     problems += [item for item in read if isinstance(item, Problem)]
     parameters = tuple(item for item in read if isinstance(item, Parameter))

@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.runtime.console import ConsoleHandler, log_exception_to_file
+from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 
 
 def make_folder(folder: Path) -> None:
@@ -53,7 +53,7 @@ def log_file(path: Path) -> Iterator[None]:
     """Log lines go to the console and to a file meanwhile."""
     root = logging.getLogger()
     file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(DisplayFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers: list[logging.Handler] = [file, ConsoleHandler()]
     level = root.level
     root.setLevel(logging.INFO)

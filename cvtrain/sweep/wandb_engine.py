@@ -18,7 +18,7 @@ from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.redact import redact
 from cvtrain.loggers.wandb_session import check_session
 from cvtrain.runtime.files import atomic_write
-from cvtrain.runtime.signals import SIGNALS
+from cvtrain.runtime.signals import leave_lost_terminal, signals_to_handle
 from cvtrain.sweep.search import Search
 from cvtrain.sweep.wandb_command import agents_command, key_of
 
@@ -192,12 +192,13 @@ def _passed_on(agents: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[int
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        leave_lost_terminal()
         received.append(number)
         for agent in agents:
             if agent.poll() is None:
                 agent.send_signal(signal.SIGTERM)
 
-    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in signals_to_handle()}
     try:
         yield received
     finally:

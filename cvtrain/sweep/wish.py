@@ -1,15 +1,15 @@
-"""The user's wish that a search should end: signals, counted for its loop to see."""
+"""Signals that end a sweep, counted for its loop to see."""
 
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-from cvtrain.runtime.signals import SIGNALS
+from cvtrain.runtime.signals import LIMIT_SIGNALS, leave_lost_terminal, signals_to_handle
 
 
 class StopWish:
-    """Inside `with`: Ctrl-C, SIGTERM and SIGUSR1 are counted; the loop looks at them."""
+    """Count the signals that end a run inside `with`; a SIGHUP or SIGXCPU after another signal does not count."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -18,7 +18,7 @@ class StopWish:
 
     def __enter__(self) -> "StopWish":
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in signals_to_handle():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -27,8 +27,11 @@ class StopWish:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number in LIMIT_SIGNALS:
+            leave_lost_terminal()
+        if self.received is None or number not in LIMIT_SIGNALS:
+            self.count += 1
         self.received = self.received or signal.Signals(number)
-        self.count += 1
 
     @property
     def exit_code(self) -> int:

@@ -18,7 +18,7 @@ from cvtrain.data.build import BatchLoader, Loaders, build_loaders
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.normalize import Identity, Normalizer, resolve_mean_std
 from cvtrain.data.sources.build import build_splits
-from cvtrain.data.sources.same_splits import check_splits_match
+from cvtrain.data.sources.digest import check_splits_match, check_unchanged, dataset_digest
 from cvtrain.data.sources.source import Splits
 from cvtrain.data.sources.splits import describe_splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -93,10 +93,17 @@ def build_run(
 
     with world.local_main_first():  # which downloads what the others find there
         splits = build_splits(config.data)
-    check_splits_match(splits, world)
+    digest = dataset_digest(splits)
+    check_splits_match(digest, world)
     log_splits(splits)
     if state is not None:
         check_classes(splits.classes, state)
+        check_unchanged(
+            state.get("data_digest"),
+            digest,
+            is_within_epoch=state["position"]["batch"] > 0,
+            allow_changed=config.resume_on_changed_data,
+        )
     num_classes = len(splits.classes)
     loaders = build_loaders(config, splits, device=device, world=world)
     batch_transform = build_batch_transform(
@@ -158,7 +165,7 @@ def build_run(
         run_dir=run_dir,
         store=build_store(config, run_dir, world),
         stop_signals=signal,
-        describe=checkpoint_metadata(config, splits.classes, normalizer, dtype, total_steps),
+        describe=checkpoint_metadata(config, splits.classes, normalizer, dtype, total_steps) | {"data_digest": digest},
         image_name=splits.train.name,
         settings=trainer_settings(config, built),
         enter=features.enter if features else whole_network,

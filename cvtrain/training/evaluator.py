@@ -34,12 +34,14 @@ class Predictions:
         top_classes: (N, k) int64, the classes of the largest probabilities, best first. k is the number of
             classes up to 20, else 5.
         top_probs: (N, k) float32, their probabilities.
+        losses: (N,) float32.
     """
 
     indices: np.ndarray
     labels: np.ndarray
     top_classes: np.ndarray
     top_probs: np.ndarray
+    losses: np.ndarray
 
     @property
     def preds(self) -> np.ndarray:
@@ -52,7 +54,6 @@ class Evaluation:
     """Result of `evaluate_split`; metric names are without prefix, fractions are in 0..1."""
 
     metrics: dict[str, float]
-    confusion: np.ndarray
     per_class: list[dict[str, Any]]
     predictions: Predictions
     num_images: int
@@ -107,10 +108,11 @@ def evaluate_split(
             images, labels = normalizer(batch.images), batch.labels
             if len(labels):
                 logits = _logits(model, images, device, dtype, flip=flip)
-                metrics.update(logits, labels, criterion.per_sample(logits, labels))
+                losses = criterion.per_sample(logits, labels)
+                metrics.update(logits, labels, losses)
                 # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
                 classes = logits.topk(num_kept, dim=1).indices
-                kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes)))
+                kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes), losses))
             elif in_parts and num_images:
                 _logits(model, images.new_zeros((2, *images.shape[1:])), device, dtype, flip=flip)
         on_batch(num_images)
@@ -120,7 +122,7 @@ def evaluate_split(
     for sums in metrics.state():
         world.all_reduce_(sums)
     num_images, num_skipped = map(
-        int, world.all_reduce_scalars([sum(len(labels) for _, labels, _, _ in kept), num_skipped])
+        int, world.all_reduce_scalars([sum(len(labels) for _, labels, *_ in kept), num_skipped])
     )
     if num_images == 0 and num_skipped and not interrupted:
         raise RunError(
@@ -129,7 +131,6 @@ def evaluate_split(
         )
     return Evaluation(
         metrics=metrics.compute(),
-        confusion=metrics.confusion.cpu().numpy(),
         per_class=metrics.per_class(),
         predictions=_merge(world.gather(_concatenate(kept, num_kept))),
         num_images=num_images,
@@ -152,8 +153,7 @@ def _merge(parts: list[Predictions]) -> Predictions:
     if len(parts) == 1:
         return parts[0]
     if not parts:  # not rank 0
-        empty = np.zeros((0, 1))
-        return Predictions(empty[:, 0].astype(np.int64), empty[:, 0].astype(np.int64), empty.astype(np.int64), empty)
+        return _concatenate([], 1)
     order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
     columns = {
         column.name: np.concatenate([getattr(part, column.name) for part in parts])[order]
@@ -164,7 +164,7 @@ def _merge(parts: list[Predictions]) -> Predictions:
 
 def _concatenate(kept: list[tuple[torch.Tensor, ...]], num_kept: int) -> Predictions:
     if not kept:
-        empty = np.zeros((0,), np.int64)
-        return Predictions(empty, empty, np.zeros((0, num_kept), np.int64), np.zeros((0, num_kept), np.float32))
-    indices, labels, classes, probs = (torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True))
-    return Predictions(indices, labels, classes, probs)
+        ids, row = np.zeros((0,), np.int64), np.zeros((0, num_kept), np.float32)
+        return Predictions(ids, ids, row.astype(np.int64), row, row[:, 0])
+    indices, labels, classes, probs, losses = (torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True))
+    return Predictions(indices, labels, classes, probs, losses)

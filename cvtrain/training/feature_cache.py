@@ -14,9 +14,8 @@ from cvtrain.config.schema.model import Freeze
 from cvtrain.config.schema.root import Config
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.build import Loaders
-from cvtrain.data.cache.budget import free_memory
-from cvtrain.data.cache.choice import gib, memory_budget
-from cvtrain.data.loader.prefetch import send
+from cvtrain.data.cache.budget import free_memory, gib, memory_budget
+from cvtrain.data.loader.prefetch import to_device
 from cvtrain.data.normalize import Normalizer
 from cvtrain.models.backbone import FeatureSpec, SplitError, check_backbone, compute_features
 from cvtrain.models.built import BuiltModel
@@ -44,7 +43,7 @@ class Backbone:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, S, S) uint8 to (B, ...), in as many parts as the device's memory asks for."""
         try:
-            inputs = self.normalizer(send(images, self.device))
+            inputs = self.normalizer(to_device(images, self.device))
             with autocast(self.device, self.dtype):
                 return compute_features(self.model, self.heads[0], inputs)
         except torch.OutOfMemoryError:

@@ -26,7 +26,7 @@ class LoopTimes:
     def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; what making them took is added up."""
         for batch in batches:
-            for sums, counted in ((self._data, batch.seconds), (self._data_cpu, batch.cpu_seconds)):
+            for sums, counted in ((self._data, batch.seconds),):
                 for name, seconds in counted.items():
                     sums[name] = sums.get(name, 0.0) + seconds
             yield batch

@@ -88,6 +88,7 @@ def checkpoint_metadata(
     return {
         "config": redact(to_plain(config)),
         "schemas": schema_names(config),
+        "paths": absolute_paths(config),
         "classes": list(classes),
         "preprocessing": {
             "image_size": data.image_size,
@@ -101,6 +102,12 @@ def checkpoint_metadata(
         "planned_steps": total_steps,
         "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
     }
+
+
+def absolute_paths(config: Config) -> dict[str, str]:
+    """Where the relative paths of the data are, for who evaluates in another working folder."""
+    typed = {f"data.{name}": getattr(config.data, name, "") for name in ("root", "file")}
+    return {key: str(Path(path).expanduser().absolute()) for key, path in typed.items() if path}
 
 
 def balance_weights(config: Config, splits: Splits) -> torch.Tensor | None:

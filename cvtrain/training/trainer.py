@@ -17,7 +17,7 @@ from cvtrain.checkpoint import CheckpointStore
 from cvtrain.config.errors import RunError
 from cvtrain.data.augment.batch import BatchTransform
 from cvtrain.data.build import Batch, BatchLoader
-from cvtrain.data.loader.prefetch import prefetch_to_device, send
+from cvtrain.data.loader.prefetch import prefetch_to_device, to_device
 from cvtrain.data.normalize import Identity, Normalizer
 from cvtrain.distributed.coordinator import build_coordinator
 from cvtrain.distributed.ddp import build_gradient_sum
@@ -289,8 +289,8 @@ class Trainer:
         Returns:
             Loss, logits and targets of each micro-batch; none where there is nothing to learn from.
         """
-        images = self.normalizer.to_float(send(batch.images, self.device))
-        labels = send(batch.labels, self.device)
+        images = self.normalizer.to_float(to_device(batch.images, self.device))
+        labels = to_device(batch.labels, self.device)
         seed = derive_rank_seed(self.settings.seed, BATCH_TRANSFORM_STREAM, self.step, rank=self.world.rank)
         images, targets = self.batch_transform(images, labels, seed)
         images = self.normalizer.normalize_(images)

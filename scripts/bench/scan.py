@@ -4,12 +4,11 @@
     python scripts/bench/scan.py --images 1000000 --folder /scratch
 
 Makes a folder of class folders in which every file is a link to one small JPEG (a million links take a minute to make
-and to remove, and no room but their names), lists it as a run does, without and with the listing kept from before, and
-as torchvision's ImageFolder does. Then workers read a thousandth of it, spread over the whole index, in each of three
-epochs by the loader that training uses, with a small set of 1,000 images beside it. What a worker has for itself (the
-private pages of /proc/PID/smaps_rollup) is read at the end of each epoch. For information the same with torch's
-DataLoader over ImageFolder, whose list of tuples is copied page by page as workers touch it; it reads no image, so that
-it can touch every entry.
+and to remove, and no room but their names), lists it as a run does and as torchvision's ImageFolder does. Then workers
+read a thousandth of it, spread over the whole index, in each of three epochs by the loader that training uses, with a
+small set of 1,000 images beside it. What a worker has for itself (the private pages of /proc/PID/smaps_rollup) is read
+at the end of each epoch. For information the same with torch's DataLoader over ImageFolder, whose list of tuples is
+copied page by page as workers touch it; it reads no image, so that it can touch every entry.
 """
 
 import argparse
@@ -79,13 +78,11 @@ def make_folder(root: Path, num_images: int) -> None:
 
 def compare_scans(folder: Path, pairs: int) -> None:
     """Print the seconds of each way to list the large folder; the system has the names in memory for all of them."""
-    root, cache = folder / "large", folder / "cache"
+    root = folder / "large"
     ways: dict[str, Callable[[], object]] = {
-        "cvtrain, first scan": lambda: (shutil.rmtree(cache, ignore_errors=True), splits_of(root, cache)),
-        "cvtrain, kept listing": lambda: splits_of(root, cache),
+        "cvtrain": lambda: splits_of(root),
         "torchvision ImageFolder": lambda: image_folder(root),
     }
-    time.sleep(2.5)  # a folder that has just changed is not trusted
     times: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(pairs + 1):
         for name, way in ways.items():
@@ -97,14 +94,12 @@ def compare_scans(folder: Path, pairs: int) -> None:
         print(f"{name:24} {statistics.median(seconds):6.2f} s ({min(seconds):.2f} to {max(seconds):.2f})", flush=True)
 
 
-def splits_of(root: Path, cache: Path) -> object:
+def splits_of(root: Path) -> object:
     from cvtrain.data.images.reader import build_reader
     from cvtrain.data.sources.folder import splits_of_folder
 
     reader = build_reader(library="pillow", channels=3, alpha_color=(255, 255, 255), max_image_pixels=10**8)
-    return splits_of_folder(
-        str(root), extensions=EXTENSIONS, reader=reader, val_fraction=0.1, split_seed=0, cache_folder=cache
-    )
+    return splits_of_folder(str(root), extensions=EXTENSIONS, reader=reader, val_fraction=0.1, split_seed=0)
 
 
 def image_folder(root: Path) -> object:
@@ -129,7 +124,7 @@ def worker_memory(root: Path) -> list[float]:
     from cvtrain.data.loader.loader import BatchLoader
     from cvtrain.data.loader.sampler import EpochSampler
 
-    source = splits_of(root, root.parent / "cache").train  # type: ignore[attr-defined]
+    source = splits_of(root).train  # type: ignore[attr-defined]
     form = build_eval_transform(image_size=32, resize="squash", crop_fraction=1.0)
     dataset = BatchDataset(source=source, eval_transform=form, image_size=32, channels=3, seed=0)
     # Shuffled: each epoch's images lie all over the index.

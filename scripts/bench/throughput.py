@@ -27,7 +27,7 @@ from PIL import Image
 from processes import describe_machine
 from torch import nn
 
-from cvtrain.data.loader.prefetch import to_device
+from cvtrain.data.loader.prefetch import batch_to_device
 from cvtrain.runtime.precision import autocast, backend_flags
 from cvtrain.training.build import Run, build_run
 
@@ -111,7 +111,7 @@ def held(run: Run) -> float:
     """Images per second of as many steps on the same batch."""
     trainer, loader = run.trainer, run.loaders.train
     trainer._set_train_mode()
-    batch = to_device(next(iter(loader.epoch(0))), trainer.device)
+    batch = batch_to_device(next(iter(loader.epoch(0))), trainer.device)
     synchronize(trainer.device)
     started = time.perf_counter()
     for _ in range(loader.num_batches):

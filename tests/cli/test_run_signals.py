@@ -1,8 +1,14 @@
 """Signals in every phase of a real process: it is gone within seconds, and goes on later as if nothing had been."""
 
+import fcntl
+import json
 import os
+import pty
+import select
 import signal
+import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +51,7 @@ SETTINGS = (
     "checkpoint.every_steps=4",
     "resume=auto",
 )
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGHUP: 129, signal.SIGXCPU: 152}
 # From the phase's next safe point on: what is promised, and what a test may take on a machine that is busy with others.
 SECONDS_TO_LEAVE = 5.0
 PATIENCE = 15.0
@@ -131,12 +137,51 @@ def stop_in(runs: Runs, phase: str, number: signal.Signals, *, limit: float = PA
     [
         ("assembly", signal.SIGTERM),
         ("step", signal.SIGUSR1),
+        ("step", signal.SIGXCPU),
+        ("reading in workers", signal.SIGHUP),
         ("evaluation", signal.SIGTERM),
         ("report", signal.SIGINT),
     ],
 )
 def test_a_signal_ends_the_run_and_it_goes_on_later(runs, phase, number):
     stop_in(runs, phase, number)
+
+
+def test_a_lost_terminal_ends_the_run_saved(tmp_path):
+    """Every write to the terminal is an error from then on; the live bar must not turn that into a traceback."""
+    ours, theirs = pty.openpty()
+    mark = tmp_path / "mark"
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "cvtrain", *SETTINGS, "trainer.progress=true", "trainer.epochs=50"),
+            *("trainer.eval_every_epochs=50", f"hydra.run.dir={run_dir}"),
+        ],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | {"SLOW_AT": "step", "SLOW_MARK": str(mark), "SLOW_SECONDS": "0.05", "TERM": "xterm"},
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    reader = threading.Thread(target=_read_until_closed, args=(ours, mark))
+    reader.start()
+    reader.join(60)  # closes the terminal
+    assert process.wait(90) == 129
+    assert json.loads((run_dir / "summary.json").read_text())["end_reason"] == "interrupted"
+    assert load_checkpoint(run_dir / "checkpoints" / "last.pt")["position"]["step"] > 0
+
+
+def _read_until_closed(terminal: int, mark: Path) -> None:
+    seen_at = None
+    while seen_at is None or time.monotonic() < seen_at + 1:
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+        if seen_at is None and mark.exists():
+            seen_at = time.monotonic()
+    os.close(terminal)
 
 
 @pytest.mark.slow
@@ -243,7 +288,7 @@ def test_a_killed_worker_ends_the_run_with_a_checkpoint_and_an_explanation(runs)
     time.sleep(0.8)
     workers = [int(member.split()[0]) for member in group_members(pid) if int(member.split()[0]) != pid]
     os.kill(workers[0], signal.SIGKILL)
-    assert wait_for_end(runs.starter, 20) == 1, runs.said(name)
+    assert wait_for_end(runs.starter, 60) == 1, runs.said(name)
     assert "a data worker was killed by the system (SIGKILL)" in runs.said(name)
     assert "data.num_workers (now 2;" in runs.said(name)
     assert "Traceback" not in runs.said(name)

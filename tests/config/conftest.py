@@ -37,7 +37,9 @@ def problems_of(
     def find(*overrides: str, verb: str = "train", multirun: bool = False, config_dir: str | None = None):
         composer = Composer(verb, config_dir) if config_dir else composer_of(verb)
         try:
-            check_command(composer, [normalize_override(token, verb) for token in overrides], multirun)
+            check_command(
+                composer, [normalize_override(token, verb, multirun=multirun) for token in overrides], multirun
+            )
         except ConfigError as error:
             return list(error.problems)
         return []

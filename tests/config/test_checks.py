@@ -1,5 +1,7 @@
 """Rules between settings: each is broken once, and kept by its nearest neighbour."""
 
+import sys
+
 import pytest
 
 PRETRAINED = ["model=resnet18"]
@@ -390,3 +392,30 @@ def test_values_that_an_option_brings_are_nobodys_mistake(problems_of):
     # conf/data/cifar10.yaml sets mean and std, which pretrained weights make idle
     assert problems_of("data=cifar10") == []
     assert [problem.key for problem in problems_of("data=cifar10", "data.std=[1,1,1]")] == ["data.std"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "package", "key", "remedy"),
+    [
+        (("model=timm", "model.arch=resnet18"), "timm", "model", "uv sync --extra timm, or pip install timm"),
+        (("data=huggingface", "data.path=x"), "datasets", "data", "uv sync --extra hf, or pip install datasets"),
+        (("logger=mlflow",), "mlflow", "logger", "uv sync --extra mlflow, or pip install mlflow-skinny"),
+    ],
+)
+def test_missing_package_is_named_with_what_installs_it(problems_of, monkeypatch, tokens, package, key, remedy):
+    monkeypatch.setitem(sys.modules, package, None)
+    (problem,) = problems_of(*tokens)
+    assert (problem.key, problem.remedy) == (key, remedy)
+
+
+def test_own_statistics_win_over_those_of_a_local_file(composer_of, tmp_path):
+    from cvtrain.config.load import typed_config
+    from cvtrain.config.schema.data import Normalize
+
+    path = tmp_path / "mine.pt"
+    path.touch()
+    tokens = ["model=resnet18", f"model.weights='{path}'"]
+    for more, normalize in (([], Normalize.auto), (["data.mean=[0.5,0.5,0.5]"], Normalize.data)):
+        composer = composer_of("train")
+        config = typed_config(composer.compose([*tokens, *more]), composer, [*tokens, *more])
+        assert config.data.normalize is normalize

@@ -18,6 +18,7 @@ OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((conf_dir()
 # What an option needs besides its name.
 NEEDS = {
     "data=custom": ["data.root=photos"],
+    "data=folder": ["data.root=photos"],
     "data=csv": ["data.file=labels.csv"],
     "data=dataset": ["data.target=a.B"],
     "data=huggingface": ["data.path=x"],
@@ -74,6 +75,14 @@ def test_data_chooses_defaults_that_the_command_line_overrules(
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     config = compose_config(*tokens)
     assert (config.augment.name, config.model.name) == (augment, model)
+
+
+def test_data_folder_is_data_custom(compose_config, tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    folder, custom = (
+        compose_config(f"data={name}", f"data.root={tmp_path / 'photos'}") for name in ("folder", "custom")
+    )
+    assert folder == custom
 
 
 def test_debug_overfit_takes_an_experiments_augmentation_out(compose_config):

@@ -34,6 +34,12 @@ def said(problems):
         ("data=cifar", "data=cifar10"),
         ("hydra/job_logging=cvtrian", "hydra/job_logging=cvtrain"),
         ("hydra.run.dri=x", "hydra.run.dir"),
+        ("scheduler=none", "scheduler=constant"),
+        ("scheduler=null", "scheduler=constant"),
+        ("augment=null", "augment=none"),
+        ("data=imagefolder", "data=custom"),
+        ("patience=3", "trainer.early_stop_patience"),
+        ("data.path=photos", "data.root"),
     ],
 )
 def test_closest_right_name(problems_of, token, meant):

@@ -5,11 +5,10 @@ import pytest
 import torch
 from made_images import NoisySource
 
-from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.augment import AugmentConfig
 from cvtrain.config.schema.data import Balance, CustomConfig, DigitsConfig, OnBadImage, Resize
 from cvtrain.config.schema.root import Config
-from cvtrain.data.build import BatchLoader, available_cores, build_eval_loader, build_loaders, resolve_num_workers
+from cvtrain.data.build import BatchLoader, build_eval_loader, build_loaders
 from cvtrain.data.images.reader import BadImageError
 from cvtrain.data.images.resize import build_eval_transform
 from cvtrain.data.sources.source import ArraySource, Splits
@@ -61,7 +60,7 @@ def test_training_is_augmented_and_evaluation_is_resized() -> None:
     assert torch.equal(val.images[3], resize(source.read(3)))
 
 
-def test_limits() -> None:
+def test_limits_of_batches() -> None:
     config = make_config()
     config.trainer.limit_train_batches, config.trainer.limit_val_batches = 2, 1
     loaders = build_loaders(config, make_splits(), device=CPU)
@@ -69,7 +68,7 @@ def test_limits() -> None:
     assert indices(loaders.val) == [[0, 2, 5, 7]]  # spread over the split
 
 
-def test_overfitting_shows_one_mixed_batch_to_both() -> None:
+def test_overfitting_shows_one_batch_to_train_and_val() -> None:
     config = make_config()
     config.trainer.overfit_one_batch = True
     config.augment = AugmentConfig(name="flip", transforms=[{"RandomHorizontalFlip": {"p": 1.0}}])
@@ -81,7 +80,7 @@ def test_overfitting_shows_one_mixed_batch_to_both() -> None:
     assert torch.equal(train.images, val.images)
 
 
-def test_oversampling_draws_rare_classes_more_often() -> None:
+def test_oversampling_balances_the_classes() -> None:
     labels = np.array([0] * 90 + [1] * 10)
     images = np.zeros((100, SIZE, SIZE, 3), np.uint8)
     source = ArraySource(images=images, labels=labels, prefix="toy")
@@ -103,27 +102,26 @@ def test_bad_images_of_all_splits_are_collected() -> None:
         list(build_loaders(make_config(), splits, device=CPU).val.epoch(0))
 
 
-def test_a_single_split_can_be_loaded() -> None:
+def test_eval_loader_of_one_split() -> None:
     loader = build_eval_loader(make_config().data, NoisySource(), device=CPU, batch_size=9)
     assert [len(batch) for batch in indices(loader)] == [9, 8]
 
 
-@pytest.mark.parametrize(("granted", "cores"), [("1", 1), ("100000", None), ("0", None), ("(null)", None)])
-def test_slurm_says_how_many_cores_are_the_jobs(monkeypatch, granted, cores) -> None:
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    of_process = available_cores()
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", granted)
-    assert available_cores() == (cores or of_process)
+def test_auto_workers_are_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    config = make_config(num_workers="auto")
+    with caplog.at_level("INFO", logger="cvtrain"):
+        loaders = build_loaders(config, make_splits(), device=CPU)
+        for epoch in range(2):
+            list(loaders.train.epoch(epoch))
+    assert [text for text in caplog.messages if "workers" in text] == ["data workers: 0 (auto: 17 images)"]
+    caplog.clear()
+    build_loaders(make_config(num_workers=1), make_splits(), device=CPU).close()
+    assert not [text for text in caplog.messages if "workers" in text]
 
 
-def test_number_of_workers() -> None:
-    assert resolve_num_workers("auto", is_ready_made=True) == 0
-    assert resolve_num_workers("auto", is_ready_made=False) == min(available_cores(), 8) >= 1
-    assert resolve_num_workers(5, is_ready_made=True) == 5
-    for wrong in ("many", -1):
-        with pytest.raises(ConfigError, match=f"data.num_workers={wrong}: must be auto or a whole number from 0 on"):
-            resolve_num_workers(wrong, is_ready_made=False)
+def test_images_in_memory_need_no_workers() -> None:
     digits = Config(data=DigitsConfig(image_size=SIZE), augment=AugmentConfig(name="none"))
-    source = ArraySource(images=np.zeros((9, SIZE, SIZE, 3), np.uint8), labels=np.zeros(9, np.int64), prefix="digits")
+    images = np.zeros((300, SIZE, SIZE, 3), np.uint8)
+    source = ArraySource(images=images, labels=np.zeros(300, np.int64), prefix="digits")
     loaders = build_loaders(digits, Splits(train=source, val=source, test=None, classes=("0",)), device=CPU)
-    assert loaders.train.num_workers == 0
+    assert loaders.train.num_workers == loaders.val.num_workers == 0

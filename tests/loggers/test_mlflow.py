@@ -111,7 +111,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     hide(monkeypatch, "mlflow")
     with pytest.raises(ConfigError) as caught:
         build_loggers(LoggersConfig(mlflow=MLflowConfig()), run_dir=tmp_path / "run", run_config={}, name="x")
-    assert "pip install 'cvtrain[mlflow]'" in str(caught.value)
+    assert "uv sync --extra mlflow, or pip install mlflow-skinny" in str(caught.value)
 
 
 def test_a_database_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:

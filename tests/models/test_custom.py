@@ -41,7 +41,7 @@ def test_channels_and_image_size_only_for_those_who_name_them():
 
 
 def test_the_users_own_word_on_image_size_counts():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(ConfigError, match="shapes cannot be multiplied"):
         build("KnowsItsImages", kwargs={"image_size": 9})
 
 
@@ -119,6 +119,21 @@ def test_a_network_that_needs_values_runs_on_zeros_and_is_left_alone():
     assert module.norm.num_batches_tracked.item() == 0
     assert module.norm.running_mean.tolist() == [0, 0, 0]
     assert all(layer.training for layer in module.modules())
+
+
+def test_wrong_shape_names_the_batch_and_its_settings(monkeypatch):
+    import custom_networks
+
+    def small(num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(10, num_classes))
+
+    monkeypatch.setattr(custom_networks, "small", small, raising=True)
+    with pytest.raises(ConfigError) as error:
+        build("small")
+    message = str(error.value)
+    assert "its network cannot take images of shape [2, 3, 8, 8]: " in message
+    assert "mat1 and mat2 shapes cannot be multiplied" in message
+    assert "data.channels=3 and data.image_size=8" in message
 
 
 def test_freezing_needs_a_head():

@@ -1,4 +1,5 @@
-import sys
+import logging
+import math
 import time
 
 import pytest
@@ -57,7 +58,27 @@ def test_local_weights_sum_the_colours_of_a_grey_network(tmp_path):
     built = build("resnet18", channels=1, pretrained=True, weights=str(tmp_path / "mine.pt"))
     assert torch.equal(built.module.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
     assert torch.equal(built.module.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
-    assert built.module.fc.weight.shape == (7, 512)
+    assert torch.equal(built.module.fc.weight, torch.zeros(7, 512))
+
+
+def test_local_weights_have_the_statistics_of_their_architecture(tmp_path, caplog):
+    source = build("tf_efficientnet_lite0").module
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "mine.pt")
+    with caplog.at_level(logging.INFO):
+        built = build("tf_efficientnet_lite0", pretrained=True, weights=str(tmp_path / "mine.pt"))
+    assert (built.mean, built.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert f"loaded {tmp_path}/mine.pt (entry state_dict); mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "arch", ["tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto", "dla34", "levit_128s"]
+)
+def test_first_loss_is_ln_of_the_classes(arch):
+    net = build(arch, image_size=224, num_classes=5).module
+    logits = net(torch.randn(2, 3, 224, 224))
+    assert torch.nn.functional.cross_entropy(logits, torch.tensor([0, 3])).item() == pytest.approx(
+        math.log(5), rel=0.02
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +91,6 @@ def test_local_weights_sum_the_colours_of_a_grey_network(tmp_path):
             ["model.kwargs={drop_rat:1}", "unexpected keyword argument 'drop_rat'"],
         ),
         ("resnet18", {"kwargs": {"num_classes": 3}}, ["model.kwargs.num_classes=3: is decided by the data"]),
-        ("resnet18", {"weights": "a1_in1k"}, ["has no effect with model.pretrained=false"]),
         ("resnet18", {"weights": "b7_in9k", "pretrained": True}, ["model.weights=b7_in9k", "it has a1_in1k, a2_in1k"]),
         ("vit_tiny_patch16_224", {"image_size": 8}, ["data.image_size=8: vit_tiny_patch16_224 cannot take"]),
     ],
@@ -94,12 +114,6 @@ def test_offline_without_a_cache_fails_within_seconds_and_is_never_random(networ
     for words in ("model.pretrained=true", "timm/resnet18.a1_in1k", str(tmp_path), "model.pretrained=false"):
         assert words in message
     assert constants.HF_HUB_OFFLINE is False
-
-
-def test_without_timm_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"model=timm: needs the package timm .*\n  pip install cvtrain\[timm\]"):
-        build("resnet18")
 
 
 def test_without_weights_keeps_the_tag():

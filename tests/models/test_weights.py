@@ -1,3 +1,4 @@
+import argparse
 from collections import OrderedDict
 
 import pytest
@@ -5,7 +6,14 @@ import torch
 from torch import nn
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.models.weights import WeightsError, load_checkpointed_weights, load_weights, read_state
+from cvtrain.models.weights import (
+    FileWeights,
+    WeightsError,
+    load_checkpointed_weights,
+    load_weights,
+    read_state,
+    strip_prefix,
+)
 
 
 def network(classes=3):
@@ -91,7 +99,7 @@ class TestReadState:
     @pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict"])
     def test_opens_larger_files(self, tmp_path, wrapper):
         state = network().state_dict()
-        read = read_state(self.saved(tmp_path, {wrapper: state, "epoch": 3}))
+        read = read_state(self.saved(tmp_path, {wrapper: state, "epoch": 3})).state
         assert list(read) == list(state)
         assert torch.equal(read["body.weight"], state["body.weight"])
 
@@ -99,14 +107,59 @@ class TestReadState:
     def test_takes_off_the_prefixes_of_wrappers(self, tmp_path, prefix):
         state = network().state_dict()
         wrapped = {prefix + name: value for name, value in state.items()}
-        assert list(read_state(self.saved(tmp_path, wrapped))) == list(state)
+        read = strip_prefix(read_state(self.saved(tmp_path, wrapped)), network())
+        assert list(read.state) == list(state)
+        assert read.source == f"{tmp_path}/weights.pt, prefix {prefix} removed"
+
+    def test_own_names_that_begin_alike_stay(self):
+        inner = nn.Sequential(OrderedDict(model=network()))
+        weights = FileWeights(inner.state_dict(), "file")
+        assert strip_prefix(weights, inner) is weights
+
+    def test_entries_outside_the_prefix_are_left_out_and_said(self):
+        state = {f"net.{name}": value for name, value in network().state_dict().items()}
+        read = strip_prefix(FileWeights({**state, "loss.weight": torch.ones(1)}, "file"), network())
+        assert list(read.state) == list(network().state_dict())
+        assert read.source == "file, prefix net. removed, 1 entries outside it left out"
+
+    @pytest.mark.parametrize(
+        ("content", "entry"),
+        [
+            (lambda raw, ema: {"state_dict": raw, "state_dict_ema": ema}, "state_dict_ema"),
+            (
+                lambda raw, ema: {
+                    "model": raw,
+                    "model_ema": {"n_averaged": torch.tensor(3), **{f"module.{name}": ema[name] for name in ema}},
+                },
+                "model_ema",
+            ),
+            (lambda raw, ema: {"model": raw, "ema": {"num_updates": 3, "model": ema}}, "ema"),
+            (lambda raw, ema: {"model": raw, "average": {"num_updates": 3, "model": ema}}, "average"),
+        ],
+    )
+    def test_ema_is_taken_and_said(self, tmp_path, content, entry):
+        raw = {name: torch.zeros_like(value) for name, value in network().state_dict().items()}
+        ema = {name: value + 7 for name, value in raw.items()}
+        path = self.saved(tmp_path, content(raw, ema))
+        read = strip_prefix(read_state(path), network())
+        assert read.state["body.weight"].mean().item() == 7
+        assert f"entry {entry}; model.weights_entry=" in read.source
+        other = "state_dict" if "state_dict" in entry else "model"
+        assert read_state(path, entry=other).state["body.weight"].mean().item() == 0
+        with pytest.raises(ConfigError, match=r"model.weights_entry=nothing: .* has no state dict there; it has "):
+            read_state(path, entry="nothing")
+
+    def test_namespace_beside_the_weights_is_read(self, tmp_path):
+        state = network().state_dict()
+        path = self.saved(tmp_path, {"state_dict": state, "args": argparse.Namespace(lr=1)})
+        assert list(read_state(path).state) == list(state)
 
     def test_safetensors(self, tmp_path):
         from safetensors.torch import save_file
 
         state = network().state_dict()
         save_file(state, tmp_path / "weights.safetensors")
-        read = read_state(tmp_path / "weights.safetensors")
+        read = read_state(tmp_path / "weights.safetensors").state
         assert {name: value.tolist() for name, value in read.items()} == {n: v.tolist() for n, v in state.items()}
 
     def test_a_missing_file(self, tmp_path):
@@ -130,7 +183,10 @@ class TestReadState:
         # A whole pickled network would run whatever its class's import runs.
         with pytest.raises(ConfigError, match="cannot be read as tensors and plain values") as error:
             read_state(self.saved(tmp_path, network()))
-        assert "torch.save(network.state_dict(), path)" in str(error.value)
+        message = str(error.value)
+        assert "it holds objects of torch.nn.modules" in message
+        assert "torch.save(network.state_dict(), path)" in message
+        assert "python -c" in message and "weights_weights.pt" in message and "\x1b" not in message
 
     @pytest.mark.parametrize(
         ("content", "words"),
@@ -192,9 +248,6 @@ class TestCheckpointedWeights:
         assert load(Counting(2, 2), source.state_dict(), head=("",)) == ()
 
 
-def test_a_checkpoint_that_averages_gives_the_average(tmp_path):
-    averaged, live = {"weight": torch.ones(2)}, {"weight": torch.zeros(2)}
-    torch.save({"model": live, "average": {"num_updates": 3, "model": averaged}}, tmp_path / "best.pt")
-    assert torch.equal(read_state(tmp_path / "best.pt")["weight"], torch.ones(2))
-    torch.save({"model": live, "average": None}, tmp_path / "best.pt")
-    assert torch.equal(read_state(tmp_path / "best.pt")["weight"], torch.zeros(2))
+def test_checkpoint_without_an_ema_gives_the_model(tmp_path):
+    torch.save({"model": {"weight": torch.zeros(2)}, "ema": None}, tmp_path / "best.pt")
+    assert torch.equal(read_state(tmp_path / "best.pt").state["weight"], torch.zeros(2))

@@ -1,171 +1,126 @@
-"""Advice on speed: sentences and estimates for times that were made up, by the arithmetic of docs/outputs.md."""
+"""The sentence about where the time went: shares of made-up times, and the setting to try."""
 
 import dataclasses
 
 import pytest
 
-from cvtrain.report.bottleneck import Facts, find_bottleneck
-from cvtrain.report.times import describe_times
-from cvtrain.runtime.stage_clock import Times
-
-GPU = Facts(num_workers=2, num_cores=2, on_cpu=False, can_cache=True, cache_remedy="data.cache=ram")
-# An epoch of 100 s, 71 of them waiting; two workers are busy all of it, 160 of their 200 s with files.
-STARVED = Times(
-    loop={"wait": 71.0, "forward_backward": 25.0, "optimizer": 4.0},
-    data={"read": 20.0, "decode": 140.0, "augment": 30.0, "collate": 10.0},
-    data_cpu={"read": 10.0, "decode": 140.0, "augment": 30.0, "collate": 10.0},
-    loop_cpu={"wait": 1.0, "forward_backward": 10.0, "optimizer": 2.0},
-    num_epochs=1,
+from cvtrain.report.bottleneck import (
+    Bottleneck,
+    RunFacts,
+    fewer_saves,
+    find_bottleneck,
+    less_evaluation,
+    more_workers,
+    summarize_times,
 )
 
-
-def test_waiting_for_decoding():
-    finding = find_bottleneck(STARVED, GPU)
-    # Without files the workers need (200 - 160) / 2 = 20 s, less than the 29 s of computing: 100 / 29.
-    assert finding.speedup == 3.45
-    assert finding.remedy == "data.cache=ram"
-    assert finding.sentence == (
-        "waiting for data 71% of the time, mostly decoding: data.cache=ram would make an epoch about 3.4x faster"
-    )
-
-
-def test_without_workers_the_time_with_files_is_what_is_saved():
-    times = dataclasses.replace(STARVED, data={"decode": 50.0, "augment": 21.0})
-    finding = find_bottleneck(times, dataclasses.replace(GPU, num_workers=0, num_cores=1))
-    assert finding.speedup == 2.0
-
-
-def test_workers_where_there_are_none_and_the_network_computes_on_the_cores_too():
-    facts = dataclasses.replace(GPU, num_workers=0, num_cores=4, on_cpu=True, can_cache=False)
-    data = {"augment": 60.0, "collate": 8.0}
-    times = dataclasses.replace(
-        STARVED, data=data, data_cpu=data, loop_cpu={"wait": 71.0, "forward_backward": 4 * 29.0}
-    )
-    finding = find_bottleneck(times, facts)
-    assert finding.remedy == "data.num_workers=4"
-    assert finding.speedup == pytest.approx(100 / (29 + 68 / 4), abs=0.01)
-
-
-def test_where_the_network_computes_on_the_same_busy_cores_work_that_falls_away_is_given_back():
-    # Two workers and two threads ask for two cores all the time: each has one for half of it.
-    times = Times(
-        loop={"wait": 0.0, "forward_backward": 100.0},
-        data={"decode": 160.0, "augment": 40.0},
-        data_cpu={"decode": 80.0, "augment": 20.0},
-        loop_cpu={"forward_backward": 100.0},
-        num_epochs=1,
-    )
-    finding = find_bottleneck(times, dataclasses.replace(GPU, on_cpu=True))
-    # All cores together: 200 core seconds with decoding, 120 without.
-    assert finding.speedup == pytest.approx(200 / 120, rel=0.1)
-    assert finding.sentence.startswith("decoding takes cores from computing: data.cache=ram would make an epoch about")
-
-
-def test_a_gain_below_5_percent_is_not_worth_a_word():
-    times = dataclasses.replace(COMPUTING, data={"decode": 2.0}, data_cpu={"decode": 2.0})
-    for wait, promised in ((2.0, None), (4.0, None), (8.0, 1.09)):
-        waiting = dataclasses.replace(times, loop={"wait": wait, "forward_backward": 100 - wait})
-        starved = dataclasses.replace(waiting, data={"decode": wait})
-        finding = find_bottleneck(starved, dataclasses.replace(GPU, num_workers=0, num_cores=1))
-        assert finding.speedup == promised
-        assert ("would make" in finding.sentence) == (promised is not None)
-
-
-def test_more_workers_where_cores_are_free():
-    facts = dataclasses.replace(GPU, can_cache=False, num_cores=8)
-    finding = find_bottleneck(STARVED, facts)
-    assert finding.remedy == "data.num_workers=8"
-    assert finding.estimates == {"data.num_workers=8": 3.45}
-    assert finding.speedup == 3.45  # 200 / 8 = 25 s hide behind 29 s of computing
-
-
-def test_evaluation_that_takes_half():
-    times = Times(loop={"wait": 1.0, "forward_backward": 49.0, "evaluation": 50.0}, num_epochs=3)
-    finding = find_bottleneck(times, GPU)
-    assert finding.remedy == "trainer.eval_every_epochs=5"
-    assert finding.speedup == pytest.approx(100 / 60, abs=0.01)
-    assert finding.sentence.startswith("evaluating 50% of the time: ")
-
-
-COMPUTING = Times(loop={"wait": 2.0, "forward_backward": 90.0, "optimizer": 5.0, "other": 3.0}, data={"read": 1.0})
+ALL = RunFacts(
+    cache_setting="data.cache=auto",
+    workers_setting="data.num_workers=8",
+    eval_setting="trainer.eval_every_epochs=5",
+    save_setting="a larger checkpoint.every_steps",
+    transfer_setting="data.device_cache=always",
+    compute_setting="trainer.compile=true",
+)
+DECODING = {"read": 20.0, "decode": 140.0, "augment": 30.0, "collate": 10.0}
+AUGMENTING = {"read": 20.0, "decode": 40.0, "augment": 130.0, "collate": 10.0}
 
 
 @pytest.mark.parametrize(
-    ("facts", "remedy", "words"),
+    ("loop", "data", "sentence", "remedy"),
     [
-        ({"faster_precision": True}, "trainer.precision=bf16", "computing 95% of the time, waiting for data 2%"),
-        ({"can_compile": True}, "trainer.compile=true", "may help, beyond it a faster device"),
-        ({}, None, "the device is the limit"),
+        ({"wait": 71.0, "forward_backward": 29.0}, DECODING,
+         "waiting for data 71% of the time, mostly decoding: try data.cache=auto", "data.cache=auto"),
+        ({"wait": 71.0, "forward_backward": 29.0}, AUGMENTING,
+         "waiting for data 71% of the time, mostly augmenting: try data.num_workers=8", "data.num_workers=8"),
+        ({"wait": 71.0, "forward_backward": 29.0}, {}, "waiting for data 71% of the time", None),
+        ({"wait": 1.0, "forward_backward": 49.0, "evaluation": 50.0}, {},
+         "evaluating 50% of the time: try trainer.eval_every_epochs=5", "trainer.eval_every_epochs=5"),
+        ({"forward_backward": 80.0, "evaluation": 20.0}, {},
+         "computing 80% of the time, waiting for data 0%: try trainer.compile=true", "trainer.compile=true"),
+        ({"forward_backward": 70.0, "checkpoint": 30.0}, {},
+         "copying checkpoints 30% of the time: try a larger checkpoint.every_steps", "a larger checkpoint.every_steps"),
+        ({"forward_backward": 70.0, "logging": 30.0}, {},
+         "logging 30% of the time: try a larger trainer.log_every_steps", "a larger trainer.log_every_steps"),
+        ({"wait": 1.0, "transfer": 30.0, "forward_backward": 69.0}, {},
+         "copying batches to the device 30% of the time: try data.device_cache=always", "data.device_cache=always"),
+        ({"wait": 30.0, "evaluation": 45.0, "forward_backward": 25.0}, DECODING,  # the larger of two
+         "evaluating 45% of the time: try trainer.eval_every_epochs=5", "trainer.eval_every_epochs=5"),
+        ({"wait": 14.0, "forward_backward": 46.0, "other": 40.0}, DECODING,
+         "computing 46% of the time, waiting for data 14%", None),
+    ],
+)  # fmt: skip
+def test_largest_share_is_named(loop, data, sentence, remedy):
+    assert find_bottleneck(loop, data, ALL, num_steps=20) == Bottleneck(sentence, remedy)
+
+
+@pytest.mark.parametrize(
+    ("loop", "sentence"),
+    [
+        ({"wait": 71.0, "forward_backward": 29.0}, "waiting for data 71% of the time, mostly decoding"),
+        ({"evaluation": 60.0, "forward_backward": 40.0}, "evaluating 60% of the time"),
+        ({"transfer": 30.0, "forward_backward": 70.0}, "copying batches to the device 30% of the time"),
+        ({"wait": 2.0, "prepare": 3.0, "forward_backward": 90.0, "optimizer": 5.0},
+         "computing 98% of the time, waiting for data 2%: the device is the limit"),
+    ],
+)  # fmt: skip
+def test_nothing_is_proposed_that_cannot_help(loop, sentence):
+    assert find_bottleneck(loop, DECODING, RunFacts(), num_steps=500) == Bottleneck(sentence)
+
+
+def test_no_advice_after_few_steps():
+    loop = {"wait": 71.0, "forward_backward": 29.0}
+    assert find_bottleneck(loop, DECODING, ALL, num_steps=19) is None
+    assert find_bottleneck({}, {}, ALL, num_steps=500) is None
+
+
+def test_features_computed_once_need_no_setting():
+    facts = dataclasses.replace(ALL, uses_features=True)
+    found = find_bottleneck({"wait": 71.0, "forward_backward": 29.0}, DECODING, facts, num_steps=500)
+    assert found == Bottleneck("waiting for features 71% of the time, each computed once: more epochs cost little")
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({}, "data.num_workers=8"),
+        ({"num_cores": 6}, "data.num_workers=6"),
+        ({"num_batches": 3}, "data.num_workers=3"),
+        ({"num_workers": 8}, None),
+        ({"is_in_memory": True}, None),
+        ({"on_cpu": True}, "data.num_workers=8"),
+        ({"on_cpu": True, "num_cores": 4}, "data.num_workers=2"),
+        ({"on_cpu": True, "num_cores": 2}, None),
     ],
 )
-def test_computing_has_no_estimate(facts, remedy, words):
-    finding = find_bottleneck(COMPUTING, dataclasses.replace(GPU, **facts))
-    assert finding.remedy == remedy
-    assert finding.speedup is None
-    assert words in finding.sentence
+def test_more_workers_where_cores_are_free(changes, setting):
+    facts = {"num_workers": 0, "is_in_memory": False, "num_batches": 100, "num_cores": 16, "on_cpu": False}
+    assert more_workers(**{**facts, **changes}) == setting
 
 
-def test_copies_that_do_not_run_beside_the_computation():
-    times = Times(loop={"wait": 1.0, "transfer": 30.0, "forward_backward": 69.0}, num_epochs=2)
-    assert find_bottleneck(times, GPU).sentence.startswith("copying batches to the device 30% of the time: data.device")
+@pytest.mark.parametrize(
+    ("overrides", "saves", "evaluations"),
+    [
+        ((), "trainer.eval_every_epochs=5", "trainer.eval_every_epochs=5"),
+        (("trainer.epochs=3",), "trainer.eval_every_epochs=3", "trainer.eval_every_epochs=3"),
+        (("trainer.epochs=1",), None, None),
+        (("trainer.eval_every_steps=5",), "a larger trainer.eval_every_steps", "a larger trainer.eval_every_steps"),
+        (("checkpoint.every_minutes=0.5",), "a larger checkpoint.every_minutes", "trainer.eval_every_epochs=5"),
+        (("checkpoint.every_steps=5", "checkpoint.every_minutes=0.5"), "a larger checkpoint.every_steps",
+         "trainer.eval_every_epochs=5"),
+    ],
+)  # fmt: skip
+def test_settings_that_save_and_evaluate_less(compose_config, overrides, saves, evaluations):
+    config = compose_config("trainer.epochs=20", *overrides)
+    assert (fewer_saves(config), less_evaluation(config)) == (saves, evaluations)
 
 
-@pytest.mark.parametrize(("stage", "setting"), [("logging", "log_every_steps"), ("checkpoint", "every_minutes")])
-def test_writing(stage, setting):
-    finding = find_bottleneck(Times(loop={"forward_backward": 70.0, stage: 30.0}), GPU)
-    assert setting in finding.sentence
-    assert "30%" in finding.sentence
-
-
-def test_workers_are_not_proposed_for_images_that_lie_in_memory():
-    times = Times(loop={"wait": 30.0, "forward_backward": 70.0}, data={"collate": 30.0}, num_epochs=2)
-    facts = Facts(num_workers=0, num_cores=2, on_cpu=True)
-    assert find_bottleneck(times, facts).remedy == "data.num_workers=2"
-    assert find_bottleneck(times, dataclasses.replace(facts, is_ready_made=True)).remedy is None
-
-
-def test_the_setting_that_saves_is_named():
-    times = Times(loop={"forward_backward": 70.0, "checkpoint": 30.0})
-    finding = find_bottleneck(times, dataclasses.replace(GPU, save_remedy="trainer.eval_every_epochs"))
-    assert finding.remedy == "trainer.eval_every_epochs"
-
-
-def test_augmentation_that_no_cache_can_help():
-    times = dataclasses.replace(STARVED, data={"augment": 190.0, "read": 10.0})
-    finding = find_bottleneck(times, dataclasses.replace(GPU, can_cache=False))
-    assert finding.sentence == (
-        "waiting for data 71% of the time, mostly augmenting: a lighter augment or more cores would help"
-    )
-
-
-def test_nothing_was_measured():
-    assert find_bottleneck(Times(), GPU).sentence == "nothing was measured"
-
-
-def test_shares_add_up():
-    described = describe_times(STARVED, find_bottleneck(STARVED, GPU), num_workers=2)
-    assert sum(stage["share"] for stage in described["loop"].values()) == pytest.approx(1)
-    assert described["data"]["decode"] == {"seconds": 140.0, "share": 0.7}
-    assert described["loop_seconds"] == 100.0
-
-
-def test_features_that_are_computed_once_ask_for_no_setting():
-    finding = find_bottleneck(STARVED, dataclasses.replace(GPU, keeps_features=True))
-    assert finding.sentence == "waiting for features 71% of the time, each computed once: more epochs cost little"
-    assert finding.remedy is None and finding.speedup is None
-
-
-def test_the_stage_that_is_named_is_the_one_that_takes_cores():
-    # A worker that finds its core taken as it wakes up loses time before it comes to decoding.
-    times = dataclasses.replace(
-        STARVED, data={"decode": 60.0, "collate": 140.0}, data_cpu={"decode": 60.0, "collate": 1.0}
-    )
-    assert "mostly decoding" in find_bottleneck(times, GPU).sentence
-
-
-def test_small_gains_are_written_down_though_not_worth_a_sentence():
-    times = dataclasses.replace(STARVED, loop={"wait": 2.0, "forward_backward": 98.0}, data={"decode": 2.0})
-    facts = dataclasses.replace(GPU, num_workers=0, num_cores=0)
-    finding = find_bottleneck(times, facts)
-    assert finding.speedup is None
-    assert describe_times(times, finding, num_workers=0)["estimates"] == ["data.cache=ram: 1.02"]
+def test_shares_of_summary_add_up_to_one():
+    loop = {"wait": 71.0, "forward_backward": 25.0, "optimizer": 4.0}
+    found = summarize_times(loop, DECODING, Bottleneck("waiting", "data.cache=auto"), num_workers=2)
+    assert sum(stage["share"] for stage in found["loop"].values()) == pytest.approx(1)
+    assert found["data"]["decode"] == {"seconds": 140.0, "share": 0.7}
+    assert (found["loop_seconds"], found["data_workers"]) == (100.0, 2)
+    assert (found["bottleneck"], found["remedy"]) == ("waiting", "data.cache=auto")
+    few = summarize_times({}, {}, None, num_workers=0)
+    assert few["bottleneck"] is None and few["remedy"] is None and few["loop"] == {}

@@ -18,10 +18,12 @@ def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):
         def __getitem__(self, key):
             return SimpleNamespace(images=images, indices=torch.from_numpy(key.indices))
 
+    Images.source = SimpleNamespace(name=lambda index: f"photos/{index}.png")
     loader = SimpleNamespace(dataset=Images())
     for pred, is_there in ((1, True), (0, False)):
         predictions = Predictions(
-            np.array([5]), np.array([0]), np.array([[pred, 1 - pred]]), np.array([[0.9, 0.1]], np.float32)
+            np.array([5]), np.array([0]), np.array([[pred, 1 - pred]]), np.array([[0.9, 0.1]], np.float32), np.ones(1)
         )
-        draw_mistakes(Plotter(), path, SimpleNamespace(predictions=predictions), loader=loader, classes=("ant", "bee"))
+        evaluation = SimpleNamespace(predictions=predictions)
+        draw_mistakes(Plotter(), path, evaluation, loader=loader, classes=("ant", "bee"), title="run")
         assert path.exists() == is_there

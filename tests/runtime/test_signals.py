@@ -11,6 +11,7 @@ from cvtrain.runtime import signals as interruption
 from cvtrain.runtime.signals import StopSignals
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)]
+LIMIT_CODES = [(signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
@@ -27,7 +28,32 @@ def test_first_signal_is_noted_second_interrupts(number, code, monkeypatch):
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize(("number", "code"), CODES)
+@pytest.mark.parametrize(("number", "code"), LIMIT_CODES)
+@pytest.mark.parametrize("first", [None, signal.SIGTERM])
+def test_hangup_and_cpu_limit_are_never_an_order(number, code, first, monkeypatch):
+    monkeypatch.setattr(interruption, "SECONDS_TOGETHER", 0.0)
+    with StopSignals() as stop, stop.deferred():
+        if first is not None:
+            os.kill(os.getpid(), first)
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert stop.received is number
+        assert stop.exit_code == code
+
+
+@pytest.mark.parametrize(("number", "code"), LIMIT_CODES)
+def test_ignored_hangup_stays_ignored(number, code):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop, stop.deferred():
+            os.kill(os.getpid(), number)
+            assert stop.received is None
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize(("number", "code"), CODES + LIMIT_CODES)
 def test_where_nobody_looks_for_it_a_signal_ends_the_process(number, code):
     with StopSignals() as stop:
         if number is signal.SIGINT:

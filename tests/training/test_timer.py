@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from cvtrain.commands.train import train
-from cvtrain.report.advice import save_remedy
 from cvtrain.runtime.stage_clock import StageClock
 from cvtrain.training.loop_times import LoopTimes
 
@@ -48,17 +47,4 @@ def test_a_run_says_where_its_time_went(compose_config, tmp_path):
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1)
     assert 0 < summary["time"]["loop_seconds"] <= summary["wall_seconds"]
     assert summary["time"]["data"]["collate"]["seconds"] > 0
-    assert summary["time"]["bottleneck"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ((), "trainer.eval_every_epochs"),
-        (("trainer.eval_every_steps=5",), "trainer.eval_every_steps"),
-        (("checkpoint.every_minutes=0.5", "trainer.eval_every_steps=5"), "checkpoint.every_minutes"),
-        (("checkpoint.every_steps=5", "checkpoint.every_minutes=0.5"), "checkpoint.every_steps"),
-    ],
-)
-def test_what_saves_most_often_is_the_setting_to_change(assembled, settings, name):
-    assert save_remedy(assembled(*settings)) == name
+    assert summary["time"]["bottleneck"] is None  # after 8 steps

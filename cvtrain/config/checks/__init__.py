@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from cvtrain.config.checks.augment import AUGMENT_CHECKS
 from cvtrain.config.checks.data import DATA_CHECKS
 from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
+from cvtrain.config.checks.extras import EXTRA_CHECKS
 from cvtrain.config.checks.features import FEATURE_CHECKS
 from cvtrain.config.checks.model import MODEL_CHECKS
 from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
@@ -24,6 +25,7 @@ Check = Callable[..., Iterable[Problem]]
 CHECKS: dict[type, tuple[Check, ...]] = {
     Config: (
         *RUN_CHECKS,
+        *EXTRA_CHECKS,
         *DATA_CHECKS,
         *DATA_FILE_CHECKS,
         *AUGMENT_CHECKS,

@@ -129,6 +129,16 @@ def val_fraction_is_used(config: Config, is_set: Callable[[str], bool]) -> Itera
             yield Problem(key, value, f"has no effect with {own_split}", "leave one of the two out")
 
 
+def set_is_chosen_by_option(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    """`data=cifar10 data.dataset=svhn` would train on one set under the name and with the statistics of another."""
+    data = config.data
+    if not isinstance(data, TorchvisionDataConfig) or not is_set("data.dataset"):
+        return
+    if data.name != data.dataset.value and data.name in [known.value for known in TorchvisionSet]:
+        rule = f"is another set than data={data.name}, whose name and statistics the run would have"
+        yield Problem("data.dataset", data.dataset.value, rule, f"did you mean data={data.dataset.value}?")
+
+
 def cache_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     data = config.data
     if not isinstance(data, FileDataConfig):
@@ -166,6 +176,7 @@ DATA_CHECKS = (
     extensions_have_dots,
     delimiter_is_one_character,
     val_fraction_is_used,
+    set_is_chosen_by_option,
     cache_is_used,
     device_cache_is_used,
 )

@@ -56,6 +56,9 @@ def manifest_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[P
     file, root = Path(config.data.file).expanduser(), Path(config.data.root).expanduser()
     if file.is_dir():
         yield Problem("data.file", config.data.file, "is a folder, not a manifest file")
+    elif file.exists() and not file.is_file():
+        remedy = "save the rows in a file and name that"
+        yield Problem("data.file", config.data.file, "is a pipe or a device, not a regular file", remedy)
     elif not file.is_file():
         yield Problem("data.file", config.data.file, "no such file", _nearest(file))
     elif file.stat().st_size == 0:

@@ -7,10 +7,15 @@ from cvtrain.config.architectures import AUXILIARY_ARCHS, SMALLEST_IMAGE, STEM_F
 from cvtrain.config.errors import Problem
 from cvtrain.config.hints import closest, did_you_mean
 from cvtrain.config.schema.data import DatasetConfig
-from cvtrain.config.schema.model import CustomModelConfig, Freeze, PretrainedConfig, Stem, TorchvisionModelConfig
+from cvtrain.config.schema.model import (
+    CustomModelConfig,
+    Freeze,
+    PretrainedConfig,
+    Stem,
+    TorchvisionModelConfig,
+    is_file_name,
+)
 from cvtrain.config.schema.root import Config
-
-WEIGHT_FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 
 
 def unfreezing_has_effect(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
@@ -56,12 +61,24 @@ def weights_are_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[
         )
 
 
+def _is_local_file(model: PretrainedConfig | CustomModelConfig) -> bool:
+    return model.weights is not None and (isinstance(model, CustomModelConfig) or is_file_name(model.weights))
+
+
+def weights_entry_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    model = config.model
+    if not isinstance(model, (PretrainedConfig, CustomModelConfig)) or model.weights_entry is None:
+        return
+    if not _is_local_file(model):
+        rule = "has no effect: it names a part of a local file, and model.weights is none"
+        yield Problem("model.weights_entry", model.weights_entry, rule, "leave it out")
+
+
 def weight_file_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     model = config.model
-    if not isinstance(model, (PretrainedConfig, CustomModelConfig)) or model.weights is None:
+    if not isinstance(model, (PretrainedConfig, CustomModelConfig)) or not _is_local_file(model):
         return
-    is_path = "/" in model.weights or "\\" in model.weights or model.weights.endswith(WEIGHT_FILE_ENDINGS)
-    if (is_path or isinstance(model, CustomModelConfig)) and not Path(model.weights).expanduser().is_file():
+    if not Path(str(model.weights)).expanduser().is_file():
         yield Problem("model.weights", model.weights, "no such file", f"paths start from {Path.cwd()}")
 
 
@@ -119,6 +136,7 @@ MODEL_CHECKS = (
     unfreezing_has_effect,
     rates_reach_backbone,
     weights_are_used,
+    weights_entry_is_used,
     weight_file_exists,
     architecture_is_known,
     parts_exist,

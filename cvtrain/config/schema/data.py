@@ -82,7 +82,7 @@ class DataConfig:
     batch_size: int = setting(32, "images per optimizer step, over all processes and micro-batches", at_least=1)
     eval_batch_size: Optional[int] = setting(None, "images per evaluation batch; null: batch_size", at_least=1)
     num_workers: Union[int, str] = setting(
-        "auto", "processes that read and augment images; 0: none, auto: as many as pay, by measuring the first batches"
+        "auto", "processes that read and augment images; 0: none, auto: by the number of cores, the device and the data"
     )
     prefetch_batches: int = setting(2, "batches that each worker prepares ahead", at_least=1)
     device_cache: DeviceCache = setting(
@@ -168,7 +168,14 @@ class CsvConfig(FileDataConfig):
     delimiter: str = setting("auto", "character between columns; auto: found from the header row")
     path_column: str = setting("path", "column with the image's path")
     label_column: str = setting("label", "column with the class name")
-    split_column: str = setting("split", "column with train, val or test; without it val_fraction splits")
+    path_suffix: str = setting("", "added to each path that does not end with it, such as .png for ids of Kaggle")
+    split_column: str = setting(
+        "split", "column with train, val or test, or is_valid with true or false; without it val_fraction splits"
+    )
+    val_values: List[str] = setting(
+        [], "values of split_column that mean val, such as [0] of a column fold; all others then mean train"
+    )
+    test_values: List[str] = setting([], "values of split_column that mean test; all others then mean train")
     allow_outside_root: bool = setting(False, "allow paths that lead out of root")
 
 

@@ -6,6 +6,13 @@ from typing import Any, Dict, List, Optional
 
 from cvtrain.config.schema.fields import required, setting
 
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
+def is_file_name(weights: str) -> bool:
+    """Return whether `model.weights` means a file, not a name that a library gave to published weights."""
+    return weights.endswith(WEIGHT_SUFFIXES) or "/" in weights or "\\" in weights
+
 
 class Activation(str, Enum):
     relu = "relu"
@@ -83,6 +90,9 @@ class PretrainedConfig(ModelConfig):
     weights: Optional[str] = setting(
         None, "which weights: a name of the library's (IMAGENET1K_V1) or a local file; null: the library's best"
     )
+    weights_entry: Optional[str] = setting(
+        None, "entry of a local file of weights, such as state_dict; null: the EMA where there is one, else the model"
+    )
 
 
 @dataclass
@@ -115,6 +125,9 @@ class CustomModelConfig(ModelConfig):
     kwargs: Dict[str, Any] = setting({}, "arguments for it, besides num_classes")
     head: Optional[str] = setting(None, "name of the submodule that is the head, for freeze and learning-rate scales")
     weights: Optional[str] = setting(None, "local file with a state dict to start from")
+    weights_entry: Optional[str] = setting(
+        None, "entry of that file, such as state_dict; null: the EMA where there is one, else the model"
+    )
 
 
 MODEL_CONFIGS: Dict[str, type] = {

@@ -38,6 +38,9 @@ class Config:
         "go on with a run: a run folder or checkpoint, auto (the newest unfinished run of this name, else a new one), "
         "must (the same, but an error if there is none); null: a new run",
     )
+    resume_on_changed_data: bool = setting(
+        False, "resume within an epoch although images were added, removed, renamed, moved or replaced since"
+    )
     log_level: str = setting("INFO", "level of console and train.log", choices=LOG_LEVELS)
     plots: bool = setting(True, "draw the pictures of the run; off in the trials of cvtrain sweep unless given")
     data: DataConfig = field(default_factory=DataConfig)
@@ -64,6 +67,11 @@ class EvaluateDataConfig:
 
     root: Optional[str] = setting(None, "another folder of images, laid out like the run's own")
     file: Optional[str] = setting(None, "another manifest, for a run with data=csv")
+    path: Optional[str] = setting(
+        None, "name or folder of the set, for a data=huggingface checkpoint: a checkpoint never names what to fetch"
+    )
+    download: Optional[bool] = setting(None, "fetch what is missing; a checkpoint never does that by itself")
+    image_size: Optional[int] = setting(None, "side of the square image that the model sees, in pixels", at_least=1)
     on_bad_image: Optional[OnBadImage] = setting(None, "error or skip")
     num_workers: Optional[Union[int, str]] = setting(None, "processes that read images")
     target: Optional[str] = setting(

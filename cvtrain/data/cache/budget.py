@@ -1,10 +1,59 @@
-"""How much memory and disk a cache may take."""
+"""How much memory and disk a cache may take, and which of them it takes. Needs no torch."""
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from cvtrain.config.schema.data import DataCache
 
 # Left free on a disk, for checkpoints and for others: a twentieth of it, at most 10 GiB.
 _MAX_DISK_RESERVE = 10 * 2**30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the cache goes, and why.
+
+    Attributes:
+        kind: ram, disk or none.
+        reason: in words, for the log.
+    """
+
+    kind: DataCache
+    reason: str
+
+
+def choose(wanted: DataCache, *, num_bytes: int, memory: int, disk_room: Callable[[], int]) -> Choice:
+    """Where images of `num_bytes` go by `data.cache`, with room for `memory` and `disk_room()` bytes."""
+    size = f"about {gib(num_bytes)}"
+    if wanted is not DataCache.auto:
+        return Choice(wanted, f"{size}, data.cache={wanted.value}")
+    if num_bytes <= memory:
+        return Choice(DataCache.ram, f"{size}, where up to {gib(memory)} may be taken")
+    on_disk = disk_room()
+    if num_bytes <= on_disk:
+        return Choice(DataCache.disk, f"{size}, more than the {gib(memory)} that may be taken of memory")
+    return Choice(
+        DataCache.none,
+        f"{size} do not fit into {gib(memory)} of memory, nor into {gib(on_disk)} of the disk of data.cache_dir",
+    )
+
+
+def memory_budget(limit_bytes: int | None, free_bytes: int) -> int:
+    """Bytes of memory that a cache may take: half of what is free, or `limit_bytes` if nine tenths of it allow that."""
+    return free_bytes // 2 if limit_bytes is None else min(limit_bytes, free_bytes // 10 * 9)
+
+
+def split_budget(capacity: int, wanted: Sequence[int]) -> list[int]:
+    """`capacity` bytes divided in proportion to what is wanted."""
+    total = max(1, sum(wanted))
+    return [capacity * part // total for part in wanted]
+
+
+def gib(num_bytes: int) -> str:
+    """`0.08 GiB`."""
+    return f"{num_bytes / 2**30:.2f} GiB"
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -3,19 +3,31 @@
 import functools
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from cvtrain.config.schema.data import DataCache, DataConfig, FileDataConfig
-from cvtrain.data.cache.budget import disk_reserve, free_memory
-from cvtrain.data.cache.choice import choose, estimate_bytes, memory_budget, share
+from cvtrain.data.cache.budget import choose, disk_reserve, free_memory, memory_budget, split_budget
 from cvtrain.data.cache.fingerprint import Fingerprint, compute_fingerprint, describe_form, describe_pixels
 from cvtrain.data.cache.folder import CacheFolder, default_folder
 from cvtrain.data.cache.monitor import CachedBatchLoader, CacheMonitor
 from cvtrain.data.cache.source import CachedSource, ImageStore, NullStore
-from cvtrain.data.cache.store import SUPPORTED, ImageFile, memory_file, write_header
+from cvtrain.data.cache.store import (
+    RECORD_BYTES,
+    SUPPORTED,
+    DamagedCacheError,
+    ImageFile,
+    memory_file,
+    named_memory_file,
+    write_header,
+)
+from cvtrain.data.images.reader import known_formats
 from cvtrain.data.images.resize import EvalTransform
 from cvtrain.data.loader.batch import BatchDataset
 from cvtrain.data.loader.loader import BatchLoader
@@ -23,6 +35,9 @@ from cvtrain.data.sources.source import FileSource, Splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 
 log = logging.getLogger(__name__)
+
+# Headers that are read to estimate the size of all images: some 0.1 ms each.
+_SAMPLE = 64
 
 
 def cache_splits(
@@ -48,9 +63,9 @@ def cache_splits(
     }
     if not parts:
         return splits
-    stores, place = _open_together(config, parts, world)
+    stores, location = _open_on_machine(config, parts, world)
     cached = {
-        split: CachedSource(part.source, part.form, stores[split], split=split, place=place)
+        split: CachedSource(part.source, part.form, stores[split], split=split, location=location)
         for split, part in parts.items()
     }
     return replace(splits, **cached)  # type: ignore[arg-type]
@@ -60,7 +75,7 @@ def build_loader(*, dataset: BatchDataset, **settings: Any) -> BatchLoader:
     """A `BatchLoader` of `dataset`, which tells of its cache if it has one. See `BatchLoader` for the settings."""
     source = dataset.source
     if isinstance(source, CachedSource) and isinstance(source.store, ImageFile):
-        watch = CacheMonitor(source.store, split=source.split, place=source.place)
+        watch = CacheMonitor(source.store, split=source.split, location=source.location)
         return CachedBatchLoader(watch=watch, dataset=dataset, **settings)
     return BatchLoader(dataset=dataset, **settings)
 
@@ -74,24 +89,40 @@ class Part:
     num_bytes: int
 
 
-def _open_together(
-    config: FileDataConfig, parts: Mapping[str, Part], world: ProcessGroup
+def _open_on_machine(
+    config: FileDataConfig, parts: Mapping[str, Part], group: ProcessGroup
 ) -> tuple[dict[str, ImageStore], str]:
-    """As `_open_stores`, once on each machine."""
-    if world.world_size == 1:
+    """As `_open_stores`, once per machine: the other ranks open the files of its first rank."""
+    if group.world_size == 1:
         return _open_stores(config, parts)
-    if not SUPPORTED:
-        return _open_stores(config, parts) if world.is_main_process else ({split: NullStore() for split in parts}, "")
-    from cvtrain.data.cache.sharing import offer_stores, take_stores
+    is_first = group.local_rank == 0
+    stores, location = _open_stores(config, parts, named=True) if is_first else ({}, "")
+    files = {split: store for split, store in stores.items() if isinstance(store, ImageFile)}
+    try:
+        own = ({split: file.address() for split, file in files.items()}, location) if is_first else None
+        opened = {node: found for node, found in group.all_gather((group.node, own)) if found is not None}
+        addresses, location = opened[group.node]
+        if not is_first:
+            stores = {split: _open_address(addresses.get(split)) for split in parts}
+        group.barrier()  # every rank has opened its files
+    finally:
+        for file in files.values():
+            if file.use is None:  # in memory: the open descriptors keep it
+                Path(file.file.path).unlink(missing_ok=True)
+    return stores, location
 
-    opened, place = _open_stores(config, parts) if world.local_rank == 0 else (None, "")
-    offers, place = offer_stores(opened, place, world)
-    stores = take_stores(offers) if opened is None else opened
-    world.barrier()  # only then may the process that offers come to its end
-    return stores, place
+
+def _open_address(address: Mapping[str, Any] | None) -> ImageStore:
+    try:
+        return NullStore() if address is None else ImageFile.at_address(**address)
+    except (OSError, DamagedCacheError) as error:
+        log.warning("cache: cannot open the one of another rank, so images are decoded in every epoch: %s", error)
+        return NullStore()
 
 
-def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dict[str, ImageStore], str]:
+def _open_stores(
+    config: FileDataConfig, parts: Mapping[str, Part], *, named: bool = False
+) -> tuple[dict[str, ImageStore], str]:
     """A store for each part, and where they are, in words. Says what was chosen, or why nothing could be."""
     nothing: dict[str, ImageStore] = {split: NullStore() for split in parts}
     if not SUPPORTED:
@@ -117,9 +148,9 @@ def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dic
     try:
         choice = choose(config.cache, num_bytes=num_bytes, memory=memory, disk_room=disk_room)
         if choice.kind is DataCache.ram:
-            place, stores = "in memory", _open_in_memory(parts, config.channels, memory)
+            location, stores = "in memory", _open_in_memory(parts, config.channels, memory, named=named)
         elif choice.kind is DataCache.disk:
-            place = f"on disk in {folder.path}"
+            location = f"on disk in {folder.path}"
             stores = _open_on_disk(folder, parts, prints(), config.channels, limit)
         else:
             log.info(
@@ -131,15 +162,17 @@ def _open_stores(config: FileDataConfig, parts: Mapping[str, Part]) -> tuple[dic
         log.warning("cache: %s: nothing is kept, images are decoded in every epoch", error)
         return nothing, ""
     there = ", ".join(f"{store.count()} of {store.num_images} {split}" for split, store in stores.items())
-    log.info("cache: %s: %s%s", place, choice.reason, f"; {there} images are there" if place != "in memory" else "")
-    return dict(stores), place
+    log.info(
+        "cache: %s: %s%s", location, choice.reason, f"; {there} images are there" if location != "in memory" else ""
+    )
+    return dict(stores), location
 
 
-def _open_in_memory(parts: Mapping[str, Part], channels: int, room: int) -> dict[str, ImageFile]:
-    capacities = share(room, [part.num_bytes for part in parts.values()])
+def _open_in_memory(parts: Mapping[str, Part], channels: int, room: int, *, named: bool) -> dict[str, ImageFile]:
+    capacities = split_budget(room, [part.num_bytes for part in parts.values()])
     stores = {}
     for (split, part), capacity in zip(parts.items(), capacities, strict=True):
-        file = memory_file()
+        file = named_memory_file(min(capacity, part.num_bytes)) if named else memory_file()
         write_header(file.descriptor, {}, len(part.source))
         stores[split] = ImageFile(file, channels=channels, capacity=capacity, verify=False)
     return stores
@@ -151,9 +184,9 @@ def _open_on_disk(
     wanted = {prints[split].key: part.num_bytes for split, part in parts.items()}
     subjects = {fingerprint.subject for fingerprint in prints.values()}
     stores = {}
-    with folder.alone():
+    with folder.exclusive():
         room = folder.make_room(wanted, subjects, limit)
-        capacities = share(room, [part.num_bytes for part in parts.values()])
+        capacities = split_budget(room, [part.num_bytes for part in parts.values()])
         for (split, part), capacity in zip(parts.items(), capacities, strict=True):
             promised = min(part.num_bytes, capacity)
             file, use = folder.open(
@@ -175,3 +208,26 @@ def _describe(split: str, part: Part, fingerprint: Fingerprint) -> dict[str, Any
         "form": describe_form(part.form),
         "pixels": describe_pixels(part.source),
     }
+
+
+def estimate_bytes(source: FileSource, form: EvalTransform, channels: int) -> int:
+    """What the images of `source` come to when they are stored, by the headers of a few of them, spread evenly."""
+    sizes = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(np.int64)):
+        shape = _read_shape(source.path(int(index)))
+        if shape is not None:
+            height, width = form.shrunk_shape(*shape)
+            sizes.append(height * width * channels)
+    mean = sum(sizes) / len(sizes) if sizes else 0.0
+    return int(len(source) * (mean + RECORD_BYTES))
+
+
+def _read_shape(path: str) -> tuple[int, int] | None:
+    """Height and width by the header of a file, without regard to its orientation; None if it is no image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a reader says what is wrong with a file when it is its turn
+            with Image.open(path, formats=known_formats()) as image:
+                return image.height, image.width
+    except Exception:  # Pillow raises almost any type on damaged bytes.
+        return None

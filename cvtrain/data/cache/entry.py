@@ -44,7 +44,7 @@ class Entry:
         return self.path.stem
 
 
-def look_at(path: Path) -> Entry | None:
+def read_entry(path: Path) -> Entry | None:
     """What lies at `path`; None if that is gone."""
     lock = path.with_suffix(LOCK)
     description: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.data.cache.budget import free_disk
-from cvtrain.data.cache.entry import IMAGES, LOCK, Entry, look_at
+from cvtrain.data.cache.entry import IMAGES, LOCK, Entry, read_entry
 from cvtrain.data.cache.store import RECORD_BYTES, DamagedCacheError, SharedFile, fcntl, read_header, write_header
 from cvtrain.runtime.files import atomic_write, remove_temporary_files
 
@@ -32,7 +32,7 @@ class CacheFolder:
         self._holds_lock = False
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """No other process looks up, makes or removes caches: what was free stays so until it is taken."""
         if self._holds_lock:
             yield
@@ -50,12 +50,12 @@ class CacheFolder:
         """All caches, the one that was not used for the longest time first."""
         if not self.path.is_dir():
             return []
-        entries = [look_at(path) for path in self.path.glob(f"*{IMAGES}")]
+        entries = [read_entry(path) for path in self.path.glob(f"*{IMAGES}")]
         return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.last_used)
 
     def remove(self, entries: list[Entry]) -> list[Entry]:
         """Remove those of `entries` that no process uses; returns these."""
-        with self.alone():
+        with self.exclusive():
             return [entry for entry in entries if self._remove(entry)]
 
     def room(self, keys: Collection[str], limit_bytes: int | None) -> int:
@@ -85,7 +85,7 @@ class CacheFolder:
         Returns:
             Bytes that the run's caches may have together.
         """
-        with self.alone():
+        with self.exclusive():
             remove_temporary_files(self.path)
             for entry in self._others(wanted):
                 is_outdated = entry.damage or entry.description.get("subject") in subjects
@@ -114,8 +114,9 @@ class CacheFolder:
         Raises:
             OSError: the folder cannot be written or locked, or the disk is full.
         """
-        with self.alone():
-            use = SharedFile(os.open(self.path / f"{key}{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        with self.exclusive():
+            lock = self.path / f"{key}{LOCK}"
+            use = SharedFile(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), lock)
             fcntl.flock(use.descriptor, fcntl.LOCK_SH)
             file = self._open_whole(key) or self._create(key, description, num_images)
             os.pwrite(use.descriptor, f"{num_bytes:<20}".encode(), 0)  # of one length: none of an older one is left
@@ -127,7 +128,7 @@ class CacheFolder:
     def _open_whole(self, key: str) -> SharedFile | None:
         path = self.path / f"{key}{IMAGES}"
         try:
-            file = SharedFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+            file = SharedFile.open(path)
         except FileNotFoundError:
             return None
         try:
@@ -146,7 +147,7 @@ class CacheFolder:
         content = {**description, "key": key, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         with atomic_write(path, text=False) as file:
             write_header(file.fileno(), content, num_images)
-        return SharedFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return SharedFile.open(path)
 
     def _others(self, keys: Collection[str]) -> list[Entry]:
         return [entry for entry in self.entries() if entry.key not in keys]

@@ -21,24 +21,24 @@ class CacheMonitor:
     Args:
         store: the cache.
         split: whose images they are.
-        place: where it is, in words, such as "in memory".
+        location: where it is, in words, such as "in memory".
     """
 
-    def __init__(self, store: ImageFile, *, split: str, place: str) -> None:
+    def __init__(self, store: ImageFile, *, split: str, location: str) -> None:
         self.store = store
         self.split = split
-        self.place = place
+        self.location = location
         self._is_done = store.count() == store.num_images
         self._told: set[str] = set()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Warn of what has gone wrong since the last time; cheap enough for each batch."""
         if self.store.stopped and self._once("stopped"):
             log.warning("%s", self._why_stopped(self.store.stopped))
         if self.store.first_damaged is not None and self._once("damaged"):
             log.warning(
                 "cache: %s has damaged images (the first is number %d of %s): they are decoded and stored anew",
-                self.place,
+                self.location,
                 self.store.first_damaged,
                 self.split,
             )
@@ -48,7 +48,7 @@ class CacheMonitor:
         if self._is_done:
             return
         stored, total = self.store.count(), self.store.num_images
-        size = f"{self.store.num_bytes / 2**30:.2f} GiB {self.place}"
+        size = f"{self.store.num_bytes / 2**30:.2f} GiB {self.location}"
         if stored == total:
             self._is_done = True
             log.info("cache: %d %s images, %s, complete", stored, self.split, size)
@@ -64,7 +64,9 @@ class CacheMonitor:
             cause = "the disk is full, but for a reserve that the cache leaves free"
         else:
             cause = os.strerror(reason)
-        return f"cache: {cause}: {stored} of {total} {self.split} images are {self.place}, the others are decoded anew"
+        return (
+            f"cache: {cause}: {stored} of {total} {self.split} images are {self.location}, the others are decoded anew"
+        )
 
     def _once(self, what: str) -> bool:
         is_new = what not in self._told
@@ -81,6 +83,6 @@ class CachedBatchLoader(BatchLoader):
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         for batch in super().epoch(epoch, start_batch):
-            self.watch.look()
+            self.watch.check()
             yield batch
         self.watch.after_epoch()

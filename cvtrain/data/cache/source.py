@@ -37,11 +37,11 @@ class CachedSource:
         form: says by `shrink` what is kept.
         store: keeps it. An image that cannot be read is not kept, and is tried again each time.
         split: whose images they are, for the log.
-        place: where the store is, in words, such as "in memory".
+        location: where the store is, in words, such as "in memory".
     """
 
     def __init__(
-        self, source: ImageSource, form: EvalTransform, store: ImageStore, *, split: str = "", place: str = ""
+        self, source: ImageSource, form: EvalTransform, store: ImageStore, *, split: str = "", location: str = ""
     ) -> None:
         self.source = source
         self.labels = source.labels
@@ -49,7 +49,7 @@ class CachedSource:
         self.form = form
         self.store = store
         self.split = split
-        self.place = place
+        self.location = location
 
     def __len__(self) -> int:
         return len(self.labels)

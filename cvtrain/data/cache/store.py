@@ -40,6 +40,7 @@ _BODY = struct.Struct("<qIII")
 _CHECK = struct.Struct("<I")  # 0: no image
 RECORD_BYTES = _BODY.size + _CHECK.size
 _ALIGNMENT = 64
+_SHARED_MEMORY = "/dev/shm"
 
 # Why nothing more is stored: a number of `errno`, or this.
 LIMIT_REACHED = -1
@@ -50,21 +51,32 @@ class DamagedCacheError(ValueError):
 
 
 class SharedFile:
-    """A file descriptor that child processes have too, forked or spawned; closed with the last reference."""
+    """A file descriptor that child processes have too, forked or spawned; closed with the last reference.
 
-    def __init__(self, descriptor: int) -> None:
+    Args:
+        descriptor: open for reading and writing.
+        path: where other processes can open the file; empty: nowhere.
+    """
+
+    def __init__(self, descriptor: int, path: str | os.PathLike[str] = "") -> None:
         self.descriptor = descriptor
+        self.path = os.fspath(path)
         self._closing = weakref.finalize(self, os.close, descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"duplicate": reduction.DupFd(self.descriptor)}
+        return {"duplicate": reduction.DupFd(self.descriptor), "path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["duplicate"].detach())  # type: ignore[misc]
+        self.__init__(state["duplicate"].detach(), state["path"])  # type: ignore[misc]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "SharedFile":
+        """Open an existing file. Raises OSError."""
+        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC), path)
 
 
 def memory_file() -> SharedFile:
-    """An empty file in memory without a name, gone with the last process that has it.
+    """An empty file in memory without a name, gone with the last process that has it open.
 
     Unlike /dev/shm it is not limited to the 64 MB that containers get. Where the system has no such files (macOS), it
     is a file without a name in the folder for temporary files.
@@ -73,6 +85,23 @@ def memory_file() -> SharedFile:
         return SharedFile(os.memfd_create("cvtrain-images"))
     with tempfile.TemporaryFile() as file:
         return SharedFile(os.dup(file.fileno()))
+
+
+def named_memory_file(num_bytes: int) -> SharedFile:
+    """An empty file that other processes of this machine open by its path, before the caller removes that path.
+
+    It is in /dev/shm if `num_bytes` fit there, else in the folder for temporary files.
+    """
+    folder = _SHARED_MEMORY if _has_room(_SHARED_MEMORY, num_bytes) else None
+    return SharedFile(*tempfile.mkstemp(prefix="cvtrain-images-", dir=folder))
+
+
+def _has_room(folder: str, num_bytes: int) -> bool:
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK) and status.f_bavail * status.f_frsize >= num_bytes
 
 
 def write_header(descriptor: int, description: Mapping[str, Any], num_images: int) -> None:
@@ -151,6 +180,26 @@ class ImageFile:
         self._first_damaged = RawArray("q", 1)
         self._map = self._map_whole()
 
+    def address(self) -> dict[str, Any]:
+        """What another process of this machine needs to open the same file with `at_address`."""
+        return {
+            "path": self.file.path,
+            "lock_path": None if self.use is None else self.use.path,
+            "channels": self.channels,
+            "capacity": self.capacity,
+            "verify": self.verify,
+            "min_free_bytes": self.min_free_bytes,
+        }
+
+    @classmethod
+    def at_address(cls, *, path: str, lock_path: str | None, **settings: Any) -> "ImageFile":
+        """Open the file that another process gave by `address`. Raises OSError or `DamagedCacheError`."""
+        use = None
+        if lock_path is not None:
+            use = SharedFile.open(lock_path)
+            fcntl.flock(use.descriptor, fcntl.LOCK_SH)
+        return cls(SharedFile.open(path), use=use, **settings)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_map"}
 
@@ -162,8 +211,8 @@ class ImageFile:
 
     def get(self, index: int) -> np.ndarray | None:
         """Image `index` as (H, W, C) uint8, which cannot be written; None if it is not stored, or damaged."""
-        place = self._start + index * RECORD_BYTES
-        record = self._map[place : place + RECORD_BYTES]
+        position = self._start + index * RECORD_BYTES
+        record = self._map[position : position + RECORD_BYTES]
         checksum = _CHECK.unpack(record[_BODY.size :])[0]
         if checksum == 0:
             return None
@@ -214,12 +263,12 @@ class ImageFile:
     def _publish(self, index: int, offset: int, pixels: np.ndarray) -> None:
         """Write the record. Its checksum, 4 aligned bytes, goes first and comes last: 0 stands for no record."""
         body = _BODY.pack(offset, *pixels.shape[:2], zlib.crc32(pixels.data) if self.verify else 0)
-        place = self._start + index * RECORD_BYTES
+        position = self._start + index * RECORD_BYTES
         descriptor = self.file.descriptor
         with self._alone():
-            _write_all(descriptor, bytes(_CHECK.size), place + _BODY.size)
-            _write_all(descriptor, body, place)
-            _write_all(descriptor, _CHECK.pack(zlib.crc32(body, index)), place + _BODY.size)
+            _write_all(descriptor, bytes(_CHECK.size), position + _BODY.size)
+            _write_all(descriptor, body, position)
+            _write_all(descriptor, _CHECK.pack(zlib.crc32(body, index)), position + _BODY.size)
         self._verified[index] = 1
 
     def _allocate(self, size: int) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cvtrain.config.errors import RunError
+from cvtrain.config.text import escape_formula
 
 SKIPPED_COLUMNS = ("split", "index", "path", "cause")
 
@@ -73,7 +74,7 @@ def write_skipped(path: str | os.PathLike[str], bad: Mapping[str, Iterable[BadIm
     The columns are split, index, path and cause. Nothing is written where nothing was skipped.
     """
     rows = [
-        (split, image.index, image.name, image.cause)
+        (split, image.index, escape_formula(image.name), escape_formula(image.cause))
         for split, images in bad.items()
         for image in sorted(images, key=lambda image: image.index)
     ]

@@ -18,8 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from cvtrain.data.images.convert import WHITE, image_to_array, pil_to_array, read_orientation
 from cvtrain.data.images.decoders import DECODERS, Decoder, quiet_libraries
 from cvtrain.data.images.errors import BadImageError, ImageError, describe_error
-from cvtrain.data.images.file_bytes import read_bytes
-from cvtrain.data.images.integrity import check_whole, describe_unknown, png_chunks
+from cvtrain.data.images.integrity import check_whole, describe_unknown, png_chunks, read_bytes
 from cvtrain.data.loader.timing import stage
 
 __all__ = ["BadImageError", "Reader", "build_reader", "image_to_array"]

@@ -1,4 +1,4 @@
-"""Batches: a whole one is made by one call, in a worker process or in the main one, with the same result."""
+"""Batches, each made whole by one call, in a worker process or in the main one, with the same result."""
 
 import contextlib
 import random
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from cvtrain.data.images.convert import place_image
 from cvtrain.data.images.errors import BadImage, BadImageError
-from cvtrain.data.images.pixels import place_image
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.loader.timing import stage, take_seconds
 from cvtrain.data.sources.source import ArraySource, ImageSource, uses_global_rng
@@ -24,7 +24,7 @@ EvalTransformFn = Callable[[np.ndarray], torch.Tensor]
 
 @dataclass
 class Batch:
-    """Images on the host, ready for the device. B is smaller than planned, or 0, where images were bad.
+    """Images on the host, ready for the device. B is smaller than planned, and may be 0, where images were bad.
 
     Attributes:
         images: (B, C, S, S) uint8, whose channels are last in memory, as they are in images.
@@ -32,8 +32,7 @@ class Batch:
         indices: (B,) int64 places in the source.
         bad: images of this batch that could not be read.
         epoch, number: which batch of which epoch, 0-based.
-        seconds: what making it took, by stage of `stage_times`.
-        cpu_seconds: of these, in which a core was at work on it.
+        seconds: that making it took, by stage of `timing`.
     """
 
     images: torch.Tensor
@@ -43,13 +42,12 @@ class Batch:
     epoch: int = 0
     number: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    cpu_seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, from which copies to a GPU can overlap with computing."""
+        """Copy the batch to page-locked memory, from which copies to a GPU can overlap with computing."""
         pinned = (self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
         return replace(self, images=pinned[0], labels=pinned[1], indices=pinned[2])
 
@@ -64,8 +62,8 @@ class BatchDataset(Dataset[Batch]):
         image_size: S, in pixels.
         channels: C.
         seed: of the augmentation, with epoch and index.
-        num_views: augmentations of each image that there are: epoch e makes those of epoch e mod num_views. None: each
-            epoch makes its own.
+        num_views: number of augmented versions of each image: epoch e makes those of epoch e mod num_views. None: each
+            epoch makes new ones.
     """
 
     def __init__(
@@ -97,43 +95,34 @@ class BatchDataset(Dataset[Batch]):
             and self.source.images.shape[1:] == (self.image_size, self.image_size, self.channels)
         )
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image in a batch."""
+        return self.image_size * self.image_size * self.channels
+
     def __getitem__(self, key: BatchIndices) -> Batch:
         return self.make(key)
 
-    def num_bytes(self, key: BatchIndices) -> int:
-        """Of the images of a batch."""
-        return len(key.indices) * self.image_size * self.image_size * self.channels
-
-    def make(
-        self,
-        key: BatchIndices,
-        on_image: Callable[[int], None] = lambda index: None,
-        memory: torch.Tensor | None = None,
-    ) -> Batch:
-        """The batch of `key`.
-
-        Args:
-            on_image: told the index of each image before it is read.
-            memory: `num_bytes(key)` uint8, which become the images of the batch; None: of its own.
-        """
+    def make(self, key: BatchIndices, memory: torch.Tensor | None = None) -> Batch:
+        """Make the batch of `key`, in (at least B * image_bytes,) uint8 `memory` if that is given."""
         take_seconds()  # of a batch that failed
         with stage("collate"):
-            memory = torch.empty(self.num_bytes(key), dtype=torch.uint8) if memory is None else memory
+            num_bytes = len(key.indices) * self.image_bytes
+            memory = torch.empty(num_bytes, dtype=torch.uint8) if memory is None else memory[:num_bytes]
             places = memory.view(len(key.indices), self.image_size, self.image_size, self.channels)
-            batch = self._take(key, places) if self.is_ready_made else self._gather(key, places, on_image)
-        batch.seconds, batch.cpu_seconds = take_seconds()
+            batch = self._take(key, places) if self.is_ready_made else self._gather(key, places)
+        batch.seconds = take_seconds()
         return batch
 
-    def _gather(self, key: BatchIndices, places: torch.Tensor, on_image: Callable[[int], None]) -> Batch:
-        """The batch of `key`, its images one after the other in `places` (B, S, S, C)."""
+    def _gather(self, key: BatchIndices, places: torch.Tensor) -> Batch:
+        """Make the batch of `key` image by image, one after the other in `places` (B, S, S, C)."""
         good: list[int] = []
         bad: list[BadImage] = []
         view = key.epoch if self.num_views is None else key.epoch % self.num_views
-        # A source that draws random numbers, such as a user's own Dataset, is reproducible by these seeds too.
+        # A source that uses the global generators, as a user's own Dataset may, is reproducible by these seeds too.
         with preserved_generators() if self._seeds_globally else contextlib.nullcontext():
             seeds = derive_seeds(self.seed, view, last=key.indices)
             for index, seed in zip(key.indices.tolist(), seeds, strict=True):
-                on_image(index)
                 if self._seeds_globally:
                     seed_cpu_generators(seed)
                 try:
@@ -157,7 +146,7 @@ class BatchDataset(Dataset[Batch]):
             raise
 
     def _take(self, key: BatchIndices, places: torch.Tensor) -> Batch:
-        """The batch of `key` by one indexing."""
+        """Make the batch of `key` by one indexing."""
         assert isinstance(self.source, ArraySource)
         # By torch, which uses all cores: the rows lie anywhere, so that the time is that of waiting for memory.
         torch.index_select(torch.from_numpy(self.source.images), 0, torch.from_numpy(key.indices), out=places)
@@ -179,7 +168,7 @@ def seed_cpu_generators(seed: int) -> None:
 
 @contextlib.contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Give the global generators of the CPU back as they were, so that making a batch changes no other draws."""
+    """Restore the global generators of the CPU afterwards, so that making a batch changes no other random numbers."""
     python, numpy, torch_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield

@@ -4,10 +4,9 @@ import logging
 from collections.abc import Iterator
 
 from cvtrain.data.images.errors import BadImage, BadImageError
-from cvtrain.data.loader.auto_workers import AutoWorkers
 from cvtrain.data.loader.batch import Batch, BatchDataset
 from cvtrain.data.loader.sampler import EpochSampler
-from cvtrain.data.loader.worker_pool import WorkerPool
+from cvtrain.data.loader.workers import DataWorkers
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +15,12 @@ class BatchLoader:
     """The batches of a split, epoch by epoch. Workers start with `start` or the first epoch and stay until `close`.
 
     Args:
-        dataset: makes a batch from its key.
+        dataset: makes a batch from its indices.
         plan: which images make which batch.
-        num_workers: processes that make batches; 0: this one.
+        num_workers: processes that make batches; 0: this one. No more are started than there are batches.
         prefetch_batches: batches that each worker makes ahead.
         pin_memory: batches come in page-locked memory; needs a CUDA device.
         skip_bad_images: leave out images that cannot be read; otherwise the first one raises.
-        measure_workers: `num_workers` is the most; how many there are, if any, is decided by what the first batches
-            take.
 
     Attributes:
         bad_images: what was left out so far, by index.
@@ -38,24 +35,22 @@ class BatchLoader:
         prefetch_batches: int = 2,
         pin_memory: bool = False,
         skip_bad_images: bool = False,
-        measure_workers: bool = False,
     ) -> None:
         self.dataset = dataset
         self.plan = plan
-        self.prefetch_batches = prefetch_batches
+        self.num_workers = min(num_workers, plan.num_batches)
         self.pin_memory = pin_memory
         self.skip_bad_images = skip_bad_images
         self.bad_images: dict[int, BadImage] = {}
-        self._num_workers = min(num_workers, plan.num_batches)
-        self._auto: AutoWorkers | None = None
-        if measure_workers and self._num_workers > 0:
-            self._auto = AutoWorkers(self._num_workers, purpose="training" if plan.shuffle else "evaluation")
-        self._pool: WorkerPool | None = None
-
-    @property
-    def num_workers(self) -> int:
-        """Processes that make the next batch; 0: this one."""
-        return self._num_workers if self._auto is None else self._auto.current
+        self._workers: DataWorkers | None = None
+        if self.num_workers > 0:
+            self._workers = DataWorkers(
+                dataset=dataset,
+                plan=plan,
+                num_workers=self.num_workers,
+                prefetch_batches=prefetch_batches,
+                pin_memory=pin_memory,
+            )
 
     @property
     def batch_size(self) -> int:
@@ -90,17 +85,18 @@ class BatchLoader:
             for bad in batch.bad:
                 if not self.skip_bad_images:
                     raise BadImageError(bad.name, bad.cause, bad.index)
-                self._note(bad)
+                self._record(bad)
             yield batch
+        assert number >= self.num_batches, "another epoch of this loader was started"
         if len(self.bad_images) > max(num_known, 1):
             log.warning("%d images could not be read so far and were left out", len(self.bad_images))
-        # Of several processes, one may well have had nothing but a few bad images.
+        # One of several ranks may have had nothing but a few bad images.
         if num_read == 0 and start_batch == 0 and self.bad_images and self.plan.world_size == 1:
             first = next(iter(self.bad_images.values()))
             raise BadImageError(first.name, f"{first.cause}; nor could any other image be read", first.index)
 
     def start(self) -> None:
-        """Start the workers now, while this process is small, if it is known how many there are to be.
+        """Start the workers now, while this process is small.
 
         Workers are forks. Of memory that is there when they start, each page that a step writes afterwards is copied:
         an evaluation's workers that started after the first epoch made the second of ResNet-18 on a CPU 1 s longer.
@@ -108,50 +104,23 @@ class BatchLoader:
         Raises:
             DataWorkerError: they cannot be started.
         """
-        if self._auto is None and self._num_workers > 0:
-            self._workers(self._num_workers).start()
+        if self._workers is not None:
+            self._workers.start()
 
     def close(self) -> None:
         """End the workers. A later epoch starts new ones."""
-        if self._pool is not None:
-            self._pool.close()
+        if self._workers is not None:
+            self._workers.close()
 
-    def _note(self, bad: BadImage) -> None:
+    def _record(self, bad: BadImage) -> None:
         if not self.bad_images:  # early, since an epoch may take hours; the others are counted at its end
             log.warning("%s cannot be read and is left out: %s", bad.name, bad.cause)
         self.bad_images[bad.index] = bad
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
-        auto = self._auto
-        if auto is None:
-            yield from self._made_by(self._num_workers, epoch, start_batch)
-            return
-        auto.begin_epoch()
-        number = start_batch
-        while number < self.plan.num_batches:
-            for batch in auto.timed(self._made_by(auto.current, epoch, number)):
-                number += 1
-                yield batch
-
-    def _made_by(self, num_workers: int, epoch: int, start_batch: int) -> Iterator[Batch]:
-        if self._pool is not None and self._pool.num_workers != num_workers:
-            self.close()
-            self._pool = None
-        if num_workers > 0:
-            yield from self._workers(num_workers).epoch(epoch, start_batch)
+        if self._workers is not None:
+            yield from self._workers.epoch(epoch, start_batch)
             return
         for key in self.plan.batches(epoch, start_batch):
             batch = self.dataset[key]
             yield batch.pin_memory() if self.pin_memory else batch
-
-    def _workers(self, num_workers: int) -> WorkerPool:
-        """The workers, which start when the first batch is asked for."""
-        if self._pool is None:
-            self._pool = WorkerPool(
-                dataset=self.dataset,
-                plan=self.plan,
-                num_workers=num_workers,
-                prefetch_batches=self.prefetch_batches,
-                pin_memory=self.pin_memory,
-            )
-        return self._pool

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import (
     CsvConfig,
     CustomConfig,
@@ -34,17 +35,26 @@ FILE_SOURCES: dict[type, Callable[[Any, Any], Splits]] = {
 }
 
 
-def build_splits(config: DataConfig) -> Splits:
+def build_splits(config: DataConfig, *, min_classes: int = 2) -> Splits:
     """The train, val and (where there is one) test images that `config` names, with one class map for all.
 
     Only names and labels are read here; images are decoded when they are asked for, but the sets of arrays are loaded.
+
+    Args:
+        min_classes: how many there have to be: 2 to train; images of a single known class can be scored.
 
     Raises:
         ConfigError: images or labels are missing, unclear or contradict each other; it names the setting to change.
     """
     if isinstance(config, FileDataConfig):
-        return FILE_SOURCES[type(config)](config, _build_config_reader(config))
-    return SOURCES[type(config)](config)
+        splits = FILE_SOURCES[type(config)](config, _build_config_reader(config))
+    else:
+        splits = SOURCES[type(config)](config)
+    if len(splits.classes) < min_classes:
+        found = f"{len(splits.classes)}: {', '.join(splits.classes) or 'none'}"
+        key = "data.root" if isinstance(config, FileDataConfig) else "data"
+        raise ConfigError(key=key, rule=f"a classifier needs at least two classes, found {found}")
+    return splits
 
 
 def _build_config_reader(config: FileDataConfig) -> Callable[..., Any]:

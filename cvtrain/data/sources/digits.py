@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cvtrain.config.schema.data import DigitsConfig
-from cvtrain.data.images.pixels import to_channels
+from cvtrain.data.images.convert import to_channels
 from cvtrain.data.sources.source import ArraySource, Splits
 from cvtrain.data.sources.splits import complete_splits
 

@@ -6,15 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.data import CustomConfig, DataCache, FileDataConfig
-from cvtrain.data.cache.folder import default_folder
+from cvtrain.config.schema.data import CustomConfig
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.layout import Layout, find_layout
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.scan import ImageScanner
-from cvtrain.data.sources.scan_cache import ScanCache
 from cvtrain.data.sources.source import FileSource, Splits
-from cvtrain.data.sources.splits import complete_splits, listed
+from cvtrain.data.sources.splits import complete_splits, format_list
 
 Reader = Callable[[str], np.ndarray]
 
@@ -27,15 +25,7 @@ def build_custom(config: CustomConfig, reader: Reader) -> Splits:
         reader=reader,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
-        cache_folder=scan_cache_folder(config),
     )
-
-
-def scan_cache_folder(config: FileDataConfig) -> Path | None:
-    """Where listings of large folders are kept; None with `data.cache=none`, which keeps nothing."""
-    if config.cache is DataCache.none:
-        return None
-    return Path(config.cache_dir).expanduser() if config.cache_dir else default_folder()
 
 
 def splits_of_folder(
@@ -46,14 +36,12 @@ def splits_of_folder(
     val_fraction: float,
     split_seed: int,
     key: str = "data.root",
-    cache_folder: Path | None = None,
 ) -> Splits:
     """Scan `root` and label every image by its class folder.
 
     Args:
         extensions: endings of image files, whatever their case.
         key: config key that errors name.
-        cache_folder: where the listing of a large folder is kept for the next scan; None: nowhere.
 
     Raises:
         ConfigError: the folder cannot be read, its layout is unclear, val or test has a class that train lacks, or
@@ -61,15 +49,12 @@ def splits_of_folder(
     """
     check_folder(root, key)
     endings = tuple(ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in extensions)
-    cache = None if cache_folder is None else ScanCache(cache_folder, root, endings)
-    scanner = ImageScanner(root, endings, cache)
+    scanner = ImageScanner(root, endings)
     try:
         layout = find_layout(scanner, key=key)
         tables, warnings = _scan_splits(scanner, layout, key)
     except OSError as error:
         raise ConfigError(key=key, value=root, rule=f"cannot be read: {error}") from error
-    if cache is not None:
-        cache.keep(scanner)
     classes = order_classes(name for name, table in tables["train"].items() if len(table))
     sources = {}
     ids = {name: number for number, name in enumerate(classes)}
@@ -88,7 +73,7 @@ def splits_of_folder(
         )
     empty = [name for name, table in tables["train"].items() if not len(table)]
     if empty:
-        warnings.append(f"class folders without images are left out: {listed(empty)}")
+        warnings.append(f"class folders without images are left out: {format_list(empty)}")
     return complete_splits(
         sources,
         classes=classes,

@@ -14,7 +14,7 @@ from cvtrain.data.images.errors import BadImageError
 from cvtrain.data.images.reader import Reader
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.source import DatasetSource, Splits
-from cvtrain.data.sources.splits import complete_splits, listed
+from cvtrain.data.sources.splits import complete_splits, format_list
 
 _VAL_NAMES = ("validation", "val", "valid")
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
@@ -113,7 +113,7 @@ def _chosen_splits(loaded: Any, config: HuggingFaceConfig) -> dict[str, str]:
                 key=f"data.{split}_split",
                 value=name,
                 rule=f"{config.path} has no such split",
-                remedy=f"it has {listed(list(loaded))}",
+                remedy=f"it has {format_list(list(loaded))}",
             )
     return chosen
 
@@ -127,7 +127,7 @@ def _load(config: HuggingFaceConfig) -> Any:
             key="data.name",
             value=config.name,
             rule=f"needs the library datasets, which cannot be imported: {error}",
-            remedy="pip install 'cvtrain[hf]'",
+            remedy="uv sync --extra hf, or pip install datasets",
         ) from error
     try:
         path = str(Path(config.path).expanduser()) if config.path.startswith("~") else config.path
@@ -184,7 +184,7 @@ def _check_columns(dataset: Any, config: HuggingFaceConfig) -> None:
                 key=key,
                 value=column,
                 rule=f"{config.path} has no such column",
-                remedy=f"it has {listed(dataset.column_names)}",
+                remedy=f"it has {format_list(dataset.column_names)}",
             )
     feature = dataset.features[config.image_column]
     if not isinstance(feature, datasets.Image):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.data.sources.scan import FolderListing, ImageScanner
-from cvtrain.data.sources.splits import listed
+from cvtrain.data.sources.splits import format_list
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -50,13 +50,13 @@ def find_layout(scanner: ImageScanner, *, key: str) -> Layout:
     if "train" in splits:
         return _layout_with_train(scanner, listing, splits, others, key)
     if splits:
-        names = listed([f"{name}/" for name in splits.values()])
+        names = format_list([f"{name}/" for name in splits.values()])
         raise ConfigError(
             key=key,
             value=root,
             rule=f"found {names} but no train/",
             remedy="lay the images out as train/CLASS/IMAGE beside it"
-            + (f"; {listed(others)} would go into train/" if others else ""),
+            + (f"; {format_list(others)} would go into train/" if others else ""),
         )
     _check_depth(listing, scanner, key)
     _leave_out_loose(scanner, listing)
@@ -76,7 +76,7 @@ def _layout_with_train(
             key=key,
             value=root,
             rule=f"cannot tell whether {train}/ is a split or a class: it holds folders, "
-            f"and beside it are folders of images: {listed(beside)}",
+            f"and beside it are folders of images: {format_list(beside)}",
             remedy="if it is the training split, move the others away; if it is a class, put all class folders, "
             "it too, into a new folder train/",
         )
@@ -173,5 +173,6 @@ def _inside_split_warning(root: str) -> tuple[str, ...]:
     if not beside:
         return ()
     return (
-        f"the root is itself called {own}, and {listed(beside)} beside it is not used: data.root={parent} takes both",
+        f"the root is itself called {own}, and {format_list(beside)} beside it is not used: "
+        f"data.root={parent} takes both",
     )

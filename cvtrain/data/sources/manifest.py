@@ -1,19 +1,19 @@
 """Source `csv`: a text file with one row per image: its path, its label and, if wanted, its split.
 
 Paths: relative to `root`; `\\` counts as `/`, since manifests are written on Windows too. `.` and `..` are resolved
-by name, and what then leads out of root is refused unless `allow_outside_root`; links inside root may lead where they
-like. Paths, labels and splits lose spaces at both ends.
+by name, and what then leads out of root is refused unless `allow_outside_root`; links inside root may lead anywhere.
+Paths, labels and splits lose spaces at both ends. A path in another Unicode form than the file's name (macOS stores
+decomposed names) means that file.
 """
 
 # Paths stay strings here: a Path object per image would cost more than the work on it.
-# ruff: noqa: PTH100, PTH111, PTH113, PTH117, PTH118, PTH120
+# ruff: noqa: PTH100, PTH111, PTH117, PTH120
 
 import os
 import posixpath
 from array import array
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,16 +21,26 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import CsvConfig
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.folder import check_folder
+from cvtrain.data.sources.manifest_files import find_files
 from cvtrain.data.sources.manifest_rows import Row, read_rows
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import FileSource, Splits
-from cvtrain.data.sources.splits import complete_splits, listed
+from cvtrain.data.sources.splits import complete_splits, format_list
 
-_SPLIT_IDS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 _SPLIT_NAMES = ("train", "val", "test")
-_NAMED_FILES = 5
-_THREADS = 8
-_CHECKED_AT_ONCE = 4096
+_TRAIN, _VAL, _TEST = range(3)
+_SPLIT_IDS = {
+    **dict.fromkeys(("train", "training"), _TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), _VAL),
+    **dict.fromkeys(("test", "testing"), _TEST),
+}
+_TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
+# Columns of true and false, by name: what true means, and what false means.
+_FLAG_COLUMNS = {
+    **dict.fromkeys(("is_valid", "is_val", "is_validation", "is_dev", "valid", "val", "validation"), (_VAL, _TRAIN)),
+    **dict.fromkeys(("is_train", "train", "training"), (_TRAIN, _VAL)),
+    **dict.fromkeys(("is_test", "test"), (_TEST, _TRAIN)),
+}
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,11 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
     """
     root = os.path.expanduser(config.root or os.path.dirname(config.file) or ".")
     check_folder(root, "data.root")
-    manifest, warnings = _drop_repeated(_read_manifest(config, root), config.file)
-    _check_files(manifest, root, config.file)
-    in_train = manifest.splits == 0
+    manifest = _read_manifest(config, root)
+    manifest = replace(manifest, paths=find_files(manifest.paths, manifest.numbers, root, file=config.file))
+    manifest, warnings = _drop_repeated(manifest, config.file)
+    _check_values_are_used(manifest, config)
+    in_train = manifest.splits == _TRAIN
     if not in_train.any():
         raise ConfigError(key="data.file", value=config.file, rule="has no rows of split train")
     classes = order_classes(manifest.names[label] for label in np.unique(manifest.labels[in_train]))
@@ -104,13 +116,14 @@ def _file_source(
 def _read_manifest(config: CsvConfig, root: str) -> Manifest:
     labels, splits, numbers = array("q"), array("b"), array("q")
     ids: dict[str, int] = {}
+    meanings = split_ids(config)
     absolute_root = os.path.abspath(root)
 
     def paths() -> Iterator[str]:
         for row in read_rows(config):
             yield _path_below_root(row, absolute_root, config)
             labels.append(ids.setdefault(class_name(row.label), len(ids)))
-            splits.append(_split_id(row, config))
+            splits.append(_split_id(row, meanings, config))
             numbers.append(row.number)
 
     table = PathTable.from_iterable(paths())
@@ -123,15 +136,46 @@ def _read_manifest(config: CsvConfig, root: str) -> Manifest:
     )
 
 
-def _split_id(row: Row, config: CsvConfig) -> int:
+def split_ids(config: CsvConfig) -> dict[str, int]:
+    """The split that each value of the split column means, by the value in lower case."""
+    column = config.split_column.casefold()
+    ids = dict(_SPLIT_IDS)
+    if column in _FLAG_COLUMNS:
+        if_true, if_false = _FLAG_COLUMNS[column]
+        ids |= dict.fromkeys(_TRUE, if_true) | dict.fromkeys(_FALSE, if_false)
+    return ids
+
+
+def _check_values_are_used(manifest: Manifest, config: CsvConfig) -> None:
+    for split, key, values in (
+        (_VAL, "data.val_values", config.val_values),
+        (_TEST, "data.test_values", config.test_values),
+    ):
+        if values and not (manifest.splits == split).any():
+            raise ConfigError(
+                key=key,
+                value=values,
+                rule=f"{config.file} has no row with such a value in column {config.split_column}",
+            )
+
+
+def _split_id(row: Row, ids: dict[str, int], config: CsvConfig) -> int:
     if row.split is None:
-        return 0
-    split_id = _SPLIT_IDS.get(row.split.casefold())
+        return _TRAIN
+    value = row.split.casefold()
+    if config.val_values or config.test_values:
+        is_val, is_test = (
+            value in {text.strip().casefold() for text in values} for values in (config.val_values, config.test_values)
+        )
+        return _VAL if is_val else _TEST if is_test else _TRAIN
+    split_id = ids.get(value)
     if split_id is None:
+        remedy = f"data.val_values=[{row.split}] makes such rows val and all others train" if row.split else ""
         raise ConfigError(
             key="data.file",
             value=config.file,
             rule=f"line {row.number}: the split is {row.split!r}; allowed are train, val and test",
+            remedy=remedy,
         )
     return split_id
 
@@ -139,6 +183,8 @@ def _split_id(row: Row, config: CsvConfig) -> int:
 def _path_below_root(row: Row, absolute_root: str, config: CsvConfig) -> str:
     """The row's path relative to root, in its shortest form; or absolute, if it may lead elsewhere and does."""
     path = row.path.replace("\\", "/")
+    if not path.endswith(config.path_suffix):
+        path += config.path_suffix
     if os.path.isabs(path):
         # Windows: another drive has no relative path, and stays absolute.
         same_drive = os.path.splitdrive(path)[0].casefold() == os.path.splitdrive(absolute_root)[0].casefold()
@@ -182,26 +228,4 @@ def _drop_repeated(manifest: Manifest, file: str) -> tuple[Manifest, list[str]]:
         return manifest, []
     names = [f"{manifest.paths[row]} (line {manifest.numbers[row]})" for row in sorted(dropped)]
     kept = np.setdiff1d(np.arange(len(manifest.paths)), dropped)
-    return manifest.take(kept), [f"{len(dropped)} repeated rows count once: {listed(names)}"]
-
-
-def _check_files(manifest: Manifest, root: str, file: str) -> None:
-    """One stat per image: a path that is wrong in the last row should not be found hours into the run."""
-
-    def missing_from(first: int) -> list[int]:
-        rows = range(first, min(first + _CHECKED_AT_ONCE, len(manifest.paths)))
-        return [row for row in rows if not os.path.isfile(os.path.join(root, manifest.paths[row]))]
-
-    # Threads, since on a network disk each file is an answer to wait for; on a local one they cost nothing.
-    with ThreadPoolExecutor(_THREADS) as threads:
-        starts = range(0, len(manifest.paths), _CHECKED_AT_ONCE)
-        missing = [row for rows in threads.map(missing_from, starts) for row in rows]
-    if missing:
-        first = ", ".join(f"{manifest.paths[row]} (line {manifest.numbers[row]})" for row in missing[:_NAMED_FILES])
-        raise ConfigError(
-            key="data.file",
-            value=file,
-            rule=f"{len(missing)} of {len(manifest.paths)} files are missing below {os.path.abspath(root)}: {first}"
-            + (" and more" if len(missing) > _NAMED_FILES else ""),
-            remedy="paths start from data.root, by default the manifest's own folder",
-        )
+    return manifest.take(kept), [f"{len(dropped)} repeated rows count once: {format_list(names)}"]

@@ -1,15 +1,25 @@
-"""Reading the rows of a manifest: encoding, delimiter, header, and what makes a row wrong."""
+"""Read the rows of a manifest: encoding, delimiter, header, and errors that name the line."""
 
 import csv
 import difflib
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.data import CsvConfig
+from cvtrain.config.schema.data import IMAGE_EXTENSIONS, CsvConfig
+from cvtrain.config.text import unescape_formula
 
+log = logging.getLogger(__name__)
+
+# Columns that are probably meant as splits.
+_SPLIT_LIKE = ("is_valid", "is_val", "is_validation", "is_test", "is_train", "fold", "subset", "partition")
 _DELIMITERS = (",", ";", "\t", "|")
+# The first line with which Excel names the delimiter, sometimes quoted.
+_SEP_LINE = re.compile(r'"?sep=(?P<delimiter>[^"\r\n])"?', re.IGNORECASE)
+_ARCHIVE_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and .zip; .xls
 
 
 class Row(NamedTuple):
@@ -29,14 +39,18 @@ def read_rows(config: CsvConfig) -> Iterator[Row]:
     """
     try:
         file = Path(config.file).expanduser()
-        with file.open(encoding=_encoding(file), newline="") as text:
+        if file.exists() and not file.is_file():  # to open a pipe could block for ever
+            raise ConfigError(
+                key="data.file", value=config.file, rule="is not a regular file", remedy="save the rows in a file"
+            )
+        with file.open(encoding=_encoding(file, config), newline="") as text:
             yield from _parse(text, config)
     except UnicodeDecodeError as error:
         raise ConfigError(
             key="data.file",
             value=config.file,
             rule=f"is not UTF-8 text: {error}",
-            remedy="save it as UTF-8",
+            remedy="save it as UTF-8 (Excel: file type 'CSV UTF-8')",
         ) from error
     except OSError as error:
         raise ConfigError(key="data.file", value=config.file, rule=f"cannot be read: {error.strerror}") from error
@@ -44,41 +58,79 @@ def read_rows(config: CsvConfig) -> Iterator[Row]:
         raise ConfigError(key="data.file", value=config.file, rule=f"is no table of columns: {error}") from error
 
 
-def _encoding(file: Path) -> str:
-    """UTF-8 with or without a byte order mark, or UTF-16 with one (what Excel calls Unicode text)."""
-    with file.open("rb") as start:
-        return "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+def _encoding(file: Path, config: CsvConfig) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 (what Excel calls Unicode text)."""
+    with file.open("rb") as text:
+        start = text.read(4)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if start[:4] in _ARCHIVE_STARTS or start[:2] == b"\x1f\x8b":
+        raise ConfigError(
+            key="data.file",
+            value=config.file,
+            rule="is a spreadsheet or an archive, not text",
+            remedy="export the table as CSV, or unpack it",
+        )
+    if start[1:2] == b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if start[:1] == b"\0" else "utf-8-sig"
 
 
 def _parse(text: TextIO, config: CsvConfig) -> Iterator[Row]:
-    header_line = next((line for line in text if line.strip()), "")
+    lines = iter(text)
+    first_line = next((line for line in lines if line.strip()), "")
+    announced = _SEP_LINE.fullmatch(first_line.strip("\r\n"))
+    header_line = next((line for line in lines if line.strip()), "") if announced else first_line
     delimiter = _find_delimiter(header_line, config)
+    if announced and config.delimiter == "auto":
+        delimiter = announced["delimiter"]
     text.seek(0)
     rows = csv.reader(text, delimiter=delimiter, strict=True)
+    if announced:
+        next(row for row in rows if any(row))
     header = [column.strip() for column in next((row for row in rows if any(row)), [])]
+    _check_header(header, config)
     path_at = _find_column(header, config.path_column, "data.path_column", config.file)
     label_at = _find_column(header, config.label_column, "data.label_column", config.file)
     split_at = _find_split_column(header, config)
     for fields in rows:
         if not any(field.strip() for field in fields):
             continue
+        while len(fields) > len(header) and not fields[-1].strip():  # spreadsheets end rows with delimiters
+            fields.pop()
         if len(fields) != len(header):
+            too_many = f'a field with {delimiter!r} in it needs quotes: "a{delimiter}b.jpg"'
             raise ConfigError(
                 key="data.file",
                 value=config.file,
                 rule=f"line {rows.line_num} has {len(fields)} fields, the header {len(header)}",
-                remedy=f'a field with {delimiter!r} in it needs quotes: "a{delimiter}b.jpg"',
+                remedy=too_many if len(fields) > len(header) else "complete the row, or remove it",
             )
         row = Row(
             rows.line_num,
-            fields[path_at].strip(),
-            fields[label_at].strip(),
+            unescape_formula(fields[path_at].strip()),
+            unescape_formula(fields[label_at].strip()),
             None if split_at is None else fields[split_at].strip(),
         )
         for what, field in (("path", row.path), ("label", row.label)):
             if not field:
                 raise ConfigError(key="data.file", value=config.file, rule=f"line {row.number} has no {what}")
         yield row
+
+
+def _check_header(header: list[str], config: CsvConfig) -> None:
+    """Raise ConfigError if the first row is an image and not the names of columns."""
+    wanted = {config.path_column.casefold(), config.label_column.casefold()}
+    if wanted & {column.casefold() for column in header}:
+        return
+    images = [field for field in header if field.lower().endswith(IMAGE_EXTENSIONS)]
+    if images:
+        raise ConfigError(
+            key="data.file",
+            value=config.file,
+            rule=f"has no header row: its first row is the image {images[0]}",
+            remedy=f"add a first line with the names of the columns: {config.path_column},{config.label_column}",
+        )
 
 
 def _find_delimiter(header_line: str, config: CsvConfig) -> str:
@@ -129,5 +181,11 @@ def _find_split_column(header: list[str], config: CsvConfig) -> int | None:
     default = CsvConfig.__dataclass_fields__["split_column"].default
     columns = [column.casefold() for column in header]
     if config.split_column == default and config.split_column.casefold() not in columns:
+        if config.val_values or config.test_values:
+            key = "data.val_values" if config.val_values else "data.test_values"
+            raise ConfigError(key=key, rule=f"needs data.split_column: {config.file} has no column {default}")
+        for column in header:
+            if column.casefold() in _SPLIT_LIKE:
+                log.warning("%s: column %s is not used; data.split_column=%s does", config.file, column, column)
         return None
     return _find_column(header, config.split_column, "data.split_column", config.file)

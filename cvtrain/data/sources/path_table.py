@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from cvtrain.config.text import display_text
+
 _TAKE_ROWS = 65_536  # rows gathered at once: bounds the index array, 8 bytes per path byte
 
 
 def printable(text: str) -> str:
-    """`text` with bytes that are no UTF-8 (surrogates, from file names) written as `\\udcff`, to be logged safely."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return a name of a file or class as it is shown and kept: see `display_text`."""
+    return text if text.isascii() and text.isprintable() else display_text(text)
 
 
 def canonical(text: str) -> str:

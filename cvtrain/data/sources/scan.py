@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cvtrain.data.sources.path_table import PathTable, canonical, printable
 
@@ -50,10 +50,6 @@ class SkippedFiles:
         return tuple(lines)
 
 
-# Of most folders: one object for all of them.
-NOTHING_LEFT_OUT = SkippedFiles()
-
-
 @dataclass(frozen=True)
 class FolderListing:
     """What stands directly in a folder.
@@ -69,27 +65,6 @@ class FolderListing:
     left_out: SkippedFiles
 
 
-class FolderStamp(NamedTuple):
-    """What changes when a name is added to a folder or taken from it: times in ns, and which folder it is."""
-
-    inode: int
-    modified: int
-    changed: int
-
-
-class ListingStore(Protocol):
-    """Listings that are known from before, by folder and stamp. See `ScanCache`."""
-
-    def get(self, folder: str, stamp: FolderStamp) -> FolderListing | None: ...
-
-
-class NoListings:
-    """Knows nothing from before: every folder is read."""
-
-    def get(self, folder: str, stamp: FolderStamp) -> FolderListing | None:
-        return None
-
-
 class ImageScanner:
     """Lists folders of images, each read once.
 
@@ -99,21 +74,16 @@ class ImageScanner:
     Args:
         root: folder that all paths are relative to.
         extensions: lower-case endings such as `.jpg`.
-        known: listings from before, which stand in for reading a folder that has not changed.
 
     Attributes:
-        left_out: of all folders that were listed so far.
-        listings: every folder that was looked into, with its stamp.
-        read: those that had to be read.
+        left_out: skipped files of all folders that were listed so far.
     """
 
-    def __init__(self, root: str, extensions: tuple[str, ...], known: ListingStore | None = None) -> None:
+    def __init__(self, root: str, extensions: tuple[str, ...]) -> None:
         self.root = root
         self.extensions = extensions
-        self.known = known or NoListings()
         self.left_out = SkippedFiles()
-        self.listings: dict[str, tuple[FolderStamp, FolderListing]] = {}
-        self.read: list[str] = []
+        self._listings: dict[str, FolderListing] = {}
 
     def list_folder(self, folder: str) -> FolderListing:
         """The visible folders and images directly in `folder` (relative to root, "" for root itself).
@@ -173,15 +143,10 @@ class ImageScanner:
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             return _Visit(folder, above, None)
-        found = self.listings.get(folder)
-        if found is None:
-            stamp = FolderStamp(status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-            listing = self.known.get(folder, stamp)
-            if listing is None:
-                self.read.append(folder)
-                listing = self._read(folder)
-            found = self.listings[folder] = stamp, listing
-        return _Visit(folder, above | {identity}, found[1])
+        listing = self._listings.get(folder)
+        if listing is None:
+            listing = self._listings[folder] = self._read(folder)
+        return _Visit(folder, above | {identity}, listing)
 
     def _read(self, folder: str) -> FolderListing:
         folders, images, left_out = [], [], SkippedFiles()
@@ -204,7 +169,7 @@ class ImageScanner:
             # Where all names are ASCII, NFC changes none of them.
             names.sort(key=None if "".join(names).isascii() else _by_name)
         table = PathTable.from_strings([prefix + name for name in images])
-        return FolderListing(folders, table, left_out if left_out.counts else NOTHING_LEFT_OUT)
+        return FolderListing(folders, table, left_out)
 
 
 class _Visit(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from cvtrain.config.text import display_list
 from cvtrain.data.images.errors import BadImageError, describe_error
 from cvtrain.data.sources.path_table import PathTable, printable
 
@@ -248,8 +249,8 @@ class Splits:
         unknown = [name for name in self.classes if name not in classes]
         if unknown:
             raise ValueError(
-                f"the data has classes that the model was not trained on: {', '.join(unknown)}. "
-                f"The model knows {', '.join(classes)}"
+                f"the data has classes that the model was not trained on: {display_list(unknown)}. "
+                f"The model knows {display_list(classes)}"
             )
         ids = np.array([classes.index(name) for name in self.classes], dtype=np.int64)
         parts = {split: with_labels(source, ids[source.labels]) for split, source in self.parts().items()}

@@ -17,7 +17,7 @@ _LISTED_CLASSES = 30  # a longer table of class counts is summed up
 _NAMED = 10  # names in one warning
 
 
-def listed(names: list[str] | tuple[str, ...]) -> str:
+def format_list(names: list[str] | tuple[str, ...]) -> str:
     """`a, b, c`, cut after a few: `a, b, c and 40 more`."""
     shown = ", ".join(names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
@@ -88,26 +88,32 @@ def complete_splits(
     for split, source in parts.items():
         if len(source) == 0:
             raise ConfigError(key=key, rule=f"the {split} split has no images")
-    if len(classes) < 2:
-        raise ConfigError(
-            key=key,
-            rule=f"a classifier needs at least two classes, found {len(classes)}: {', '.join(classes) or 'none'}",
-        )
-    found = [*warnings, *_untrained_classes(train, {"val": val, "test": test}, classes, key)]
+    found = [*warnings, *_similar_names(classes), *_untrained_classes(train, {"val": val, "test": test}, classes, key)]
     made = list(notes)
     if val is None:
         singles = [classes[label] for label in np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 1)]
         if singles:
-            found.append(f"classes with a single image have none in val: {listed(singles)}")
+            found.append(f"classes with a single image have none in val: {format_list(singles)}")
         made.append(f"val is a stratified {val_fraction:g} of train (data.val_fraction, data.split_seed={split_seed})")
         train, val = _split_off_val(train, val_fraction, split_seed, key)
     elif missing := _absent(val, classes):
-        found.append(f"classes without images in val: {listed(missing)}")
+        found.append(f"classes without images in val: {format_list(missing)}")
     if test is None:
         made.append("there is no test split: val selects, and nothing else is scored")
     elif missing := _absent(test, classes):
-        found.append(f"classes without images in test: {listed(missing)}")
+        found.append(f"classes without images in test: {format_list(missing)}")
     return Splits(train, val, test, classes, left_out, tuple(made), tuple(found))
+
+
+def _similar_names(classes: tuple[str, ...]) -> list[str]:
+    """A warning for classes whose names differ only by case or blanks: most often they are one class."""
+    by_form: dict[str, list[str]] = {}
+    for name in classes:
+        by_form.setdefault("".join(name.split()).casefold(), []).append(name)
+    similar = [" / ".join(map(repr, names)) for names in by_form.values() if len(names) > 1]
+    if not similar:
+        return []
+    return [f"classes whose names differ only by case or blanks count as different ones: {format_list(similar)}"]
 
 
 def _split_off_val(
@@ -134,10 +140,10 @@ def _untrained_classes(
             if scored:
                 raise ConfigError(
                     key=key,
-                    rule=f"{split} has images of classes that train has none of: {listed(scored)}",
+                    rule=f"{split} has images of classes that train has none of: {format_list(scored)}",
                     remedy=f"add them to train, or take them out of {split}",
                 )
-    return [f"classes without images in train: {listed(untrained)}"] if untrained else []
+    return [f"classes without images in train: {format_list(untrained)}"] if untrained else []
 
 
 def _absent(source: ImageSource, classes: tuple[str, ...]) -> list[str]:

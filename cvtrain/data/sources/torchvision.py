@@ -14,9 +14,9 @@ import numpy as np
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import IMAGE_EXTENSIONS, TorchvisionDataConfig, TorchvisionSet
-from cvtrain.data.images.pixels import to_channels
+from cvtrain.data.images.convert import to_channels
 from cvtrain.data.sources.classes import class_name
-from cvtrain.data.sources.folder import scan_cache_folder, splits_of_folder
+from cvtrain.data.sources.folder import splits_of_folder
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import ArraySource, FileSource, ImageSource, Splits
 from cvtrain.data.sources.splits import complete_splits
@@ -184,5 +184,4 @@ def _build_imagenet(config: TorchvisionDataConfig, root: Path, reader: Reader) -
         reader=reader,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
-        cache_folder=scan_cache_folder(config),
     )

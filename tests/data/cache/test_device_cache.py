@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from made_images import NoisySource
+from made_loaders import children
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.augment import AugmentConfig
@@ -65,18 +66,20 @@ def assert_equal_batches(ordinary: Loaders, kept: Loaders) -> None:
 
 @pytest.mark.parametrize("source", [array_source(17), NoisySource(count=17)], ids=["array", "files"])
 @pytest.mark.parametrize("balance", [Balance.none, Balance.oversample])
-def test_batches_are_equal_to_the_bit(source, balance):
+def test_batches_equal_an_ordinary_loader(source, balance):
     kept = make_loaders(source, "always", balance=balance)
     assert isinstance(kept.train, DeviceLoader) and isinstance(kept.val, DeviceLoader)
     assert not isinstance(kept.test, DeviceLoader)  # it is read once
     assert_equal_batches(make_loaders(source, "never", balance=balance), kept)
 
 
-def test_workers_fill_it_and_end():
+def test_workers_of_the_filler_end_with_it():
     kept = make_loaders(NoisySource(count=17), "always", num_workers=2)
     ordinary = make_loaders(NoisySource(count=17), "never")
+    before = children()
+    list(kept.train.epoch(0))
+    assert children() == before
     assert_equal_batches(ordinary, kept)
-    assert kept.train.filler._pool._iterator is None
     kept.close()
 
 

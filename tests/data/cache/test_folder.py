@@ -12,8 +12,8 @@ from made_images import encode, noise, write
 
 from cvtrain.config.schema.data import DataCache
 from cvtrain.data.cache import folder as folder_module
-from cvtrain.data.cache.budget import free_memory
-from cvtrain.data.cache.choice import choose, estimate_bytes, memory_budget, share
+from cvtrain.data.cache.budget import choose, free_memory, memory_budget, split_budget
+from cvtrain.data.cache.build import estimate_bytes
 from cvtrain.data.cache.fingerprint import compute_fingerprint
 from cvtrain.data.cache.folder import CacheFolder, default_folder
 from cvtrain.data.cache.store import ImageFile
@@ -113,7 +113,7 @@ def test_what_is_promised_is_not_free_on_the_disk_either(caches, monkeypatch):
 
 
 def test_nobody_comes_between_finding_room_and_taking_it(caches):
-    with caches.alone():
+    with caches.exclusive():
         caches.make_room({"a": MIB}, [], 40 * MIB)
         with pytest.raises(BlockingIOError), (caches.path / "folder.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +199,7 @@ def test_auto_takes_memory_then_disk_then_nothing():
     for wanted in (DataCache.ram, DataCache.disk):
         assert choose(wanted, num_bytes=999, memory=1, disk_room=lambda: 1).kind is wanted
     assert memory_budget(None, 1000) == 500 and memory_budget(700, 1000) == 700 and memory_budget(5000, 1000) == 900
-    assert share(90, [10, 20]) == [30, 60] and share(90, [0, 0]) == [0, 0]
+    assert split_budget(90, [10, 20]) == [30, 60] and split_budget(90, [0, 0]) == [0, 0]
 
 
 # Which cache belongs to which images
@@ -245,6 +245,10 @@ def test_the_key_changes_with_the_files(source):
     seen = {first.key}
     for change in (
         lambda: os.utime(path, ns=(10**18, 10**18 + 1)),
+        lambda: (
+            path.write_bytes(bytes(reversed(content))),
+            os.utime(path, ns=(10**18, 10**18 + 1)),
+        ),  # size, mtime kept
         lambda: (path.write_bytes(content + b"x"), os.utime(path, ns=(10**18, 10**18))),
         lambda: path.unlink(),
         lambda: write(path.parent, encode(noise(41, 60), "PNG"), path.name),

@@ -9,7 +9,7 @@ import pytest
 from made_images import READERS, encode, noise, photo, write
 from PIL import Image
 
-from cvtrain.data.images import file_bytes
+from cvtrain.data.images import integrity
 from cvtrain.data.images.reader import BadImageError, build_reader
 
 
@@ -115,7 +115,7 @@ def test_a_file_without_permission_is_bad(tmp_path: Path, monkeypatch: pytest.Mo
     def forbid(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(file_bytes, "open", forbid, raising=False)  # chmod does not bind the superuser
+    monkeypatch.setattr(integrity, "open", forbid, raising=False)  # chmod does not bind the superuser
     assert cause_of("pillow", path) == "cannot be opened: Permission denied"
 
 

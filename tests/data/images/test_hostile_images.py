@@ -14,7 +14,7 @@ import pytest
 from hostile_images import BAD, EITHER, GOOD, MAX_PIXELS, good_images, hostile_files
 from made_images import READERS, encode, photo, write
 
-from cvtrain.data.images import file_bytes
+from cvtrain.data.images import integrity
 from cvtrain.data.images.errors import BadImageError
 from cvtrain.data.images.integrity import MAX_SCANS
 from cvtrain.data.images.reader import build_reader
@@ -250,7 +250,7 @@ class FailingDisk:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were slept, without sleeping."""
     seconds: list[float] = []
-    monkeypatch.setattr(file_bytes.time, "sleep", seconds.append)
+    monkeypatch.setattr(integrity.time, "sleep", seconds.append)
     return seconds
 
 
@@ -260,7 +260,7 @@ def test_a_disk_that_fails_for_a_moment_costs_nothing(
     tmp_path: Path, number: int, times: int, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
     path = write(tmp_path, encode(photo(), "PNG"))
-    monkeypatch.setattr(file_bytes, "open", FailingDisk(number, times), raising=False)
+    monkeypatch.setattr(integrity, "open", FailingDisk(number, times), raising=False)
     np.testing.assert_array_equal(build_reader()(path), photo())
     assert waits == [0.1, 0.5][:times]
 
@@ -270,7 +270,7 @@ def test_a_disk_that_keeps_failing_makes_a_bad_image(
 ) -> None:
     path = write(tmp_path, encode(photo(), "PNG"))
     disk = FailingDisk(errno.EIO, 99)
-    monkeypatch.setattr(file_bytes, "open", disk, raising=False)
+    monkeypatch.setattr(integrity, "open", disk, raising=False)
     with pytest.raises(BadImageError) as caught:
         build_reader()(path)
     assert caught.value.cause == "cannot be read, at 3 tries: Input/output error"
@@ -282,7 +282,7 @@ def test_what_will_not_pass_is_not_waited_for(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
     disk = FailingDisk(number, 99)
-    monkeypatch.setattr(file_bytes, "open", disk, raising=False)
+    monkeypatch.setattr(integrity, "open", disk, raising=False)
     with pytest.raises(BadImageError, match=f"cannot be opened: {os.strerror(number)}"):
         build_reader()(write(tmp_path, b"x"))
     assert (disk.tries, waits) == (1, [])
@@ -292,6 +292,6 @@ def test_too_little_memory_for_a_file_makes_a_bad_image(tmp_path: Path, monkeypa
     def refuse(path: object, mode: str) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(file_bytes, "open", refuse, raising=False)
+    monkeypatch.setattr(integrity, "open", refuse, raising=False)
     with pytest.raises(BadImageError, match="not enough memory to read it"):
         build_reader()(write(tmp_path, b"x"))

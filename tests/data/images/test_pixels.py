@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvtrain.data.images.pixels import place_image
+from cvtrain.data.images.convert import place_image
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,73 +1,29 @@
 """Batches: equal for any number of workers, clean ends and starts of epochs, bad images, an untouched main process."""
 
 import csv
-import os
 import pickle
 import random
-import signal
-import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made_images import NoisySource
+from made_loaders import SIZE, RandomCrop, assert_equal_batches, children, make_dataset, make_loader, wait_until_gone
 
-from cvtrain.data.build import BatchLoader
 from cvtrain.data.images.errors import BadImage, write_skipped
 from cvtrain.data.images.reader import BadImageError
 from cvtrain.data.images.resize import build_eval_transform
-from cvtrain.data.loader.batch import Batch, BatchDataset
-from cvtrain.data.loader.sampler import BatchIndices, EpochSampler
+from cvtrain.data.loader.batch import BatchDataset
+from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.sources.source import ArraySource
 from cvtrain.runtime.rng import derive_seed
-
-SIZE = 6
-
-
-class RandomCrop:
-    """What a torchvision transform does: draws from torch's global generator, seeded by the sample's seed."""
-
-    def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        flip = bool(torch.rand(()) < 0.5)
-        noise = torch.randint(0, 50, (3, SIZE, SIZE), dtype=torch.uint8)
-        resized = build_eval_transform(image_size=SIZE, resize="squash", crop_fraction=1.0)(image)
-        return (resized.flip(2) if flip else resized) + noise
-
-
-def make_dataset(source: object, train_transform: object = None, image_size: int = SIZE) -> BatchDataset:
-    return BatchDataset(
-        source=source,  # type: ignore[arg-type]
-        eval_transform=build_eval_transform(image_size=image_size, resize="squash", crop_fraction=1.0),
-        train_transform=train_transform,  # type: ignore[arg-type]
-        image_size=image_size,
-        channels=3,
-        seed=11,
-    )
-
-
-def make_loader(source: object, train_transform: object = None, **options: object) -> BatchLoader:
-    shuffle = options.pop("shuffle", True)
-    plan = EpochSampler(len(source), 4, seed=11, shuffle=bool(shuffle))  # type: ignore[arg-type]
-    return BatchLoader(dataset=make_dataset(source, train_transform), plan=plan, **options)  # type: ignore[arg-type]
-
-
-def assert_equal_batches(first: list[Batch], second: list[Batch]) -> None:
-    assert len(first) == len(second)
-    for a, b in zip(first, second, strict=True):
-        assert (a.epoch, a.number) == (b.epoch, b.number)
-        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
-        assert torch.equal(a.indices, b.indices) and a.bad == b.bad
-
 
 # ---------------------------------------------------------------- what a batch is
 
 
-def test_a_batch_is_what_a_plain_loop_makes() -> None:
+def test_batch_equals_a_plain_loop() -> None:
     source, transform = NoisySource(), RandomCrop()
     batch = make_dataset(source, transform)[BatchIndices(2, 5, np.array([16, 3, 3, 0]))]
     expected = [transform(source.read(index), derive_seed(11, 2, index)) for index in (16, 3, 3, 0)]
@@ -100,7 +56,7 @@ def test_images_in_memory_are_indexed_whole(channels: int) -> None:
 
 
 @pytest.mark.parametrize("draws", [False, True], ids=["quiet_source", "source_that_draws"])
-def test_batches_are_equal_for_any_number_of_workers(draws: bool) -> None:
+def test_batches_do_not_depend_on_num_workers(draws: bool) -> None:
     runs = []
     for num_workers in (0, 1, 3):
         torch.manual_seed(num_workers)  # the global generators must not matter
@@ -117,7 +73,7 @@ def test_batches_are_equal_for_any_number_of_workers(draws: bool) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_start_batch_goes_on_where_an_epoch_was_cut(num_workers: int) -> None:
+def test_start_batch_resumes_a_cut_epoch(num_workers: int) -> None:
     loader = make_loader(NoisySource(), RandomCrop(), num_workers=num_workers)
     whole = list(loader.epoch(4))
     assert_equal_batches(list(loader.epoch(4, start_batch=3)), whole[3:])
@@ -125,7 +81,7 @@ def test_start_batch_goes_on_where_an_epoch_was_cut(num_workers: int) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_leaving_an_epoch_early_leaves_nothing_behind(num_workers: int) -> None:
+def test_epoch_after_an_unfinished_one_is_clean(num_workers: int) -> None:
     loader = make_loader(NoisySource(), RandomCrop(), num_workers=num_workers, prefetch_batches=2)
     expected = {epoch: list(loader.epoch(epoch)) for epoch in range(4)}
     for epoch in range(4):
@@ -146,7 +102,7 @@ def test_two_epochs_at_once_are_refused() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_main_process_keeps_its_generators(num_workers: int) -> None:
+def test_global_generators_are_unchanged(num_workers: int) -> None:
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     random.seed(5)
@@ -158,7 +114,7 @@ def test_the_main_process_keeps_its_generators(num_workers: int) -> None:
     assert np.array_equal(np.random.get_state()[1], before[1]) and random.getstate() == before[2]  # noqa: NPY002
 
 
-def test_workers_stay_between_epochs_and_end_with_close() -> None:
+def test_workers_persist_until_close() -> None:
     loader = make_loader(NoisySource(), num_workers=2)
     list(loader.epoch(0))
     first = children()
@@ -169,7 +125,7 @@ def test_workers_stay_between_epochs_and_end_with_close() -> None:
     assert len(list(loader.epoch(2))) == 5  # a later epoch starts new ones
 
 
-def test_workers_that_started_ahead_wait_for_the_epoch_and_make_it() -> None:
+def test_start_starts_the_workers_of_the_epoch() -> None:
     expected = [list(make_loader(NoisySource(), RandomCrop()).epoch(epoch)) for epoch in range(2)]
     loader = make_loader(NoisySource(), RandomCrop(), num_workers=2)
     loader.start()
@@ -184,18 +140,11 @@ def test_workers_that_started_ahead_wait_for_the_epoch_and_make_it() -> None:
     assert wait_until_gone(first)
 
 
-def test_workers_whose_number_is_yet_to_be_found_do_not_start_ahead() -> None:
-    before = children()
-    make_loader(NoisySource(), num_workers=2, measure_workers=True).start()
-    make_loader(NoisySource(), num_workers=0).start()
-    assert children() == before
-
-
 def test_no_more_workers_than_batches() -> None:
     assert make_loader(NoisySource(count=9), num_workers=16).num_workers == 3
 
 
-def test_the_dataset_can_be_sent_to_a_spawned_worker() -> None:
+def test_dataset_can_be_pickled() -> None:
     dataset = make_dataset(NoisySource(), RandomCrop())
     key = BatchIndices(0, 0, np.arange(5))
     assert_equal_batches([pickle.loads(pickle.dumps(dataset))[key]], [dataset[key]])
@@ -207,11 +156,11 @@ class Failing:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_of_a_transform_comes_out_with_its_type_and_image(num_workers: int) -> None:
+def test_transform_error_keeps_type_and_names_image(num_workers: int) -> None:
     with pytest.raises(ZeroDivisionError, match="from the transform") as caught:
         list(make_loader(NoisySource(), Failing(), num_workers=num_workers, shuffle=False).epoch(0))
     if sys.version_info >= (3, 11):
-        text = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
+        text = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))  # with a worker: in its traceback
         assert "while transforming 0.jpg, (5, 8, 3) uint8" in text
 
 
@@ -231,7 +180,7 @@ def test_pinned_batches_are_the_same(num_workers: int) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_first_bad_image_in_order_raises(num_workers: int) -> None:
+def test_first_bad_image_in_order_raises(num_workers: int) -> None:
     loader = make_loader(NoisySource(bad=(13, 6)), num_workers=num_workers, shuffle=False)
     seen = []
     with pytest.raises(BadImageError) as caught:
@@ -243,7 +192,7 @@ def test_the_first_bad_image_in_order_raises(num_workers: int) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_skipped_images_are_left_out_and_listed(num_workers: int) -> None:
+def test_bad_images_are_skipped_and_listed(num_workers: int) -> None:
     bad = (1, 4, 5, 6, 7)
     loader = make_loader(NoisySource(bad=bad), num_workers=num_workers, shuffle=False, skip_bad_images=True)
     batches = list(loader.epoch(0))
@@ -255,7 +204,7 @@ def test_skipped_images_are_left_out_and_listed(num_workers: int) -> None:
     assert torch.equal(batches[0].images, next(iter(whole.epoch(0))).images[[0, 2, 3]])
 
 
-def test_the_log_names_the_first_skipped_image_and_counts_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_names_first_skipped_image_and_count(caplog: pytest.LogCaptureFixture) -> None:
     loader = make_loader(NoisySource(bad=(3, 6, 9)), shuffle=False, skip_bad_images=True)
     first = "3.jpg cannot be read and is left out: truncated"
     for epoch in range(2):  # the second time nothing is new
@@ -269,17 +218,17 @@ def test_the_log_names_the_first_skipped_image_and_counts_the_others(caplog: pyt
     assert [record.getMessage() for record in caplog.records] == [first]
 
 
-def test_nothing_but_bad_images_is_an_error() -> None:
+def test_only_bad_images_is_an_error() -> None:
     loader = make_loader(NoisySource(bad=tuple(range(17))), shuffle=False, skip_bad_images=True)
     with pytest.raises(BadImageError, match=r"0\.jpg.*: truncated; nor could any other image be read"):
         list(loader.epoch(0))
 
 
-def test_an_empty_split_has_no_batches() -> None:
+def test_empty_split_has_no_batches() -> None:
     assert list(make_loader(NoisySource(count=0)).epoch(0)) == []
 
 
-def test_skipped_images_are_written_by_split_and_index(tmp_path: Path) -> None:
+def test_skipped_csv_is_sorted_by_split_and_index(tmp_path: Path) -> None:
     bad = {
         "train": [BadImage(7, "bees/ü,1.jpg", "the file is empty (0 bytes)"), BadImage(2, "ants/\udcff.jpg", "gone")],
         "val": [BadImage(0, "x.png", 'a "quoted" cause')],
@@ -295,68 +244,3 @@ def test_skipped_images_are_written_by_split_and_index(tmp_path: Path) -> None:
         ["val", "0", "x.png", 'a "quoted" cause'],
     ]
     assert write_skipped(tmp_path / "none.csv", {"train": []}) == 0 and not (tmp_path / "none.csv").exists()
-
-
-# ---------------------------------------------------------------- interruption
-
-INTERRUPTED = """
-    import os, signal, sys, time
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
-    import numpy as np
-    import torch
-    sys.path.insert(0, {folder!r})
-    from made_images import NoisySource
-    from test_batch_loader import RandomCrop, make_loader
-
-    if __name__ == "__main__":
-        class Slow(NoisySource):
-            def read(self, index):
-                time.sleep(0.02)
-                return super().read(index)
-
-        loader = make_loader(Slow(count=4000), RandomCrop(), num_workers=2)
-        try:
-            for batch in loader.epoch(0):
-                if batch.number == 1:
-                    import multiprocessing
-                    print("children", *[child.pid for child in multiprocessing.active_children()], flush=True)
-        except KeyboardInterrupt:
-            print("interrupted", flush=True)
-            sys.exit(130)
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of a process group")
-def test_ctrl_c_ends_the_workers_without_a_traceback(tmp_path: Path) -> None:
-    script = tmp_path / "main.py"
-    script.write_text(textwrap.dedent(INTERRUPTED.format(folder=str(Path(__file__).resolve().parents[2] / "support"))))
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
-    )
-    assert process.stdout is not None
-    workers = [int(word) for word in process.stdout.readline().split()[1:]]
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-    output, errors = process.communicate(timeout=60)
-    assert len(workers) == 2 and process.returncode == 130
-    assert output == "interrupted\n" and errors == ""
-    assert wait_until_gone(set(workers))
-
-
-def children() -> set[int]:
-    import multiprocessing
-
-    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
-
-
-def wait_until_gone(pids: set[int], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() or pid in children() for pid in pids):
-            return True
-        time.sleep(0.02)
-    return False

@@ -1,10 +1,10 @@
-"""Batches on their way to the device: order, what is made ahead, and errors in their turn."""
+"""Prefetching to the device: order, what is copied ahead, and errors in their turn."""
 
 import pytest
 import torch
 
 from cvtrain.data.loader.batch import Batch
-from cvtrain.data.loader.prefetch import one_ahead, prefetch_to_device, to_device
+from cvtrain.data.loader.prefetch import batch_to_device, one_ahead, prefetch_to_device
 
 
 def made_batches(count: int, pin: bool = False):
@@ -14,7 +14,7 @@ def made_batches(count: int, pin: bool = False):
         yield batch.pin_memory() if pin else batch
 
 
-def test_the_cpu_gets_the_batches_as_they_are_and_nothing_is_made_ahead():
+def test_cpu_prefetches_nothing():
     made = []
 
     def source():
@@ -28,23 +28,23 @@ def test_the_cpu_gets_the_batches_as_they_are_and_nothing_is_made_ahead():
     assert number == 2
 
 
-def test_who_waits_hears_when_a_batch_is_there():
-    told = []
+def test_arrived_is_called_before_each_copy():
+    events = []
 
     def source():
         for number, batch in enumerate(made_batches(3)):
-            told.append(f"made {number}")
+            events.append(f"made {number}")
             yield batch
 
     for number, _ in enumerate(
-        prefetch_to_device(source(), torch.device("cpu"), arrived=lambda: told.append("arrived"))
+        prefetch_to_device(source(), torch.device("cpu"), arrived=lambda: events.append("arrived"))
     ):
-        told.append(f"used {number}")
-    assert told == [f"{what}" for n in range(3) for what in (f"made {n}", "arrived", f"used {n}")]
+        events.append(f"used {number}")
+    assert events == [f"{what}" for n in range(3) for what in (f"made {n}", "arrived", f"used {n}")]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_one_ahead_gives_the_same_items(count):
+def test_one_ahead_yields_the_same_items(count):
     taken = []
 
     def source():
@@ -71,7 +71,7 @@ def test_an_error_is_raised_in_its_turn():
     assert given == [0, 1]
 
 
-def test_leaving_early_ends_the_source():
+def test_leaving_early_closes_the_source():
     ended = []
 
     def source():
@@ -87,7 +87,7 @@ def test_leaving_early_ends_the_source():
 
 
 @pytest.mark.gpu
-def test_cuda_gets_equal_batches_while_it_computes():
+def test_cuda_batches_equal_while_it_computes():
     device = torch.device("cuda:0")
     weights = torch.randn(2048, 2048, device=device)
     received = []
@@ -102,8 +102,8 @@ def test_cuda_gets_equal_batches_while_it_computes():
     ]
 
 
-@pytest.mark.parametrize(("device", "goes_on"), [("cuda", True), ("mps", False), ("cpu", False)])
-def test_only_cuda_copies_may_outlive_the_call(device, goes_on):
+@pytest.mark.parametrize(("device", "is_async"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_only_cuda_copies_are_asynchronous(device, is_async):
     """MPS reads the host's memory when it comes to the copy, and a worker writes its next batch there meanwhile."""
     sent = []
 
@@ -113,5 +113,5 @@ def test_only_cuda_copies_may_outlive_the_call(device, goes_on):
             return self
 
     batch = Batch(Images(), Images(), torch.arange(2))  # type: ignore[arg-type]
-    to_device(batch, torch.device(device))
-    assert sent == [(device, goes_on)] * 2
+    batch_to_device(batch, torch.device(device))
+    assert sent == [(device, is_async)] * 2

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import DATA_CONFIGS, CustomConfig, DigitsConfig, FileDataConfig
-from cvtrain.data.images.pixels import to_channels
+from cvtrain.data.images.convert import to_channels
 from cvtrain.data.images.reader import image_to_array
 from cvtrain.data.sources.build import FILE_SOURCES, SOURCES, build_splits
 from cvtrain.data.sources.source import ArraySource
@@ -64,7 +65,7 @@ def test_folder_images_are_read_in_the_configured_channels(tmp_path: Path, chann
 def test_channels_of_arrays_follow_the_rule_for_files(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], channels: int
 ) -> None:
-    monkeypatch.setattr("cvtrain.data.images.pixels._CHUNK", 3)
+    monkeypatch.setattr("cvtrain.data.images.convert._CHUNK", 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     converted = to_channels(images, channels)
     assert converted.shape == (*shape[:3], channels) and converted.dtype == np.uint8
@@ -76,3 +77,12 @@ def test_channels_of_arrays_follow_the_rule_for_files(
 def test_luma_of_every_primary_colour() -> None:
     images = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8).reshape(4, 1, 1, 3)
     assert to_channels(images, 1).ravel().tolist() == [76, 150, 29, 255]
+
+
+def test_one_class_can_be_scored_and_not_trained_on(tmp_path):
+    (tmp_path / "ants").mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / "ants" / f"{number}.png")
+    assert build_splits(CustomConfig(root=str(tmp_path)), min_classes=1).classes == ("ants",)
+    with pytest.raises(ConfigError, match="at least two classes, found 1: ants"):
+        build_splits(CustomConfig(root=str(tmp_path)))

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.data import IMAGE_EXTENSIONS, CustomConfig
+from cvtrain.config.schema.data import IMAGE_EXTENSIONS, CsvConfig, CustomConfig
 from cvtrain.data.sources.folder import build_custom
+from cvtrain.data.sources.manifest import build_csv
 from cvtrain.data.sources.source import ImageSource, Splits
 
 
@@ -249,7 +250,6 @@ def test_train_folder_given_as_root_is_warned_of(tmp_path: Path) -> None:
         (["train", "val/a"], "", "train/ holds 4 images, but no class folders"),
         (["train/a", "train/b", "val"], "", "val/ holds 4 images but no class folders"),
         (["bus", "car", "train/steam"], "", "cannot tell whether train/ is a split or a class(.|\n)*bus, car"),
-        (["train/a", "val/a"], "", "at least two classes, found 1: a"),
         (["set/train/a", "set/train/b"], "", "one level too high\n.*did you mean data.root=.*/set\\?"),
         (["one/train/a", "one/test/a", "two/train/a"], "", "one/ has a train/ of its own"),
         (["set/a", "set/b"], "", "one folder only, set/(.|\n)*did you mean data.root=.*/set\\?"),
@@ -275,4 +275,42 @@ def test_empty_roots_are_errors(tmp_path: Path) -> None:
         scan(tmp_path)
     (tmp_path / "train").mkdir()
     with pytest.raises(ConfigError, match="train/ holds neither images nor folders"):
+        scan(tmp_path)
+
+
+def test_classes_that_differ_by_case_or_blanks_are_warned_of(tmp_path):
+    make_class_folders(tmp_path, "Ants", "ants", "big cat", "bigcat", "dog")
+    words = "classes whose names differ only by case or blanks count as different ones: 'Ants' / 'ants', "
+    splits = scan(tmp_path)
+    assert splits.warnings == (f"{words}'big cat' / 'bigcat'",)
+    table = [
+        f"{source.name(row)},{splits.classes[source.labels[row]]}"
+        for source in (splits.train, splits.val)
+        for row in range(len(source))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *table]))
+    manifest = build_csv(CsvConfig(file=str(tmp_path / "labels.csv")), lambda path: np.zeros((1, 1, 3), np.uint8))
+    assert manifest.warnings == splits.warnings
+
+
+def test_odd_names_of_folders_and_files(tmp_path):
+    root = tmp_path / "my photos (2024), a=b @x 'q' \u00e9"
+    odd = ("a (1)", "b=c, d", "it's @home", "\u65e5\u672c #1", 'qu"ote')
+    make_files(root, *(f"{name}/{name} {number}.jpg" for name in odd for number in range(4)))
+    splits = scan(root)
+    assert set(splits.classes) == set(odd) and len(names_of(splits)) == 20
+    assert all(Path(splits.train.path(row)).is_file() for row in range(len(splits.train)))
+
+
+def test_unreadable_folder_is_one_line(tmp_path, monkeypatch):
+    make_class_folders(tmp_path, "a", "b")
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("cvtrain.data.sources.scan.os.scandir", refuse)
+    with pytest.raises(ConfigError, match=r"cannot be read: .*Permission denied: .*/b"):
         scan(tmp_path)

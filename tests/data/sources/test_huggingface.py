@@ -159,5 +159,5 @@ def test_hub_is_not_asked_without_download(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install 'cvtrain\[hf\]'"):
+    with pytest.raises(ConfigError, match=r"uv sync --extra hf, or pip install datasets"):
         load("anything")

@@ -1,3 +1,7 @@
+import csv
+import io
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -161,10 +165,11 @@ def test_paths_out_of_root_only_by_permission(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("path,lable,split\n", "data.label_column=label: no such column in .*path, lable, split\n.*label_column=lable"),
-        ("a/1.jpg,ants\n", "data.path_column=path: no such column in .*a/1.jpg, ants\n.*a header row is needed"),
+        ("a/1.jpg,ants\n", "has no header row: its first row is the image a/1.jpg\n.*path,label"),
+        ("1,ants\n", "data.path_column=path: no such column in .*1, ants\n.*a header row is needed"),
         ("", "no such column in .*its header has: none"),
         ("path,label,label\n", "has 2 columns of this name"),
-        (PLAIN.replace("val", "dev"), "line 4: the split is 'dev'; allowed are train, val and test"),
+        (PLAIN.replace("val", "4"), "line 4: the split is '4'; allowed are train, val and test\n.*val_values=\\[4\\]"),
         (PLAIN.replace(",val", ","), "line 4: the split is ''"),
         (PLAIN.replace("ants,train", ",train"), "line 2 has no label"),
         (PLAIN.replace("b/3.jpg", ""), "line 4 has no path"),
@@ -212,3 +217,147 @@ def test_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     splits = build_csv(CsvConfig(file="~/images.csv"), reader=lambda path: np.zeros((1, 1, 3), np.uint8))
     check_plain(splits)
     assert Path(splits.train.path(0)) == tmp_path / "a/1.jpg"
+
+
+# Manifests of other programs
+
+TABLE = [("a/1.jpg", "ants"), ("a/2.jpg", "bees"), ("b/3.jpg", "bees"), ("b/4.jpg", "ants")]
+
+
+def with_column(name: str, *values: object) -> str:
+    rows = [f"{path},{label},{value}" for (path, label), value in zip(TABLE, values, strict=True)]
+    return "\n".join([f"path,label,{name}", *rows, ""])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "changes"),
+    [
+        ("is_valid", ("False", "False", "True"), {}),
+        ("is_valid", ("0", "0", "1"), {}),
+        ("is_train", ("TRUE", "TRUE", "FALSE"), {}),
+        ("Validation", ("no", "no", "yes"), {}),
+        ("fold", ("1", "2", "0"), {"val_values": ["0"], "test_values": ["9"]}),
+        ("set", ("training", "training", "dev"), {}),
+        ("set", ("Training", "train", "VALID"), {}),
+    ],
+)
+def test_split_columns_of_other_programs(tmp_path, column, values, changes):
+    make_images(tmp_path, *FILES)
+    last = {"fold": "9", "is_train": "test", "set": "testing"}.get(column, "test")
+    splits = read(tmp_path, with_column(column, *values, last), split_column=column, **changes)
+    check_plain(splits)
+
+
+def test_folds_name_the_setting_and_unused_values_are_errors(tmp_path, caplog):
+    make_images(tmp_path, *FILES)
+    text = with_column("fold", 0, 0, 1, 1)
+    with pytest.raises(ConfigError, match=r"line 2: the split is '0'(.|\n)*data.val_values=\[0\]"):
+        read(tmp_path, text, split_column="fold")
+    with pytest.raises(ConfigError, match=r"data.val_values=.*no row with such a value in column fold"):
+        read(tmp_path, text, split_column="fold", val_values=["7"])
+    with pytest.raises(ConfigError, match=r"data.val_values: needs data.split_column"):
+        read(tmp_path, text, val_values=["1"])
+    read(tmp_path, text)
+    assert "column fold is not used; data.split_column=fold does" in caplog.text
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "\nsep=;"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_delimiter_line_of_excel(tmp_path, first, encoding):
+    make_images(tmp_path, *FILES)
+    text = f"{first}\r\n" + PLAIN.replace(",", ";").replace("\n", "\r\n")
+    if first.startswith("\n") and encoding in ("utf-16-le", "utf-16-be"):
+        text = text.lstrip("\n")
+    check_plain(read(tmp_path, text.encode(encoding)))
+
+
+def test_trailing_delimiters_of_spreadsheets(tmp_path):
+    make_images(tmp_path, *FILES)
+    check_plain(read(tmp_path, PLAIN.replace("train\n", "train,, \n").replace("val\n", "val,\n")))
+    with pytest.raises(ConfigError, match=r"line 3 has 2 fields, the header 3\n.*complete the row"):
+        read(tmp_path, PLAIN.replace("a/2.jpg,bees,train", "a/2.jpg,bees"))
+
+
+@pytest.mark.parametrize("disk_form", ["NFC", "NFD"])
+@pytest.mark.parametrize("manifest_form", ["NFC", "NFD"])
+def test_unicode_forms_of_paths(tmp_path, disk_form, manifest_form):
+    names = ["\u00e9t\u00e9/\u00e91.jpg", "\u00e9t\u00e9/2.jpg", "plain/gr\u00fcn.jpg", "plain/4.jpg"]
+    make_images(tmp_path, *(unicodedata.normalize(disk_form, name) for name in names))
+    text = PLAIN
+    for old, new in zip(FILES, names, strict=True):
+        text = text.replace(old, unicodedata.normalize(manifest_form, new))
+    splits = read(tmp_path, text)
+    for source in splits.parts().values():
+        assert all(Path(source.path(row)).is_file() for row in range(len(source)))
+    assert len(splits.train) == 2
+
+
+def test_both_forms_of_one_file_count_once(tmp_path):
+    make_images(tmp_path, *FILES, "\u00e9.jpg")
+    splits = read(tmp_path, PLAIN + "\u00e9.jpg,ants,train\ne\u0301.jpg,ants,train\n")
+    assert len(splits.train) == 3 and splits.warnings[0].startswith("1 repeated rows count once")
+
+
+def test_ids_without_an_ending(tmp_path):
+    make_images(tmp_path, *FILES)
+    text = PLAIN.replace(".jpg", "").replace("path", "id")
+    with pytest.raises(ConfigError, match=r"4 of 4 files are missing(.|\n)*/a/1.jpg is there: set data.path_suffix="):
+        read(tmp_path, text, path_column="id")
+    check_plain(read(tmp_path, text, path_column="id", path_suffix=".jpg"))
+    check_plain(read(tmp_path, PLAIN, path_suffix=".jpg"))  # paths that have it keep it
+
+
+@pytest.mark.parametrize(
+    ("images", "path", "remedy"),
+    [
+        ("train/1.png", "1", "train/1.png is there: set data.root={root}/train data.path_suffix=.png"),
+        ("train/1.png", "1.png", "train/1.png is there: set data.root={root}/train"),
+        ("../1.png", "1.png", "1.png is there: set data.root={parent}"),
+        ("1.PNG", "1.png", "1.PNG is there: upper and lower case must agree"),
+        ("1.png", "1.jpg", "1.png is there, with another ending"),
+        ("1.png", "C:\\photos\\1.png", "it is a path on a drive of Windows"),
+        ("1.png", "2.png", "paths start from data.root"),
+    ],
+)
+def test_missing_files_name_what_helps(tmp_path, images, path, remedy):
+    root = tmp_path / "photos"
+    root.mkdir()
+    make_images(root, images)
+    words = remedy.format(root=root, parent=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        read(root, f"path,label\n{path},a\n")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04 xlsx", "is a spreadsheet or an archive, not text"),
+        (b"\x1f\x8b\x08 gzip", "is a spreadsheet or an archive, not text"),
+        ("path,label\nk\u00f6nig.jpg,a\n".encode("latin-1"), "is not UTF-8 text: .*\n.*CSV UTF-8"),
+    ],
+)
+def test_files_that_are_no_manifest(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, content)
+
+
+def test_pipe_as_manifest_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        build_csv(CsvConfig(file=str(tmp_path / "pipe")), reader=lambda path: np.zeros((1, 1, 3), np.uint8))
+
+
+ODD = ("blank name (2).jpg", "a=b,c.jpg", "it's @home #1.jpg", '4"4.jpg', "caf\u00e9 \u65e5\u672c.jpg", "100%;x|y.jpg")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_odd_names_in_manifests(tmp_path, delimiter):
+    root = tmp_path / "my photos (2024), a=b @x 'q'"
+    make_images(root, *ODD)
+    lines = io.StringIO()
+    table = csv.writer(lines, delimiter=delimiter)
+    table.writerows([("path", "label"), *((name, f"class, {number % 2}") for number, name in enumerate(ODD))])
+    splits = read(root, lines.getvalue())
+    names = [source.name(row) for source in (splits.train, splits.val) for row in range(len(source))]
+    assert sorted(names) == sorted(ODD) and splits.classes == ("class, 0", "class, 1")

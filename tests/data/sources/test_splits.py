@@ -7,8 +7,8 @@ from cvtrain.data.sources.source import ArraySource, FileSource, ImageSource
 from cvtrain.data.sources.splits import (
     complete_splits,
     describe_splits,
+    format_list,
     hash_rows,
-    listed,
     split_hashes,
     stratified_split,
 )
@@ -141,11 +141,6 @@ def test_splits_that_cannot_be(arguments: tuple, message: str) -> None:
         complete(*arguments)
 
 
-def test_one_class_is_no_classifier() -> None:
-    with pytest.raises(ConfigError, match="at least two classes, found 1: ants"):
-        complete(source_of([0, 0]), classes=("ants",))
-
-
 def test_description_counts_every_class() -> None:
     splits = complete(source_of([0, 0, 0, 1]), source_of([0, 1]), classes=("ants", "a long name"))
     assert describe_splits(splits) == (
@@ -167,5 +162,5 @@ def test_description_of_many_classes_is_summed_up() -> None:
 
 
 def test_long_lists_are_cut() -> None:
-    assert listed(["a", "b"]) == "a, b"
-    assert listed([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+    assert format_list(["a", "b"]) == "a, b"
+    assert format_list([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"

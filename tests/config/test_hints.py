@@ -12,8 +12,11 @@ import pytest
     ("command", "faults"),
     [
         ("trian", {"trian": "did you mean train?"}),
-        ("predict checkpoint=x", {"predict": "verbs: train, evaluate, cache, sweep; settings are written key=value"}),
-        ("help", {"help": "that is cvtrain --help"}),
+        (
+            "predict checkpoint=x",
+            {"predict": "verbs: train, evaluate, cache, sweep, list, help; settings are written key=value"},
+        ),
+        ("usage", {"usage": "that is cvtrain --help"}),
         ("train evaluate", {"evaluate": "the verb comes first: cvtrain evaluate key=value ..."}),
         ("resnet18", {"resnet18": "did you mean model=resnet18?"}),
         ("resume", {"resume": "write resume=..., without spaces around ="}),
@@ -63,7 +66,7 @@ def test_a_word_that_is_no_setting_is_answered_with_what_to_write(cvtrain, tmp_p
         ("model.hidden=[64", "a bracket is left open; a list is written model.hidden=[a,b]"),
         ("augment.transforms=[{RandomCrop:{padding:4}]", "a bracket is left open"),
         ("data.image_size=(32,32)", "a list is written data.image_size=[32,32]"),
-        ("name=a'b", "quote special characters for shell and Hydra"),
+        ("seed=a'b", "quote it for Hydra and for the shell: 'seed="),
     ],
 )
 def test_a_value_outside_of_the_grammar_says_how_it_is_written(problems_of, token, remedy):

@@ -1,0 +1,60 @@
+"""The lines at the start of a run: data, model, recipe, device and folder."""
+
+from torch import nn
+
+from cvtrain.config.schema.model import TorchvisionModelConfig
+from cvtrain.config.schema.root import Config
+from cvtrain.models.stem import has_small_stem
+from cvtrain.runtime.console import display_path
+from cvtrain.runtime.precision import precision_name
+from cvtrain.training.build import Run
+
+
+def describe_start(run: Run) -> list[str]:
+    """Return what a person checks before a run is worth waiting for, in about five lines."""
+    config, trainer = run.config, run.trainer
+    images = ", ".join(f"{len(source):,} {split}" for split, source in run.splits.parts().items())
+    origin = getattr(config.data, "root", None) or getattr(config.data, "file", None)
+    source = f"{config.data.name} {origin}" if origin else config.data.name
+    return [
+        f"data: {source}: {images} images, {len(run.splits.classes):,} classes",
+        f"model: {describe_model(config, trainer.model)}",
+        f"recipe: {describe_recipe(run)}",
+        f"device: {trainer.device}, {precision_name(trainer.dtype)}, {run.loaders.train.num_workers} data workers, "
+        f"seed {config.seed}",
+        f"run folder: {display_path(run.run_dir)}",
+    ]
+
+
+def describe_model(config: Config, model: nn.Module) -> str:
+    """Return the network's name, size and input, and its stem if that is not the usual one."""
+    settings, data = config.model, config.data
+    params = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    words = [settings.name, f"{params:,} parameters" if trained == params else f"{trained:,} of {params:,} parameters"]
+    weights = getattr(settings, "weights", None)
+    if weights is not None or hasattr(settings, "pretrained"):
+        is_pretrained = weights is not None or getattr(settings, "pretrained", False)
+        words.append(f"weights {weights or 'pretrained'}" if is_pretrained else "random weights")
+    words.append(f"images {data.channels}x{data.image_size}x{data.image_size}")
+    if isinstance(settings, TorchvisionModelConfig) and has_small_stem(settings.arch):
+        conv = getattr(model, "conv1", None)
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+            words.append("stem 3x3 without pooling, as images are small (model.stem=imagenet: 7x7)")
+    return ", ".join(words)
+
+
+def describe_recipe(run: Run) -> str:
+    """Return optimizer, schedule, length, batch, augmentation and normalization."""
+    config, loader = run.config, run.loaders.train
+    optimizer, trainer = config.optimizer, config.trainer
+    parts = f" in {trainer.grad_accum_steps} parts" if trainer.grad_accum_steps > 1 else ""
+    mean, std = (
+        "[" + ", ".join(f"{value:.3g}" for value in tensor.flatten().tolist()) + "]"
+        for tensor in (run.normalizer.mean, run.normalizer.std)
+    )
+    return (
+        f"{optimizer.name} lr {optimizer.lr:g}, {config.scheduler.name}, {trainer.epochs} epochs of "
+        f"{loader.num_batches:,} steps, batch {loader.batch_size}{parts}, augment {config.augment.name}, "
+        f"mean {mean} std {std}"
+    )
