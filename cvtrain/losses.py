@@ -179,17 +179,6 @@ def build_criterion(config: LossConfig, *, num_classes: int, class_weights: Tens
     raise AssertionError(f"{type(config).__name__} is not in LOSS_CONFIGS")
 
 
-def empty_loss(outputs: Tensor | tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
-    """As `loss_with_aux_heads` for a batch without images: the backward pass reaches every parameter, changes none.
-
-    For networks whose passes talk to other processes, which wait for theirs.
-    """
-    if isinstance(outputs, Tensor):
-        return outputs.sum() * 0.0, outputs
-    given = [output for output in outputs if output is not None]
-    return torch.stack([output.sum() for output in given]).sum() * 0.0, outputs.logits  # type: ignore[attr-defined]
-
-
 def loss_with_aux_heads(
     criterion: nn.Module, outputs: Tensor | tuple[Tensor | None, ...], targets: Tensor, aux_weight: float
 ) -> tuple[Tensor, Tensor]:

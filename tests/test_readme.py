@@ -121,7 +121,8 @@ def test_groups_and_options_are_those_of_conf():
 
 def test_exit_codes():
     listed = [int(code) for code, _ in table_rows(README, "exit code")]
-    signals = [128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU")
+    signals = [128 + getattr(signal, name) for name in names]
     assert signals[0] == EXIT_INTERRUPTED
     assert listed == [EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, *signals]
 
@@ -140,7 +141,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_readme_links_every_page():
-    linked = set(re.findall(r"\]\(docs/([^)#]+)", README))
+    linked = set(re.findall(r"\]\(docs/([^)#]+\.md)", README))
     assert linked == {page.name for page in PAGES} - {"README.md"}
 
 

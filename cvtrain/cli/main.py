@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
+SECONDS_TO_EXIT = 2.0
 EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -87,20 +89,28 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
 def main(argv: list[str] | None = None, *, prevalidated: bool = False) -> NoReturn:
     """Run the words after `cvtrain`, by default those of this process, and exit with the command's status.
 
-    A trial of a W&B sweep that a signal has stopped ends by that signal: the agent counts exit codes as failures, and
-    shuts down after three.
+    After a signal, libraries have `SECONDS_TO_EXIT` at exit (W&B waits there for its server); then the signal itself
+    ends the process. A trial of a W&B sweep ends so at once: its agent counts exit codes as failures, and shuts down
+    after three.
     """
     try:
         status = run(sys.argv[1:] if argv is None else argv, prevalidated=prevalidated)
     except SystemExit as request:
-        from cvtrain.config.wandb_trial import is_trial
-        from cvtrain.runtime.signals import is_signal_exit
+        status = request.code if isinstance(request.code, int) else int(request.code is not None)
+    from cvtrain.runtime.signals import is_signal_exit
 
-        if isinstance(request.code, int) and is_signal_exit(request.code) and is_trial() and rank_from_env() is None:
-            sys.stdout.flush()
-            signal.signal(request.code - 128, signal.SIG_DFL)
-            signal.raise_signal(request.code - 128)
-        raise
+    if is_signal_exit(status):
+        from cvtrain.config.wandb_trial import is_trial
+
+        number = status - 128
+        with contextlib.suppress(OSError):
+            signal.signal(number, signal.SIG_DFL)
+        sys.stdout.flush()
+        if is_trial() and rank_from_env() is None:
+            signal.raise_signal(number)
+        timer = threading.Timer(SECONDS_TO_EXIT, signal.raise_signal, [number])
+        timer.daemon = True
+        timer.start()
     sys.exit(status)
 
 

@@ -56,7 +56,7 @@ def configure_rank_logging(rank: int, path: Path, level: str) -> None:
         ),
     ]
     for handler, text in handlers:
-        handler.setFormatter(DisplayFormatter(text))
+        handler.setFormatter(DisplayFormatter(text, with_details=isinstance(handler, logging.FileHandler)))
         if level != "DEBUG":
             handler.addFilter(is_own_concern)
         root.addHandler(handler)

@@ -42,7 +42,7 @@ from cvtrain.runtime.device import choose_memory_format, select_device
 from cvtrain.runtime.lock import unusable_folder
 from cvtrain.runtime.precision import backend_flags, precision_name, select_precision
 from cvtrain.runtime.progress import build_progress
-from cvtrain.training.evaluator import Evaluation, evaluate_split
+from cvtrain.training.evaluator import Evaluation, Evaluator
 
 log = logging.getLogger(__name__)
 
@@ -101,17 +101,16 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
     progress.start("evaluating", loader.num_images)
     try:
         with backend_flags(device, dtype, deterministic=trained.trainer.deterministic):
-            evaluation = evaluate_split(
-                built.module.to(device).to(memory_format=memory_format),
-                loader.epoch(0),
+            evaluator = Evaluator(
                 criterion=build_criterion(trained.loss, num_classes=len(classes)).to(device),
                 normalizer=normalizer.to(device),
                 device=device,
                 dtype=dtype,
-                num_classes=len(classes),
                 flip=trained.trainer.eval_flip if config.eval_flip is None else config.eval_flip,
                 on_batch=progress.advance,
             )
+            model = built.module.to(device).to(memory_format=memory_format)
+            evaluation = evaluator.evaluate(model, loader.epoch(0))
     finally:
         progress.close()
         loader.close()

@@ -1,6 +1,7 @@
 """The verb `train`: assembles a run from its config, trains, and reports."""
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
 from cvtrain.report.start import describe_start
-from cvtrain.runtime.clock import now
+from cvtrain.runtime.console import log_with_details
 from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock, unusable_folder
 from cvtrain.runtime.memory import keep_freed_memory
 from cvtrain.runtime.precision import backend_flags
 from cvtrain.runtime.rng import deterministic_mode
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.build import Run, build_run
-from cvtrain.training.settings import StopReason
+from cvtrain.training.state import StopReason
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def train(
 def _train(
     config: Config, run_dir: Path, overrides: list[str], world: ProcessGroup, plotter: Plotter | None
 ) -> TrainResult:
-    started = now()
+    started = time.perf_counter()
     state = load_resume_state(config, run_dir, world)
     if world.is_main_process:
         try:
@@ -90,8 +91,11 @@ def _train(
         run = build_run(config, run_dir, stop_signals, state, world)
         trainer = run.trainer
         if world.is_main_process:
-            for line in describe_start(run):
-                log.info("%s", line)
+            for line, details in describe_start(run):
+                if details and not config.model.summary:
+                    log_with_details(log, line, details)
+                else:
+                    log.info("%s", f"{line}\n{details}".rstrip())
         keep_freed_memory(trainer.device)
         exit_code = 1
         try:
@@ -101,7 +105,7 @@ def _train(
                 end_reason = trainer.run_loop()
                 exit_code = trainer.coordinator.exit_code
                 trainer.store.close()  # before the report, which may take the last space on the disk
-                metrics = report_or_explain(run, end_reason, plotter, wall_seconds=now() - started)
+                metrics = report_or_explain(run, end_reason, plotter, wall_seconds=time.perf_counter() - started)
                 failure = world.broadcast(trainer.store.failure)  # together: a rank that ends early looks lost
             if failure is not None:
                 exit_code = exit_code or 1

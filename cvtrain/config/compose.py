@@ -85,7 +85,12 @@ def overrides_of(config: Config) -> list[str]:
     choices = [_choice(composer, group, schema, getattr(config, group)) for group, schema in schemas.items()]
     choices.append(f"logger=[{','.join(loggers)}]")
     wanted, composed = flatten(to_plain(config)), _composed_values(composer, choices)
-    changed = [override(key, value) for key, value in wanted.items() if key not in composed or composed[key] != value]
+    labels = {f"{group}.name" for group in schemas}  # follow from the choice, and cannot be set
+    changed = [
+        override(key, value)
+        for key, value in wanted.items()
+        if key not in labels and (key not in composed or composed[key] != value)
+    ]
     tokens = [*choices, *(normalize_override(token, "train") for token in changed)]
     cfg = compose_or_explain(composer, tokens)
     again = flatten(to_plain(typed_config(cfg, composer, tokens)))

@@ -63,7 +63,6 @@ TRAINING = (
     "trainer.max_steps",
     "trainer.grad_accum_steps",
     "trainer.on_nonfinite",
-    "trainer.parallel",
     "trainer.precision",
     "trainer.sync_batchnorm",
 )

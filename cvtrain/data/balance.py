@@ -1,6 +1,9 @@
 """Class imbalance: counts, weights for the loss and weights for sampling."""
 
 import numpy as np
+import torch
+
+from cvtrain.config.schema.data import Balance
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -26,3 +29,10 @@ def oversampling_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     Every class is then sampled equally often on average, N / K times in an epoch of N samples.
     """
     return class_weights(class_counts(labels, num_classes))[labels]
+
+
+def loss_weights(balance: Balance, labels: np.ndarray, num_classes: int) -> torch.Tensor | None:
+    """Return the class weights of the loss, (num_classes,) float32, for `data.balance=class_weights`, else None."""
+    if balance is not Balance.class_weights:
+        return None
+    return torch.from_numpy(class_weights(class_counts(labels, num_classes))).float()

@@ -65,7 +65,12 @@ class Loaders:
 
 
 def build_loaders(
-    config: Config, splits: Splits, *, device: torch.device, world: ProcessGroup = SINGLE_PROCESS
+    config: Config,
+    splits: Splits,
+    *,
+    device: torch.device,
+    world: ProcessGroup = SINGLE_PROCESS,
+    batch_norm: bool = False,
 ) -> Loaders:
     """Build the loaders of a run.
 
@@ -76,12 +81,16 @@ def build_loaders(
     spread evenly over the split. With `trainer.overfit_one_batch` both show the first training batch, resized as for
     evaluation, and there is no test. Each of several ranks gets its part of every batch.
 
+    Args:
+        batch_norm: the network needs two images of each rank in a training batch. A last batch that has fewer is left
+            out.
+
     Raises:
-        ConfigError: a batch has fewer images than there are ranks.
+        ConfigError: no batch has enough images for a step.
     """
-    check_batch_size(config.data.batch_size, world.world_size)
+    min_share = 2 if batch_norm else 1
     if config.trainer.overfit_one_batch:
-        return _build_overfit_loaders(config, splits, device=device, world=world)
+        return _build_overfit_loaders(config, splits, device=device, world=world, min_share=min_share)
     data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
 
     # Transforms, and the form in which images are cached for them
@@ -94,7 +103,8 @@ def build_loaders(
     splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form, world=world)
 
     # Loaders
-    plan = _build_train_sampler(config, splits, world)
+    plan = _build_train_sampler(config, splits, world, min_share)
+    check_enough_images(plan)
     train = _build_loader(
         data, splits.train, plan, transform, seed=seed, device=device, num_views=config.augment.views, world=world
     )
@@ -126,35 +136,52 @@ def build_eval_loader(
     return _build_loader(config, source, plan, None, seed=seed, device=device, world=world)
 
 
-def check_batch_size(batch_size: int, world_size: int) -> None:
-    """Raise ConfigError if some rank would never have an image of a batch."""
-    if batch_size < world_size:
+def check_enough_images(plan: EpochSampler) -> None:
+    """Raise ConfigError if no step can be taken; log the images of a last batch that no step is taken on."""
+    if plan.batch_size < plan.world_size:
         raise ConfigError(
             "data.batch_size",
-            batch_size,
-            f"has to be at least the number of processes, {world_size}, which share each batch",
+            plan.batch_size,
+            f"has to be at least the number of processes, {plan.world_size}, which share each batch",
             "use a larger batch, or fewer processes",
+        )
+    each = "two for batch norm" if plan.min_share == 2 else "one"
+    needs = each if plan.world_size == 1 else f"{each} for each of {plan.world_size} processes"
+    if plan.num_batches == 0:
+        raise ConfigError(
+            "data",
+            rule=f"train has {plan.num_left_out} images, and a step needs {needs}",
+            remedy="add images, or use fewer processes or a model without batch norm",
+        )
+    if plan.num_left_out:
+        log.info(
+            "train: %d of %d images are left out of each epoch: too few for a last batch, which needs %s",
+            plan.num_left_out,
+            plan.num_images + plan.num_left_out,
+            needs,
         )
 
 
 # ---------------------------------------------------------------- loaders
 
 
-def _build_overfit_loaders(config: Config, splits: Splits, *, device: torch.device, world: ProcessGroup) -> Loaders:
+def _build_overfit_loaders(
+    config: Config, splits: Splits, *, device: torch.device, world: ProcessGroup, min_share: int
+) -> Loaders:
     """Train and val that both show the first training batch."""
     data, seed = config.data, config.seed
     form = _build_eval_transform(data)
     # Of the shuffled order, since the first files of a folder are all of one class.
-    first = np.unique(_build_train_sampler(config, splits, world).order(0)[: data.batch_size])
+    first = np.unique(_build_train_sampler(config, splits, world, min_share).order(0)[: data.batch_size])
     source = cache_splits(data, splits, train_form=form, eval_form=form, world=world).train
-    plan = EpochSampler(
-        len(source), data.batch_size, seed, False, subset=first, rank=world.rank, world_size=world.world_size
-    )
+    ranks = {"rank": world.rank, "world_size": world.world_size}
+    plan = EpochSampler(len(source), data.batch_size, seed, False, subset=first, min_share=min_share, **ranks)
+    check_enough_images(plan)
     train, val = (_build_loader(data, source, plan, None, seed=seed, device=device, world=world) for _ in range(2))
     return Loaders(train, val, None)
 
 
-def _build_train_sampler(config: Config, splits: Splits, world: ProcessGroup) -> EpochSampler:
+def _build_train_sampler(config: Config, splits: Splits, world: ProcessGroup, min_share: int) -> EpochSampler:
     weights = None
     if config.data.balance is Balance.oversample:
         weights = oversampling_weights(splits.train.labels, len(splits.classes))
@@ -167,6 +194,7 @@ def _build_train_sampler(config: Config, splits: Splits, world: ProcessGroup) ->
         limit_batches=config.trainer.limit_train_batches,
         rank=world.rank,
         world_size=world.world_size,
+        min_share=min_share,
     )
 
 

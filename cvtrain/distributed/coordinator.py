@@ -1,25 +1,27 @@
-"""What the processes of a run have to see alike at each step: a signal, the time, a failure, the size of the batch."""
+"""What the ranks of a run agree on before each step: a signal, the time, a failure, the images of the batch."""
 
 import signal
+import time
 from collections.abc import Iterator
-from typing import Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from cvtrain.config.errors import RunError
 from cvtrain.distributed.errors import PeerFailedError
 from cvtrain.distributed.process_group import ProcessGroup
-from cvtrain.runtime.clock import now
 from cvtrain.runtime.signals import SIGNALS, StopSignals
 
-
-class Sized(Protocol):
-    def __len__(self) -> int: ...
+B = TypeVar("B")
 
 
-B = TypeVar("B", bound=Sized)
+class ImageCount(NamedTuple):
+    """Images of a batch: of all ranks together, and of the rank that has fewest."""
+
+    total: int
+    smallest: int
 
 
 class Coordinator:
-    """Of a process that is alone: what it knows itself. `DistributedCoordinator` is the same for several."""
+    """Agreement of a single process with itself. `DistributedCoordinator` is the same for several."""
 
     def __init__(self, stop_signals: StopSignals) -> None:
         self.stop_signals = stop_signals
@@ -35,27 +37,27 @@ class Coordinator:
         return self.stop_signals.exit_code
 
     def all_ranks_failed(self, error: RunError) -> bool:
-        """Whether all processes are here because of `error`, so that they can still save together."""
+        """Return True if all ranks end because of `error`, so that they can still save together."""
         return True
 
     def now(self) -> float:
-        """Seconds on a clock that only moves forward."""
-        return now()
+        """Return seconds on a clock that only moves forward."""
+        return time.perf_counter()
 
-    def exchange(self, num_images: int = 0) -> int:
-        """Once per batch, by all: tell the others what this process knows. Gives the sum of `num_images`."""
-        return num_images
+    def sync(self, num_images: int = 0) -> ImageCount:
+        """Agree once per batch; all ranks call it. Returns the images that they have."""
+        return ImageCount(num_images, num_images)
 
-    def follow(self, batches: Iterator[B]) -> Iterator[B]:
-        """The batches. If they fail here, the others learn of it in their next `exchange`."""
+    def report_failures(self, batches: Iterator[B]) -> Iterator[B]:
+        """Yield the batches. If making one fails here, `sync` raises in the other ranks."""
         return batches
 
 
 class DistributedCoordinator(Coordinator):
-    """One sum of a few numbers per batch, over the host: while a GPU works on the batch before, it costs no time.
+    """One gather of a few numbers per batch, over the host: while a GPU works on the batch before, it costs no time.
 
-    A signal counts once all know of it: all stop after the same step, whoever got it. The time is rank 0's, so that
-    all find the same limits reached.
+    A signal counts once all ranks know of it: all stop after the same step, whoever received it. The time is rank 0's,
+    so that all find the same limits reached.
     """
 
     def __init__(self, stop_signals: StopSignals, world: ProcessGroup) -> None:
@@ -77,40 +79,42 @@ class DistributedCoordinator(Coordinator):
         return self._has_failed
 
     def now(self) -> float:
-        """Rank 0's time at the last exchange."""
+        """Return rank 0's time at the last `sync`."""
         return self._now
 
-    def exchange(self, num_images: int = 0) -> int:
-        """As for one process.
+    def sync(self, num_images: int = 0) -> ImageCount:
+        """Agree once per batch, as with one process.
 
         Raises:
-            PeerFailedError: the batches of another process have failed.
-            LostProcessError: another process has ended.
+            PeerFailedError: the batches of another rank have failed.
+            LostProcessError: another rank has ended.
         """
-        return self._exchange(num_images, failed=False)
+        return self._sync(num_images, failed=False)
 
-    def follow(self, batches: Iterator[B]) -> Iterator[B]:
+    def report_failures(self, batches: Iterator[B]) -> Iterator[B]:
         try:
             yield from batches
         except PeerFailedError:
             raise
         except RunError:
-            self._exchange(0, failed=True)
+            self._sync(0, failed=True)
             raise
 
-    def _exchange(self, num_images: int, *, failed: bool) -> int:
+    def _sync(self, num_images: int, *, failed: bool) -> ImageCount:
         own = self.stop_signals.received
         signals = [float(number == own) for number in SIGNALS]
-        time = now() if self._world.is_main_process else 0.0
-        total, num_failed, self._now, *votes = self._world.all_reduce_scalars([num_images, failed, time, *signals])
+        by_rank = self._world.all_gather_scalars([num_images, failed, time.perf_counter(), *signals])
+        images, failures, times, *votes = zip(*by_rank, strict=True)
+        self._now = times[0]
         for number, vote in zip(SIGNALS, votes, strict=True):
-            if vote and self._received is None:
+            if any(vote) and self._received is None:
                 self._received = self.stop_signals.received = number
-        self._has_failed = bool(num_failed)
-        if num_failed and not failed:
+        self._has_failed = any(failures)
+        if self._has_failed and not failed:
             raise PeerFailedError("another process of this run has failed")
-        return int(total)
+        return ImageCount(int(sum(images)), int(min(images)))
 
 
 def build_coordinator(stop_signals: StopSignals, world: ProcessGroup) -> Coordinator:
+    """Return `Coordinator`, or for several ranks `DistributedCoordinator`."""
     return Coordinator(stop_signals) if world.world_size == 1 else DistributedCoordinator(stop_signals, world)

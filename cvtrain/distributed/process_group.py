@@ -1,6 +1,7 @@
-"""How the processes of a run talk. Alone, every method is the same without the others."""
+"""Collectives of the ranks of a run. In a run of one process every method works without the others."""
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -11,17 +12,20 @@ import torch.distributed as dist
 
 from cvtrain.distributed.env import Rank
 from cvtrain.distributed.errors import LostProcessError
+from cvtrain.runtime.device import select_device, visible_gpus
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Others may wait this long while one fills a cache, scores or writes plots.
+# Others may wait this long while one fills a cache, evaluates or writes plots.
 PATIENCE = timedelta(minutes=30)
 
 
 class ProcessGroup:
     """A run of one process. `TorchProcessGroup` is the same for several.
 
-    All processes call the same methods in the same order.
+    All ranks call the same methods in the same order.
     """
 
     rank = 0
@@ -32,52 +36,49 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """True for the process that decides, logs and writes."""
+        """True for rank 0, which decides, logs and writes."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until all have come here."""
+        """Wait until all ranks are here."""
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's `value`, for all. Anything that can be pickled."""
+        """Return rank 0's `value`, which can be anything that pickle takes."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """The values of all by rank, on rank 0; elsewhere an empty list."""
+        """Return the values of all by rank, on rank 0; elsewhere an empty list."""
         return [value]
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all by rank, for all."""
+        """Return the values of all by rank."""
         return [value]
 
     def all_reduce_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Replace `tensor` by the sum of those of all; equal to the bit everywhere. Does not wait for a GPU."""
+        """Replace `tensor` by the sum of those of all ranks, equal to the bit in all. Does not wait for a GPU."""
         return tensor
 
-    def all_reduce_async(self, tensor: torch.Tensor) -> Any:
-        """Begin `all_reduce_`; what is returned has `wait()`, after which the sum is there."""
-        raise AssertionError("there is nobody to add to")
-
     def all_true(self, flag: torch.Tensor) -> torch.Tensor:
-        """() bool on the device: whether `flag` is true everywhere. Does not wait for a GPU."""
+        """Return () bool on the device: whether `flag` is true in all ranks. Does not wait for a GPU."""
         return flag
 
     def all_reduce_scalars(self, numbers: Sequence[float]) -> list[float]:
-        """The sums over all of each number, on the host, at the cost of a message and an answer."""
+        """Return the sum over all ranks of each number, on the host, at the cost of a message and an answer."""
         return list(numbers)
+
+    def all_gather_scalars(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Return the numbers of all by rank, on the host, at the cost of a message and an answer."""
+        return [list(numbers)]
 
     def broadcast_(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace `tensors` by those of rank 0."""
 
     def passing(self) -> contextlib.AbstractContextManager[None]:
-        """Around passes of a network that talks to the other processes itself: their end is told as everywhere."""
+        """Surround passes of a network with collectives of its own: a lost rank raises `LostProcessError` there too."""
         return contextlib.nullcontext()
 
     def local_main_first(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, one process of each machine comes first, and the others when it is through.
-
-        For what the first one keeps for all: downloads, caches.
-        """
+        """Let one rank of each machine run the block first, the others after it, for downloads and caches."""
         return contextlib.nullcontext()
 
 
@@ -85,10 +86,10 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class TorchProcessGroup(ProcessGroup):
-    """A run of several processes, over gloo for what lies on the host and NCCL for what lies on GPUs."""
+    """A run of several processes: gloo for tensors on the host, NCCL for those on GPUs."""
 
     def __init__(self, rank: Rank, store: dist.Store) -> None:
-        """Meet the others; returns when all are there. `store` is common to all of them."""
+        """Initialize torch's process group; returns when all ranks are there, which share `store`."""
         self.rank = rank.rank
         self.world_size = rank.world_size
         self.node = rank.node
@@ -139,16 +140,19 @@ class TorchProcessGroup(ProcessGroup):
             dist.all_reduce(tensor)
         return tensor
 
-    def all_reduce_async(self, tensor: torch.Tensor) -> Any:
-        with self._talking():
-            return _Pending(self, dist.all_reduce(tensor, async_op=True))
-
     def all_true(self, flag: torch.Tensor) -> torch.Tensor:
         missing = (~flag).to(torch.int32)
         return self.all_reduce_(missing) == 0
 
     def all_reduce_scalars(self, numbers: Sequence[float]) -> list[float]:
         return self.all_reduce_(torch.tensor(numbers, dtype=torch.float64)).tolist()
+
+    def all_gather_scalars(self, numbers: Sequence[float]) -> list[list[float]]:
+        own = torch.tensor(numbers, dtype=torch.float64)
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
+        with self._talking():
+            dist.all_gather(parts, own)
+        return [part.tolist() for part in parts]
 
     def broadcast_(self, tensors: Sequence[torch.Tensor]) -> None:
         with self._talking():
@@ -177,18 +181,27 @@ class TorchProcessGroup(ProcessGroup):
 
 
 def _why(error: RuntimeError) -> str:
-    """What gloo or NCCL says, without the place in their source and their advice."""
+    """Return the message of gloo or NCCL without the place in their source and their advice."""
     text = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().partition("\n")[0])
     return f": {text.partition('. This is ')[0]}" if text else ""
 
 
-class _Pending:
-    """A sum under way."""
+def device_for_rank(name: str, world: ProcessGroup) -> torch.device:
+    """Return the device of this rank for `trainer.device=name`: the GPU of its number, or the only one it sees."""
+    if world.world_size > 1 and sees_one_gpu_each(visible_gpus(), world):
+        device = select_device(name)
+    else:
+        device = select_device(name, local_rank=world.local_rank, num_processes=world.local_world_size)
+    if device.type == "cuda" and world.world_size > 1:
+        torch.cuda.set_device(device)
+    return device
 
-    def __init__(self, group: TorchProcessGroup, work: Any) -> None:
-        self._group = group
-        self._work = work
 
-    def wait(self) -> None:
-        with self._group._talking():
-            self._work.wait()
+def sees_one_gpu_each(gpus: list[str], world: ProcessGroup) -> bool:
+    """Return True if each rank sees one GPU, each another, as with Slurm's --gpus-per-task.
+
+    Args:
+        gpus: ids of those that this process sees.
+    """
+    seen = world.all_gather((world.node, tuple(gpus)))
+    return all(len(ids) == 1 for _, ids in seen) and len(set(seen)) == world.world_size

@@ -67,3 +67,30 @@ def first_tensor(output: Any) -> torch.Tensor | None:
         return output
     items = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
     return next((tensor for tensor in map(first_tensor, items) if tensor is not None), None)
+
+
+def has_unused_parameters(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Return True if a training step on images of `shape` (B, C, H, W) gives some parameter no gradient.
+
+    Also where the network cannot run on shapes alone, so that nobody knows.
+    """
+    parameters = {
+        name: torch.empty_like(parameter, device="meta", requires_grad=True)
+        for name, parameter in module.named_parameters()
+        if parameter.is_floating_point()
+    }
+    buffers = {name: buffer.detach().to("meta") for name, buffer in module.named_buffers()}
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            output = functional_call(module, {**parameters, **buffers}, (torch.empty(shape, device="meta"),))
+        tensors = output if isinstance(output, (list, tuple)) else [output]
+        total = torch.stack([tensor.float().sum() for tensor in tensors if tensor is not None]).sum()
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    except Exception:  # the meta device has its limits
+        return True
+    finally:
+        for layer, training in modes:
+            layer.training = training
+    return any(gradient is None for gradient in gradients)

@@ -131,9 +131,9 @@ class PlateauSchedule(Schedule):
         self._factor, self._best, self._num_bad = state["factor"], state["best"], state["num_bad"]
 
 
-def apply_schedule(optimizer: Optimizer, schedule: Schedule, step: int) -> None:
-    """Set the rate of each group for update number `step`: its `initial_lr` times the schedule's factor."""
-    factor = schedule.factor(step)
+def apply_schedule(optimizer: Optimizer, schedule: Schedule, step: int, *, scale: float = 1.0) -> None:
+    """Set each group's learning rate for update number `step`: `initial_lr` times the schedule's factor and `scale`."""
+    factor = schedule.factor(step) * scale
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from cvtrain.runtime.precision import precision_name
 from cvtrain.runtime.rng import derive_seed
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.build import Run
-from cvtrain.training.evaluator import Evaluation, evaluate_split
-from cvtrain.training.settings import StopReason
+from cvtrain.training.evaluator import Evaluation
+from cvtrain.training.state import StopReason
 from cvtrain.training.trainer import BATCH_TRANSFORM_STREAM
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     if num_skipped:
         log.warning("%d images could not be read and were skipped: %s", num_skipped, run_dir / "skipped_images.csv")
 
-    steady = trainer.times.steady()
+    steady = trainer.timer.after_first_epoch()
     bottleneck = find_bottleneck(steady.loop, steady.data, collect_facts(run), num_steps=trainer.step)
     summary = summarize(run, end_reason, metrics, bottleneck, wall_seconds=wall_seconds, num_skipped=num_skipped)
     write_json(run_dir / "summary.json", summary)
@@ -178,7 +179,7 @@ def write_test(run: Run, plotter: Plotter | None) -> dict[str, float]:
     metrics = {f"test/{name}": value for name, value in tested.metrics.items()}
     if run.trainer.world.is_main_process:
         write_split(run, "test", tested, run.loaders.test, plotter)
-    run.logger.log_metrics(run.trainer.step, max(run.trainer.epoch - 1, 0), metrics)
+    run.logger.log_metrics(run.trainer.step, max(run.trainer.state.epoch - 1, 0), metrics)
     return metrics
 
 
@@ -209,25 +210,15 @@ def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
     """
     trainer = run.trainer
     best_path = run.run_dir / "checkpoints" / "best.pt"
-    model = trainer.average.model
-    is_kept = trainer.world.is_main_process and best_path.exists()
-    trainer.weights.load_from_main(model, inference_weights(load_checkpoint(best_path)) if is_kept else None)
+    model = trainer.ema.model
+    if trainer.world.is_main_process and best_path.exists():
+        model.load_state_dict(inference_weights(load_checkpoint(best_path)))
+    trainer.world.broadcast_([*model.parameters(), *model.buffers()])
     trainer.progress.start("scoring", loader.num_images)
+    coordinator = build_coordinator(StopSignals(), trainer.world)
+    evaluator = replace(trainer.evaluator, normalizer=run.normalizer, coordinator=coordinator)
     try:
-        return evaluate_split(
-            model,
-            loader.epoch(0),
-            criterion=trainer.criterion,
-            normalizer=run.normalizer,
-            device=trainer.device,
-            dtype=trainer.dtype,
-            num_classes=trainer.num_classes,
-            flip=trainer.settings.eval_flip,
-            on_batch=trainer.progress.advance,
-            coordinator=build_coordinator(StopSignals(), trainer.world),
-            world=trainer.world,
-            in_parts=trainer.weights.is_sharded,
-        )
+        return evaluator.evaluate(model, loader.epoch(0))
     finally:
         trainer.progress.close()
 
@@ -243,17 +234,17 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of summary.json."""
     trainer = run.trainer
-    times = trainer.times.read()
+    times = trainer.timer.read()
     return {
         "name": run.config.name,
         "end_reason": end_reason.value,
-        "epochs": trainer.epoch,
+        "epochs": trainer.state.epoch,
         "steps": trainer.step,
-        "skipped_steps": trainer.num_skipped_steps,
+        "skipped_steps": trainer.state.num_skipped_steps,
         "checkpoint_error": trainer.store.failure,
         "monitor": trainer.monitor.name,
         "best": {"value": trainer.monitor.best, "step": trainer.monitor.best_step, "metrics": metrics},
-        "last": trainer.last_metrics,
+        "last": trainer.state.metrics,
         "classes": list(run.splits.classes),
         "images": {name: len(source) for name, source in run.splits.parts().items()},
         "skipped_images": num_skipped,

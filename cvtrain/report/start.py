@@ -4,25 +4,37 @@ from torch import nn
 
 from cvtrain.config.schema.model import TorchvisionModelConfig
 from cvtrain.config.schema.root import Config
+from cvtrain.data.sources.splits import describe_classes
 from cvtrain.models.stem import has_small_stem
+from cvtrain.models.summary import summarize_model
+from cvtrain.optim.param_groups import format_groups
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.precision import precision_name
-from cvtrain.training.build import Run
+from cvtrain.training.build import Run, image_shape
 
 
-def describe_start(run: Run) -> list[str]:
-    """Return what a person checks before a run is worth waiting for, in about five lines."""
+def describe_start(run: Run) -> list[tuple[str, str]]:
+    """Return what a person checks before a run is worth waiting for: about six lines, each with its table or "".
+
+    Tables: images per class below `data`, layers below `model`, parameter groups below `recipe`.
+    """
     config, trainer = run.config, run.trainer
     images = ", ".join(f"{len(source):,} {split}" for split, source in run.splits.parts().items())
     origin = getattr(config.data, "root", None) or getattr(config.data, "file", None)
     source = f"{config.data.name} {origin}" if origin else config.data.name
+    notes = ["; ".join(run.splits.notes), *run.splits.left_out] if run.splits.notes else run.splits.left_out
+    workers = "" if config.data.num_workers == "auto" else f", {config.data.num_workers} data workers"
+    layers = str(summarize_model(trainer.model, image_shape(config)))
     return [
-        f"data: {source}: {images} images, {len(run.splits.classes):,} classes",
-        f"model: {describe_model(config, trainer.model)}",
-        f"recipe: {describe_recipe(run)}",
-        f"device: {trainer.device}, {precision_name(trainer.dtype)}, {run.loaders.train.num_workers} data workers, "
-        f"seed {config.seed}",
-        f"run folder: {display_path(run.run_dir)}",
+        (
+            f"data: {source}: {images} images, {len(run.splits.classes):,} classes",
+            "\n".join(describe_classes(run.splits)),
+        ),
+        *((f"data: {line}", "") for line in notes),
+        (f"model: {describe_model(config, trainer.model)}", layers),
+        (f"recipe: {describe_recipe(run)}", format_groups(trainer.optimizer.param_groups)),
+        (f"device: {trainer.device}, {precision_name(trainer.dtype)}{workers}, seed {config.seed}", ""),
+        (f"run folder: {display_path(run.run_dir)}", ""),
     ]
 
 

@@ -70,6 +70,7 @@ class RichProgress:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._text = ""
 
     def start(self, title: str, total_images: int, done_images: int = 0) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -88,13 +89,14 @@ class RichProgress:
             self._progress.start()
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(title, total=total_images, completed=done_images, text="")
+        self._task = self._progress.add_task(title, total=total_images, completed=done_images, text=self._text)
 
     def advance(self, num_images: int) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, num_images)
 
     def show(self, text: str) -> None:
+        self._text = text
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, text=text)
 

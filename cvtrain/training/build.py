@@ -8,57 +8,51 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvtrain import __version__
 from cvtrain.checkpoint import CheckpointStore, NullStore
 from cvtrain.checkpoint.resume import check_classes, describe_schedule_change
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.redact import redact
 from cvtrain.config.schema.model import Freeze
 from cvtrain.config.schema.root import Config
+from cvtrain.config.serialize import schema_names, to_plain
 from cvtrain.data.augment.build import build_batch_transform
+from cvtrain.data.balance import loss_weights
 from cvtrain.data.build import BatchLoader, Loaders, build_loaders
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.normalize import Identity, Normalizer, resolve_mean_std
 from cvtrain.data.sources.build import build_splits
-from cvtrain.data.sources.digest import check_splits_match, check_unchanged, dataset_digest
+from cvtrain.data.sources.digest import DatasetDigest, check_splits_match, check_unchanged, dataset_digest
 from cvtrain.data.sources.source import Splits
-from cvtrain.data.sources.splits import describe_splits
-from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from cvtrain.distributed.sync_batchnorm import convert_sync_batchnorm
-from cvtrain.loggers.build import RunLogger
+from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup, device_for_rank
+from cvtrain.loggers.build import RunLogger, build_loggers
 from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model, without_weights
-from cvtrain.models.freeze import set_backbone_trainable
-from cvtrain.models.summary import summarize_model
+from cvtrain.models.dry_run import has_unused_parameters
+from cvtrain.models.freeze import BackboneFreeze, NoFreeze, has_batch_norm, set_backbone_trainable
 from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.ema import build_ema
-from cvtrain.optim.param_groups import format_groups
 from cvtrain.optim.schedule import build_schedule
 from cvtrain.runtime.device import choose_memory_format
 from cvtrain.runtime.precision import precision_name, select_precision
 from cvtrain.runtime.progress import build_progress
 from cvtrain.runtime.rng import derive_rank_seed, seed_everything
 from cvtrain.runtime.signals import StopSignals
-from cvtrain.training.feature_cache import Backbone, build_features
-from cvtrain.training.placement import choose_weights, device_for_rank, spread
-from cvtrain.training.run_settings import (
-    balance_weights,
-    build_monitor,
-    build_run_logger,
-    checkpoint_metadata,
-    planned_steps,
-    trainer_settings,
-)
-from cvtrain.training.state import restore_training_state
-from cvtrain.training.trainer import Trainer, whole_network
+from cvtrain.training.features import Backbone, build_features
+from cvtrain.training.monitor import build_monitor
+from cvtrain.training.parts import whole_network
+from cvtrain.training.state import planned_steps
+from cvtrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-# What a network sees of the training images that sets weights by them (`BuiltModel.calibrate`).
+# Training images that set the weights of networks which look at data first (`BuiltModel.calibrate`).
 CALIBRATION_IMAGES = 2048
 
 
 @dataclass
 class Run:
-    """A run that is assembled: what training and its report need.
+    """A run that is built: what training and its report need.
 
     `loaders` and `normalizer` are of images, also where the trainer's are of features.
     """
@@ -82,95 +76,79 @@ def build_run(
     """Build every part of the run from its config; nothing is trained yet.
 
     Args:
-        stop_signals: what tells the loop that the user wants to stop; None: one of its own, that nobody triggers.
-        state: checkpoint to go on from; None: a new run.
-        world: the processes that train it.
+        stop_signals: stop the loop; None: none does.
+        state: checkpoint to resume from; None: a new run.
+        world: the ranks that train it.
     """
-    device = device_for_rank(config, world)
-    dtype = select_precision(config.trainer.precision.value, device)
-    log.info("device %s, precision %s, seed %d", device, precision_name(dtype), config.seed)
-    seed_everything(config.seed)
-
-    with world.local_main_first():  # which downloads what the others find there
-        splits = build_splits(config.data)
-    digest = dataset_digest(splits)
-    check_splits_match(digest, world)
-    log_splits(splits)
-    if state is not None:
-        check_classes(splits.classes, state)
-        check_unchanged(
-            state.get("data_digest"),
-            digest,
-            is_within_epoch=state["position"]["batch"] > 0,
-            allow_changed=config.resume_on_changed_data,
-        )
+    stop_signals = stop_signals or StopSignals()
+    # Runtime
+    device, dtype = init_runtime(config, world)
+    # Data
+    splits, digest = load_splits(config, state, world)
     num_classes = len(splits.classes)
-    loaders = build_loaders(config, splits, device=device, world=world)
+    # Model, which decides how small a batch may be
+    built, model, normalizer = build_network(config, num_classes, device, state, world)
+    freeze = build_freeze(config, built)
+    batch_norm = has_batch_norm(freeze.trained_part(model))
+    loaders = build_loaders(config, splits, device=device, world=world, batch_norm=batch_norm)
     batch_transform = build_batch_transform(
         config.augment, num_classes=num_classes, image_size=config.data.image_size, channels=config.data.channels
     )
-
-    weights = choose_weights(config, device, world)
-    # What is spread over the processes is whole on the host only.
-    place = torch.device("cpu") if weights.is_sharded else device
-    with world.local_main_first():
-        built, model, normalizer = build_network(config, num_classes, device, state, world, place=place)
     if state is None and built.calibrate is not None and world.is_main_process:
-        built.calibrate(normalizer(calibration_images(loaders.train).to(device)).to(place))
+        built.calibrate(normalizer(calibration_images(loaders.train).to(device)))
     world.broadcast_([*model.parameters(), *model.buffers()])
-    signal = stop_signals or StopSignals()
     features = build_features(
         config,
         built,
         Backbone(model, built.head, normalizer, device, dtype),
         loaders,
         batch_transform,
-        should_stop=lambda: signal.received is not None,
+        should_stop=lambda: stop_signals.received is not None,
     )
-    average = build_ema(model, config.trainer.ema_decay, weights)
-    if weights.is_sharded:
-        spread(config, weights, model, average.model)
-    criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=balance_weights(config, splits))
+    ema = build_ema(model, config.trainer.ema_decay)
+    # Criterion
+    weights = loss_weights(config.data.balance, splits.train.labels, num_classes)
+    criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=weights).to(device)
+    # Optimizer
     optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
-    log.info("parameter groups\n%s", format_groups(optimizer.param_groups))
-    weights.adopt(optimizer)
-    monitor = build_monitor(config)
-    total_steps = planned_steps(config, loaders.train.num_batches)
+    # Schedule
+    monitor = build_monitor(config.trainer)
+    steps_per_epoch = loaders.train.num_batches
+    total_steps = planned_steps(config.trainer, steps_per_epoch)
     schedule = build_schedule(
-        config.scheduler,
-        steps_per_epoch=loaders.train.num_batches,
-        total_steps=total_steps,
-        monitor_mode=monitor.mode,
+        config.scheduler, steps_per_epoch=steps_per_epoch, total_steps=total_steps, monitor_mode=monitor.mode
     )
-
+    # Loggers
     logger = build_run_logger(config, run_dir, state) if world.is_main_process else RunLogger()
+    # Trainer
     trainer = Trainer(
+        config.trainer,
         model=model,
-        head=built.head,
-        fixed=built.fixed,
-        criterion=criterion.to(device),
+        criterion=criterion,
         optimizer=optimizer,
-        schedule=schedule,
-        average=average,
-        normalizer=Identity() if features else normalizer,
-        batch_transform=batch_transform,
         train_loader=features.train if features else loaders.train,
         val_loader=features.val if features else loaders.val,
-        num_classes=num_classes,
+        schedule=schedule,
+        ema=ema,
+        normalizer=Identity() if features else normalizer,
+        batch_transform=batch_transform,
+        aux_loss_weight=built.aux_loss_weight,
+        freeze=freeze,
         monitor=monitor,
         logger=logger,
         progress=build_progress(config.trainer.progress and world.is_main_process),
         device=device,
         dtype=dtype,
+        seed=config.seed,
         run_dir=run_dir,
+        checkpoint=config.checkpoint,
         store=build_store(config, run_dir, world),
-        stop_signals=signal,
-        describe=checkpoint_metadata(config, splits.classes, normalizer, dtype, total_steps) | {"data_digest": digest},
+        metadata=checkpoint_metadata(config, splits.classes, normalizer, dtype, total_steps) | {"data_digest": digest},
+        stop_signals=stop_signals,
         image_name=splits.train.name,
-        settings=trainer_settings(config, built),
-        enter=features.enter if features else whole_network,
+        entry=features.head_of if features else whole_network,
         world=world,
-        weights=weights,
+        has_unused_parameters=world.world_size > 1 and has_unused_parameters(model, (2, *image_shape(config))),
     )
     if state is not None:
         restore_trainer(trainer, state)
@@ -181,8 +159,114 @@ def build_run(
     return Run(config, run_dir, splits, loaders, normalizer, trainer, logger)
 
 
+def init_runtime(config: Config, world: ProcessGroup) -> tuple[torch.device, torch.dtype]:
+    """Choose device and precision, and seed all generators.
+
+    Raises:
+        ConfigError: they cannot be had, or do not go with another setting.
+    """
+    devices = config.trainer.devices
+    if world.is_main_process and world.world_size > 1 and devices not in (1, "auto", world.local_world_size):
+        log.warning(
+            "trainer.devices=%s has no effect: %d processes were started on this machine",
+            devices,
+            world.local_world_size,
+        )
+    device = device_for_rank(config.trainer.device, world)
+    if config.trainer.sync_batchnorm and world.world_size == 1:
+        log.warning("trainer.sync_batchnorm=true has no effect on a run of one process")
+    elif config.trainer.sync_batchnorm and device.type != "cuda":
+        raise ConfigError(
+            key="trainer.sync_batchnorm",
+            value=True,
+            rule=f"torch synchronizes batch norm over GPUs only, and this run is on {device}",
+            remedy="leave it out, or use model.norm=layer where the model has it",
+        )
+    dtype = select_precision(config.trainer.precision.value, device)
+    seed_everything(config.seed)
+    return device, dtype
+
+
+def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGroup) -> tuple[Splits, DatasetDigest]:
+    """Find the images of each split. Returns their digest too.
+
+    Raises:
+        ConfigError: there are none; or ranks, or the run before, have others.
+    """
+    with world.local_main_first():  # which downloads what the others find there
+        splits = build_splits(config.data)
+    digest = dataset_digest(splits)
+    check_splits_match(digest, world)
+    for line in splits.warnings:
+        log.warning("data: %s", line)
+    if state is not None:
+        check_classes(splits.classes, state)
+        check_unchanged(
+            state.get("data_digest"),
+            digest,
+            is_within_epoch=state["position"]["batch"] > 0,
+            allow_changed=config.resume_on_changed_data,
+        )
+    return splits, digest
+
+
+def build_freeze(config: Config, built: BuiltModel) -> NoFreeze:
+    """Return what sets which part of the network trains in which epoch."""
+    if config.model.freeze is not Freeze.backbone:
+        return NoFreeze()
+    return BackboneFreeze(built.head, fixed=built.fixed, unfreeze_epoch=config.model.unfreeze_epoch)
+
+
+def image_shape(config: Config) -> tuple[int, int, int]:
+    """Return (C, S, S)."""
+    return config.data.channels, config.data.image_size, config.data.image_size
+
+
+def build_run_logger(config: Config, run_dir: Path, state: dict[str, Any] | None) -> RunLogger:
+    """Build the loggers of the run; those of a resumed run append to what they had."""
+    started_over = 0 if config.resume is not None else None  # it was cut before its first checkpoint
+    return build_loggers(
+        config.logger,
+        run_dir=run_dir,
+        run_config=redact(to_plain(config)),
+        name=f"{config.name}/{run_dir.name}",
+        state=state["loggers"] if state else None,
+        resume_step=state["position"]["step"] if state else started_over,
+    )
+
+
+def checkpoint_metadata(
+    config: Config, classes: tuple[str, ...], normalizer: Normalizer, dtype: torch.dtype, total_steps: int
+) -> dict[str, Any]:
+    """Return the entries of a checkpoint that tell a stranger how to prepare an image and read the answer."""
+    data = config.data
+    return {
+        "config": redact(to_plain(config)),
+        "schemas": schema_names(config),
+        "paths": absolute_paths(config),
+        "classes": list(classes),
+        "preprocessing": {
+            "image_size": data.image_size,
+            "channels": data.channels,
+            "resize": data.resize.value,
+            "crop_fraction": data.crop_fraction,
+            "mean": normalizer.mean.flatten().tolist(),
+            "std": normalizer.std.flatten().tolist(),
+        },
+        "precision": precision_name(dtype),
+        "planned_steps": total_steps,
+        "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def absolute_paths(config: Config) -> dict[str, str]:
+    """Return where the relative paths of the data are, for an evaluation in another working folder."""
+    typed = {f"data.{name}": getattr(config.data, name, "") for name in ("root", "file")}
+    return {key: str(Path(path).expanduser().absolute()) for key, path in typed.items() if path}
+
+
 def build_store(config: Config, run_dir: Path, world: ProcessGroup) -> CheckpointStore:
-    """What writes the checkpoints, or leaves that to rank 0."""
+    """Return what writes the checkpoints in rank 0, and stands in for it in the others."""
     folder = run_dir / "checkpoints"
     return (
         CheckpointStore(folder, keep_last=config.checkpoint.keep_last) if world.is_main_process else NullStore(folder)
@@ -193,46 +277,41 @@ def restore_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
     """Put the trainer where the checkpoint was taken.
 
     Raises:
-        ConfigError: the state is that of another model or optimizer, or of another version of cvtrain.
+        ConfigError: the state is that of another model or optimizer, or of another version of cvtrain; or its position
+            is impossible.
     """
     try:
-        restore_training_state(trainer, state)
+        trainer.restore(state)
+    except ConfigError:
+        trainer.logger.finish(1)
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        trainer.logger.finish(1)
         raise ConfigError(
             key="resume",
             value=trainer.run_dir,
             rule=f"the checkpoint's state does not fit this run: {error}",
-            remedy="go on with the settings and the version of cvtrain that made it, or start a new run",
+            remedy="resume with the settings and the version of cvtrain that made it, or start a new run",
         ) from error
 
 
 def build_network(
-    config: Config,
-    num_classes: int,
-    device: torch.device,
-    state: dict[str, Any] | None,
-    world: ProcessGroup = SINGLE_PROCESS,
-    *,
-    place: torch.device | None = None,
+    config: Config, num_classes: int, device: torch.device, state: dict[str, Any] | None, world: ProcessGroup
 ) -> tuple[BuiltModel, nn.Module, Normalizer]:
-    """The network on its device, or on `place` for now; what was built around it; and what normalises images for it."""
+    """Return what the builder made, its network on `device`, and what normalizes images for it."""
     data = config.data
-    # The weights of a run that goes on come from its checkpoint; published ones need not be there a second time.
+    # The weights of a resumed run come from its checkpoint; published ones need not be there a second time.
     model_config = config.model if state is None else without_weights(config.model)
-    built = build_model(model_config, num_classes=num_classes, channels=data.channels, image_size=data.image_size)
+    with world.local_main_first():
+        built = build_model(model_config, num_classes=num_classes, channels=data.channels, image_size=data.image_size)
     memory_format = choose_memory_format(config.trainer.channels_last, built.convolutional)
     module = built.module
     if config.trainer.sync_batchnorm and world.world_size > 1:
-        module = convert_sync_batchnorm(module, device)
-    elif config.trainer.sync_batchnorm:
-        log.warning("trainer.sync_batchnorm=true has no effect on a run of one process")
-    model = module.to(place or device).to(memory_format=memory_format)
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    model = module.to(device).to(memory_format=memory_format)
     if config.model.freeze is Freeze.backbone:
         set_backbone_trainable(model, built.head, trainable=False, fixed=built.fixed)
         warn_of_random_backbone(config)
-    log.info(
-        "model %s\n%s", config.model.name, summarize_model(model, (data.channels, data.image_size, data.image_size))
-    )
     if state is None:
         mean, std = resolve_mean_std(data, built.mean, built.std)
     else:
@@ -241,12 +320,12 @@ def build_network(
 
 
 def calibration_images(loader: BatchLoader) -> torch.Tensor:
-    """(B, C, S, S) uint8: up to 2,048 training images, those that an epoch begins with, without batch transforms."""
+    """Return (B, C, S, S) uint8: the first 2,048 training images of an epoch at most, without batch transforms."""
     return loader.dataset[BatchIndices(0, 0, loader.plan.order(0)[:CALIBRATION_IMAGES])].images
 
 
 def warn_of_random_backbone(config: Config) -> None:
-    """Say it when only the head of a network with random weights is going to train."""
+    """Warn if only the head of a network with random weights is going to train."""
     model = config.model
     starts_random = not getattr(model, "pretrained", False) and getattr(model, "weights", None) is None
     if model.freeze is Freeze.backbone and starts_random:
@@ -254,10 +333,3 @@ def warn_of_random_backbone(config: Config) -> None:
             "model.freeze=backbone with random weights: the head learns on top of random features. "
             "Set model.pretrained=true or model.weights=PATH"
         )
-
-
-def log_splits(splits: Splits) -> None:
-    """Say what images there are: how they were split, how many per class, and what was left out."""
-    log.info("data\n%s", "\n".join((*describe_splits(splits), *splits.left_out)))
-    for line in splits.warnings:
-        log.warning("data: %s", line)

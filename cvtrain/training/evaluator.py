@@ -26,7 +26,7 @@ TOP_PROBS = 5
 
 @dataclass
 class Predictions:
-    """What the model said of each image, in the order of the split.
+    """The predictions of each image, in the order of the split.
 
     Attributes:
         indices: (N,) int64, position in the split.
@@ -51,7 +51,7 @@ class Predictions:
 
 @dataclass
 class Evaluation:
-    """Result of `evaluate_split`; metric names are without prefix, fractions are in 0..1."""
+    """Result of `Evaluator.evaluate`; metric names are without prefix, fractions are in 0..1."""
 
     metrics: dict[str, float]
     per_class: list[dict[str, Any]]
@@ -63,93 +63,89 @@ class Evaluation:
     interrupted: bool = field(default=False)
 
 
-def evaluate_split(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    criterion: Criterion,
-    normalizer: Normalizer | Identity,
-    device: torch.device,
-    dtype: torch.dtype,
-    num_classes: int,
-    flip: bool = False,
-    on_batch: Callable[[int], None] = lambda num_images: None,
-    coordinator: Coordinator | None = None,
-    world: ProcessGroup = SINGLE_PROCESS,
-    in_parts: bool = False,
-) -> Evaluation:
-    """Score `model` on every batch; each image counts once, whatever the batch sizes.
+@dataclass(kw_only=True)
+class Evaluator:
+    """Scores networks on every batch of a split; each image counts once, whatever the batch sizes.
 
-    Of several processes, each scores its shares of the batches. All get the same figures, and rank 0 the predictions.
+    Of several ranks, each scores its shares of the batches. All get the same figures, and rank 0 the predictions.
 
     Args:
-        model: (B, C, H, W) float images to (B, num_classes) logits; set to eval mode here and left so.
-        batches: uint8 batches, as `BatchLoader.epoch` gives them.
-        criterion: has `per_sample(logits, targets) -> (B,)`.
+        criterion: has `per_sample(logits, targets) -> (B,)` and the number of classes.
+        flip: score the mean of the logits of each image and of its mirror image.
         on_batch: called with the number of images of each batch, for a progress bar.
-        coordinator: asked after each batch; once a signal has come the result is marked `interrupted`. None: no signal
-            matters.
-        world: the processes that share the batches.
-        in_parts: the network's weights are spread over the processes, which all take part in each pass.
+        coordinator: checked after each batch; once a signal has come the result is marked `interrupted`. The default
+            knows no signal.
+        world: the ranks that share the batches.
     """
-    model.eval()
-    coordinator = coordinator or Coordinator(StopSignals())
-    metrics = ClassificationMetrics(num_classes, device)
-    num_kept = num_classes if num_classes <= FULL_PROBS_CLASSES else TOP_PROBS
-    kept: list[tuple[torch.Tensor, ...]] = []
-    num_skipped = 0
-    interrupted = False
-    for batch in coordinator.follow(prefetch_to_device(batches, device)):
-        num_skipped += len(batch.bad)
-        # Before the pass, which another process whose batches have failed would not come to.
-        num_images = coordinator.exchange(len(batch.labels))
-        # What FSDP gathers is no use for training if it was made in inference mode.
-        with torch.inference_mode(not in_parts), torch.no_grad(), world.passing():
-            images, labels = normalizer(batch.images), batch.labels
+
+    criterion: Criterion
+    normalizer: Normalizer | Identity
+    device: torch.device
+    dtype: torch.dtype
+    flip: bool = False
+    on_batch: Callable[[int], None] = lambda num_images: None
+    coordinator: Coordinator = field(default_factory=lambda: Coordinator(StopSignals()))
+    world: ProcessGroup = SINGLE_PROCESS
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Return the figures of one pass without learning.
+
+        Args:
+            model: (B, C, H, W) float images to (B, num_classes) logits; set to eval mode here and left so.
+            batches: uint8 batches, as `BatchLoader.epoch` gives them.
+        """
+        model.eval()
+        num_classes = self.criterion.num_classes
+        metrics = ClassificationMetrics(num_classes, self.device)
+        num_kept = num_classes if num_classes <= FULL_PROBS_CLASSES else TOP_PROBS
+        kept: list[tuple[torch.Tensor, ...]] = []
+        num_skipped = 0
+        interrupted = False
+        for batch in self.coordinator.report_failures(prefetch_to_device(batches, self.device)):
+            num_skipped += len(batch.bad)
+            labels = batch.labels
+            count = self.coordinator.sync(len(labels))
             if len(labels):
-                logits = _logits(model, images, device, dtype, flip=flip)
-                losses = criterion.per_sample(logits, labels)
-                metrics.update(logits, labels, losses)
-                # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
-                classes = logits.topk(num_kept, dim=1).indices
-                kept.append((batch.indices, batch.labels, classes, logits.softmax(dim=1).gather(1, classes), losses))
-            elif in_parts and num_images:
-                _logits(model, images.new_zeros((2, *images.shape[1:])), device, dtype, flip=flip)
-        on_batch(num_images)
-        if coordinator.received is not None:
-            interrupted = True
-            break
-    for sums in metrics.state():
-        world.all_reduce_(sums)
-    num_images, num_skipped = map(
-        int, world.all_reduce_scalars([sum(len(labels) for _, labels, *_ in kept), num_skipped])
-    )
-    if num_images == 0 and num_skipped and not interrupted:
-        raise RunError(
-            f"none of {num_skipped} images to evaluate could be read\n"
-            "  mend or replace the files; warnings above name the first of them"
+                # Not around the loader, whose tensors may be kept for training.
+                with torch.inference_mode():
+                    logits = self._logits(model, self.normalizer(batch.images))
+                    losses = self.criterion.per_sample(logits, labels)
+                    metrics.update(logits, labels, losses)
+                    # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
+                    classes = logits.topk(num_kept, dim=1).indices
+                    kept.append((batch.indices, labels, classes, logits.softmax(dim=1).gather(1, classes), losses))
+            self.on_batch(count.total)
+            if self.coordinator.received is not None:
+                interrupted = True
+                break
+        for sums in metrics.state():
+            self.world.all_reduce_(sums)
+        num_images, num_skipped = map(
+            int, self.world.all_reduce_scalars([sum(len(labels) for _, labels, *_ in kept), num_skipped])
         )
-    return Evaluation(
-        metrics=metrics.compute(),
-        per_class=metrics.per_class(),
-        predictions=_merge(world.gather(_concatenate(kept, num_kept))),
-        num_images=num_images,
-        num_skipped=num_skipped,
-        interrupted=interrupted,
-    )
+        if num_images == 0 and num_skipped and not interrupted:
+            raise RunError(
+                f"none of {num_skipped} images to evaluate could be read\n"
+                "  mend or replace the files; warnings above name the first of them"
+            )
+        return Evaluation(
+            metrics=metrics.compute(),
+            per_class=metrics.per_class(),
+            predictions=_merge(self.world.gather(_concatenate(kept, num_kept))),
+            num_images=num_images,
+            num_skipped=num_skipped,
+            interrupted=interrupted,
+        )
 
-
-def _logits(
-    model: nn.Module, images: torch.Tensor, device: torch.device, dtype: torch.dtype, *, flip: bool
-) -> torch.Tensor:
-    """(B, num_classes) float32."""
-    with autocast(device, dtype):
-        logits = model(images).float()
-        return (logits + model(images.flip(3)).float()) / 2 if flip else logits
+    def _logits(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return (B, num_classes) float32."""
+        with autocast(self.device, self.dtype):
+            logits = model(images).float()
+            return (logits + model(images.flip(3)).float()) / 2 if self.flip else logits
 
 
 def _merge(parts: list[Predictions]) -> Predictions:
-    """The predictions of all processes in the order of the split, in which each of them has its own."""
+    """Merge the predictions of all ranks into the order of the split, in which each of them has its own."""
     if len(parts) == 1:
         return parts[0]
     if not parts:  # not rank 0

@@ -1,5 +1,6 @@
 """What training counts as it goes: sums on the device, read only when they are logged, and seconds."""
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -72,6 +73,23 @@ class ThroughputMeter:
         self.wait_seconds = 0.0
         self.num_images = 0
         self._window_start = (0.0, 0.0, 0)
+        self._waiting_since = self._working_since = 0.0
+
+    def start(self) -> None:
+        """Begin to wait for a batch."""
+        self._waiting_since = time.perf_counter()
+
+    def batch_arrived(self) -> None:
+        """Begin the step."""
+        self._working_since = time.perf_counter()
+
+    def step_done(self, num_images: int) -> None:
+        """Count the step that ends here. The time until the next `start` counts for nothing."""
+        self.add(
+            wait_seconds=self._working_since - self._waiting_since,
+            step_seconds=time.perf_counter() - self._working_since,
+            num_images=num_images,
+        )
 
     def add(self, *, wait_seconds: float, step_seconds: float, num_images: int) -> None:
         """Count one step: seconds until its batch was there, seconds of its work, its images."""

@@ -1,8 +1,10 @@
-"""`Monitor`: the best value of one metric, and how many evaluations brought none."""
+"""`Monitor`: the best value of one metric, and how many evaluations had none."""
+
+from cvtrain.config.schema.trainer import TrainerConfig
 
 
 class Monitor:
-    """Follows one metric: which value is the best, and for how many evaluations none was better."""
+    """The best value of one metric, and for how many evaluations none was better."""
 
     def __init__(self, *, name: str, mode: str, min_delta: float = 0.0) -> None:
         assert mode in ("max", "min")
@@ -14,7 +16,7 @@ class Monitor:
         self.num_bad_evals = 0
 
     def observe(self, value: float, step: int) -> bool:
-        """True if `value` is better than the best so far by more than min_delta. NaN never is."""
+        """Return True if `value` is better than the best so far by more than min_delta. NaN never is."""
         if self.best is None:
             better = value == value
         else:
@@ -35,8 +37,14 @@ class Monitor:
         self.num_bad_evals = state["num_bad_evals"]  # type: ignore[assignment]
 
 
+def build_monitor(config: TrainerConfig) -> Monitor:
+    """Return the monitor of `trainer.monitor`."""
+    mode = monitor_mode(config.monitor, config.monitor_mode.value)
+    return Monitor(name=config.monitor, mode=mode, min_delta=config.early_stop_min_delta)
+
+
 def monitor_mode(name: str, mode: str) -> str:
-    """`max` or `min`: `auto` is min for losses and errors, max for the rest."""
+    """Return `max` or `min`: `auto` is min for losses and errors, max for the rest."""
     if mode != "auto":
         return mode
     return "min" if name.endswith(("loss", "error")) else "max"

@@ -1,143 +1,197 @@
-"""Everything that a run needs to go on, out of a trainer and back into one."""
+"""`TrainState`: where a run is; and the checkpoint's entries out of it and the parts of the run, and back."""
 
 import logging
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cvtrain.checkpoint import latest_checkpoint, load_checkpoint
+from cvtrain.config.errors import ConfigError
+from cvtrain.config.schema.trainer import TrainerConfig
 from cvtrain.data.images.errors import BadImage
 from cvtrain.runtime.rng import get_rng_state, set_rng_state
+from cvtrain.training.monitor import Monitor
 
 if TYPE_CHECKING:
-    from cvtrain.training.trainer import Trainer
+    from cvtrain.training.parts import TrainerParts
 
 log = logging.getLogger(__name__)
 
 
-def training_state(trainer: "Trainer") -> dict[str, Any]:
-    """The state after the last step: tensors (where they are) and plain values.
+class StopReason(str, Enum):
+    """Why `fit` returned."""
 
-    Of several processes all call it, and rank 0 gets what each has for itself too, under `ranks`.
+    epochs = "all epochs done"
+    max_steps = "trainer.max_steps reached"
+    max_minutes = "trainer.max_minutes reached"
+    early_stop = "early stopping: no better monitor"
+    pruned = "pruned: its search has no more use for it"
+    interrupted = "interrupted"
+
+
+@dataclass
+class TrainState:
+    """Where a run is: the next step trains batch `batch` of epoch `epoch`, unless the epoch's end is due first.
+
+    Attributes:
+        step: optimizer updates so far; the one clock.
+        epoch, batch: 0-based position in the data.
+        epoch_end_due: the epoch's evaluation and save are still to come.
+        evaluated_step: the step of the last evaluation; -1: there was none.
+        grad_accum_steps: micro-batches of a batch, more than the config has after the device ran out of memory.
+        num_skipped_steps: updates left out by `on_nonfinite=skip`.
+        num_rollbacks: rollbacks since the last evaluation.
+        lr_scale: factor on the config's learning rates, from rollbacks.
+        elapsed_seconds: of `fit`, before the last restart.
+        metrics: of the last evaluation, `val/...`.
     """
-    several = trainer.world.world_size > 1
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    epoch_end_due: bool = False
+    evaluated_step: int = -1
+    grad_accum_steps: int = 1
+    num_skipped_steps: int = 0
+    num_rollbacks: int = 0
+    lr_scale: float = 1.0
+    elapsed_seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finished_epoch(self) -> int:
+        """The epoch (0-based) of the last step: at its end the position is already the next one's."""
+        return self.epoch if self.batch else max(self.epoch - 1, 0)
+
+
+POSITION = ("step", "epoch", "batch", "epoch_end_due", "evaluated_step")
+RECOVERY = ("grad_accum_steps", "num_skipped_steps", "num_rollbacks", "lr_scale")
+
+
+# Parts with `state_dict` and `load_state_dict`.
+STATEFUL = ("model", "ema", "optimizer", "schedule", "scaler", "monitor", "stopwatch")
+
+
+def collect_entries(parts: "TrainerParts", state: TrainState) -> dict[str, Any]:
+    """Return the entries of a checkpoint: tensors (where they are) and plain values.
+
+    All ranks call it, and rank 0 gets what each has for itself too, under `ranks`.
+    """
+    own = {"window": parts.window.state_dict(), "generators": get_rng_state(parts.device)}
     return {
-        "model": trainer.weights.state(trainer.model),
-        "average": trainer.average.state_dict(),
-        "optimizer": trainer.weights.optimizer_state(trainer.optimizer),
-        "schedule": trainer.schedule.state_dict(),
-        "scaler": trainer.scaler.state_dict(),
-        "monitor": trainer.monitor.state_dict(),
-        "window": trainer.window.state_dict(),
-        "stopwatch": trainer.stopwatch.state_dict(),
-        "generators": get_rng_state(trainer.device),
-        "position": {
-            "step": trainer.step,
-            "epoch": trainer.epoch,
-            "batch": trainer.batch,
-            "epoch_end_due": trainer.epoch_end_due,
-            "evaluated_step": trainer.evaluated_step,
-        },
-        "faults": {
-            "num_micro_batches": trainer.num_micro_batches,
-            "num_skipped_steps": trainer.num_skipped_steps,
-            "num_rollbacks": trainer.num_rollbacks,
-            "lr_scale": trainer.lr_scale,
-        },
-        "elapsed_seconds": trainer.seconds_so_far(),
-        "metrics": trainer.last_metrics,
-        "loggers": trainer.logger.state(),
-        "bad_images": _bad_images(trainer),
-        **({"ranks": trainer.world.gather(_own_state(trainer))} if several else {}),
+        **{name: getattr(parts, name).state_dict() for name in STATEFUL},
+        **own,
+        "position": {name: getattr(state, name) for name in POSITION},
+        "recovery": {name: getattr(state, name) for name in RECOVERY},
+        "elapsed_seconds": state.elapsed_seconds,
+        "metrics": state.metrics,
+        "loggers": parts.logger.state(),
+        "bad_images": _collect_bad_images(parts),
+        **({"ranks": parts.world.gather(_on_host(own))} if parts.world.world_size > 1 else {}),
     }
 
 
-def _bad_images(trainer: "Trainer") -> dict[str, list[list[Any]]]:
-    """Index, name and cause of what could not be read, of all processes, by split."""
-    own = {
-        split: [[bad.index, bad.name, bad.cause] for bad in loader.bad_images.values()]
-        for split, loader in (("train", trainer.train_loader), ("val", trainer.val_loader))
-    }
-    parts = trainer.world.gather(own)
-    return {split: [list(row) for row in {tuple(row): None for part in parts for row in part[split]}] for split in own}
+def restore_entries(parts: "TrainerParts", entries: dict[str, Any]) -> TrainState:
+    """Put the parts where `entries` were collected. Learning rates and weight decay stay the config's.
+
+    Raises:
+        ConfigError: the position is none that this run can be at.
+        AttributeError, KeyError, TypeError, ValueError, RuntimeError: the entries are of other parts.
+    """
+    position, recovery = entries["position"], entries["recovery"]
+    state = TrainState(
+        **{name: position[name] for name in POSITION},
+        **{name: recovery[name] for name in RECOVERY},
+        elapsed_seconds=entries["elapsed_seconds"],
+        metrics=dict(entries["metrics"]),
+    )
+    refuse_impossible_position(state, parts.train_loader.num_batches, entries["planned_steps"])
+    of_config = [(group["initial_lr"], group["weight_decay"]) for group in parts.optimizer.param_groups]
+    for name in STATEFUL:
+        getattr(parts, name).load_state_dict(entries[name])
+    for group, (lr, weight_decay) in zip(parts.optimizer.param_groups, of_config, strict=True):
+        group["initial_lr"], group["weight_decay"] = lr, weight_decay
+    _restore_rank(parts, entries)
+    for split, loader in (("train", parts.train_loader), ("val", parts.val_loader)):
+        rows = entries["bad_images"][split]
+        loader.bad_images |= {index: BadImage(index, name, cause) for index, name, cause in rows}
+    return state
 
 
-def _own_state(trainer: "Trainer") -> dict[str, Any]:
-    """What each process of a run has for itself."""
-    window = {name: sums.cpu() for name, sums in trainer.window.state_dict().items()}
-    generators = {
-        name: value.cpu() if isinstance(value, torch.Tensor) else value
-        for name, value in get_rng_state(trainer.device).items()
-    }
-    return {"window": window, "generators": generators}
-
-
-def _restore_own_state(trainer: "Trainer", state: dict[str, Any]) -> None:
-    """Put back what each process had for itself; with another number of processes, what can be."""
-    world = trainer.world
-    ranks = state.get("ranks") or [{"window": state["window"], "generators": state["generators"]}]
+def _restore_rank(parts: "TrainerParts", entries: dict[str, Any]) -> None:
+    """Put back what each rank had for itself; with another number of ranks, what can be."""
+    world = parts.world
+    ranks = entries.get("ranks") or [{"window": entries["window"], "generators": entries["generators"]}]
+    if world.rank < len(ranks):
+        set_rng_state(ranks[world.rank]["generators"], parts.device)
     if len(ranks) == world.world_size:
-        own = ranks[world.rank]
-        trainer.window.load_state_dict(own["window"])
-        set_rng_state(own["generators"], trainer.device)
+        parts.window.load_state_dict(ranks[world.rank]["window"])
         return
     if world.is_main_process:
         log.warning(
-            "the run had %d process%s so far and goes on with %d: it trains on the same batches, but what each process "
+            "the run had %d process%s so far and resumes with %d: it trains on the same batches, but what each process "
             "draws or measures by itself (dropout, mixup, batch norm) differs, and sums are rounded in another order",
             len(ranks),
             "" if len(ranks) == 1 else "es",
             world.world_size,
         )
-    sums = {name: torch.stack([part["window"][name] for part in ranks]).sum(dim=0) for name in ranks[0]["window"]}
-    trainer.window.load_state_dict({name: total * (world.rank == 0) for name, total in sums.items()})
-    if world.rank < len(ranks):
-        set_rng_state(ranks[world.rank]["generators"], trainer.device)
+    sums = {name: torch.stack([rank["window"][name] for rank in ranks]).sum(dim=0) for name in ranks[0]["window"]}
+    parts.window.load_state_dict({name: total * (world.rank == 0) for name, total in sums.items()})
 
 
-def restore_training_state(trainer: "Trainer", state: dict[str, Any]) -> None:
-    """Put the trainer where `state` was taken. Rates and weight decay stay those of the trainer's own config."""
-    config_rates = [
-        (group["initial_lr"] / trainer.lr_scale, group["weight_decay"]) for group in trainer.optimizer.param_groups
-    ]
-    trainer.weights.load(trainer.model, state["model"])
-    trainer.average.load_state_dict(state["average"])
-    trainer.weights.load_optimizer(trainer.optimizer, state["optimizer"])
-    trainer.schedule.load_state_dict(state["schedule"])
-    trainer.scaler.load_state_dict(state["scaler"])
-    trainer.monitor.load_state_dict(state["monitor"])
-    trainer.stopwatch.load_state_dict(state["stopwatch"])
-    _restore_own_state(trainer, state)
-    position, faults = state["position"], state["faults"]
-    trainer.step, trainer.epoch, trainer.batch = position["step"], position["epoch"], position["batch"]
-    trainer.epoch_end_due, trainer.evaluated_step = position["epoch_end_due"], position["evaluated_step"]
-    trainer.num_micro_batches = max(faults["num_micro_batches"], trainer.settings.grad_accum_steps)
-    trainer.num_skipped_steps, trainer.num_rollbacks = faults["num_skipped_steps"], faults["num_rollbacks"]
-    for group, (rate, weight_decay) in zip(trainer.optimizer.param_groups, config_rates, strict=True):
-        group["initial_lr"], group["weight_decay"] = rate, weight_decay
-    trainer.lr_scale = 1.0
-    scale_learning_rates(trainer, faults["lr_scale"])
-    trainer.elapsed_seconds = state["elapsed_seconds"]
-    trainer.last_metrics = state["metrics"]
-    for split, loader in (("train", trainer.train_loader), ("val", trainer.val_loader)):
-        loader.bad_images |= {index: BadImage(index, name, cause) for index, name, cause in state["bad_images"][split]}
+def _collect_bad_images(parts: "TrainerParts") -> dict[str, list[list[Any]]]:
+    """Return index, name and cause of what could not be read, of all ranks, by split."""
+    own = {
+        split: [[bad.index, bad.name, bad.cause] for bad in loader.bad_images.values()]
+        for split, loader in (("train", parts.train_loader), ("val", parts.val_loader))
+    }
+    ranks = parts.world.gather(own)
+    return {split: [list(row) for row in {tuple(row): None for rank in ranks for row in rank[split]}] for split in own}
 
 
-def roll_back(trainer: "Trainer") -> bool:
-    """Put the trainer, and its loggers, where its newest checkpoint was taken; False if there is none."""
-    trainer.store.wait()
-    found = latest_checkpoint(trainer.store.folder) if trainer.world.is_main_process else None
-    path = trainer.world.broadcast(None if found is None else found[0])
-    if path is None:
-        return False
-    state = load_checkpoint(path) if found is None else found[1]
-    restore_training_state(trainer, state)
-    trainer.logger.rewind(state["loggers"])
-    return True
+def reached_limit(config: TrainerConfig, state: TrainState, monitor: Monitor, seconds: float) -> StopReason | None:
+    """Return which limit of `config` the run has reached after `seconds`; None: it goes on."""
+    if config.early_stop_patience is not None and monitor.num_bad_evals >= config.early_stop_patience:
+        return StopReason.early_stop
+    if config.max_steps is not None and state.step >= config.max_steps:
+        return StopReason.max_steps
+    if config.max_minutes is not None and seconds >= config.max_minutes * 60:
+        return StopReason.max_minutes
+    return StopReason.epochs if state.epoch >= config.epochs else None
 
 
-def scale_learning_rates(trainer: "Trainer", scale: float) -> None:
-    """Set the peak rates to `scale` times those of the config."""
-    for group in trainer.optimizer.param_groups:
-        group["initial_lr"] = group["initial_lr"] / trainer.lr_scale * scale
-    trainer.lr_scale = scale
+def planned_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
+    """Return the optimizer steps of the whole run, which schedules are stretched over."""
+    steps = config.epochs * steps_per_epoch
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def refuse_impossible_position(state: TrainState, steps_per_epoch: int, planned_steps: int) -> None:
+    """Raise ConfigError for a position that no run can be at.
+
+    Args:
+        steps_per_epoch: of the run that resumes.
+        planned_steps: of the run that was saved.
+    """
+    rules = (
+        ("step", state.step, 0 <= state.step <= planned_steps, f"0 to {planned_steps}, the steps of its run"),
+        ("epoch", state.epoch, 0 <= state.epoch <= state.step + 1, f"0 to {state.step + 1}, its steps"),
+        ("batch", state.batch, 0 <= state.batch <= steps_per_epoch, f"0 to {steps_per_epoch}, the batches of an epoch"),
+        ("evaluated_step", state.evaluated_step, -1 <= state.evaluated_step <= state.step, f"-1 to {state.step}"),
+    )
+    for name, value, is_possible, rule in rules:
+        if not is_possible:
+            raise ConfigError(
+                key="resume",
+                value=f"{name} {value}",
+                rule=f"the checkpoint's position is impossible: {name} can be {rule}",
+                remedy="resume from another checkpoint with the data of its run, or start a new run",
+            )
+
+
+def _on_host(value: Any) -> Any:
+    """Return a nested dict of tensors and plain values with its tensors on the CPU."""
+    if isinstance(value, dict):
+        return {name: _on_host(item) for name, item in value.items()}
+    return value.cpu() if isinstance(value, torch.Tensor) else value

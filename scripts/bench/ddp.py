@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from processes import describe_machine, run_ranks
@@ -39,7 +40,6 @@ def train_as_rank(epochs: int) -> None:
 
     from cvtrain.distributed.env import rank_from_env
     from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
-    from cvtrain.runtime.clock import now
     from cvtrain.training.build import build_run
 
     torch.set_num_threads(1)
@@ -47,9 +47,9 @@ def train_as_rank(epochs: int) -> None:
     world = (Rendezvous() if rank is None else SharedSession(rank)).start({})
     folder = world.broadcast(tempfile.mkdtemp(prefix="cvtrain_ddp_"))
     run = build_run(compose(*SETTINGS, f"trainer.epochs={epochs}"), Path(folder), world=world)
-    started = now()
+    started = time.perf_counter()
     run.trainer.fit()
-    seconds = now() - started
+    seconds = time.perf_counter() - started
     weights = b"".join(value.numpy().tobytes() for value in run.trainer.model.state_dict().values())
     hashes = world.all_gather(hashlib.sha256(weights).hexdigest())
     evaluation = run.trainer.last_evaluation

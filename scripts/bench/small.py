@@ -77,7 +77,7 @@ def build_ours(root: Path, precision: str) -> Callable[[], int]:
 
     def epoch() -> int:
         run.trainer.train_epoch()
-        run.trainer.epoch_end_due = False  # no evaluation, no checkpoint
+        run.trainer.state.epoch_end_due = False  # no evaluation, no checkpoint
         return run.trainer.train_loader.num_images
 
     return epoch

@@ -8,7 +8,7 @@ Both are `Trainer`'s own code in one process, in turn: `folder` is `train_epoch`
 after one epoch that fills the cache; `held` calls `train_step` as many times on one batch. timm's loader and step, and
 Lightning's Trainer, do the same from ImageFolder where they are installed. Without --root, 256 photos of noise and
 gradients are made, 500 x 375, and linked as often as --images says. The last line is folder by held, the lowest of all
-networks.
+networks; peak memory is that of the held batch's steps.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from processes import describe_machine
 from torch import nn
 
 from cvtrain.data.loader.prefetch import batch_to_device
+from cvtrain.runtime.memory import peak_memory_gib
 from cvtrain.runtime.precision import autocast, backend_flags
 from cvtrain.training.build import Run, build_run
 
@@ -75,8 +76,14 @@ def measure(arch: str, root: Path, run_dir: Path, arguments: argparse.Namespace)
     ]
     if arch.startswith("resnet"):
         settings.append("model.stem=imagenet")  # as the peers have it, at any size
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     run = build_run(compose(*settings, *arguments.settings), run_dir)
     trainer = run.trainer
+    with backend_flags(trainer.device, trainer.dtype, deterministic=False):
+        held(run)
+    peaks = peak_memory_gib(trainer.device)
+    print(f"{arch} peak memory {', '.join(f'{place} {gib:.2f} GiB' for place, gib in peaks.items())}", flush=True)
     ways: dict[str, Callable[[], float]] = {"held": lambda: held(run), "folder": lambda: folder(run)}
     if not arguments.no_peers:
         ways |= peers(arch, root, trainer.device, trainer.dtype, arguments)
@@ -103,7 +110,7 @@ def folder(run: Run) -> float:
     started = time.perf_counter()
     trainer.train_epoch()
     synchronize(trainer.device)
-    trainer.epoch_end_due = False
+    trainer.state.epoch_end_due = False
     return run.loaders.train.num_images / (time.perf_counter() - started)
 
 
@@ -115,7 +122,6 @@ def held(run: Run) -> float:
     synchronize(trainer.device)
     started = time.perf_counter()
     for _ in range(loader.num_batches):
-        trainer.share.count(batch)  # as before each step
         trainer.train_step(batch)
     synchronize(trainer.device)
     return loader.num_batches * len(batch) / (time.perf_counter() - started)

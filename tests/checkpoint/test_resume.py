@@ -14,7 +14,7 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.loggers.files import read_metrics
 from cvtrain.runtime.files import temporary_path
 from cvtrain.training.nonfinite import NonFiniteLossError
-from cvtrain.training.settings import StopReason
+from cvtrain.training.state import StopReason
 from cvtrain.training.trainer import Trainer
 
 # Everything that draws or remembers: augmentation, dropout, mixing, averaging, accumulation, momentum, a schedule.
@@ -55,7 +55,7 @@ def run(compose_config, tmp_path, monkeypatch):
                 def step(self, batch):
                     if self.step == kill_at:
                         raise Killed
-                    plain_step(self, batch)
+                    return plain_step(self, batch)
 
                 patch.setattr(Trainer, "train_step", step)
             if kill_evaluation is not None:
@@ -103,7 +103,7 @@ def assert_same(one, other, where="state"):
         assert one == other, where
 
 
-PARTS = ("model", "average", "optimizer", "schedule", "scaler", "monitor", "window", "position", "metrics")
+PARTS = ("model", "ema", "optimizer", "schedule", "scaler", "monitor", "window", "position", "metrics")
 
 
 def assert_same_runs(one: Path, other: Path) -> None:
@@ -223,10 +223,10 @@ def poison(monkeypatch, *, steps: set[int], above_rate: float = 0.0) -> None:
 
     def step(self, batch):
         forward = self.criterion.forward
-        if self.step in steps and self.optimizer.param_groups[0]["initial_lr"] > above_rate:
+        if self.step in steps and self.learning_rate(self.step) > above_rate:
             self.criterion.forward = lambda logits, targets: forward(logits, targets) * float("nan")
         try:
-            plain(self, batch)
+            return plain(self, batch)
         finally:
             self.criterion.forward = forward
 
@@ -239,7 +239,7 @@ def test_rollback_goes_back_with_a_smaller_rate(run, tmp_path, monkeypatch, capl
     assert result.end_reason is StopReason.epochs
     assert caplog.text.count("back to the checkpoint of step 8") == 2  # 0.001 -> 0.0005 -> 0.00025
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
-    assert state["faults"]["lr_scale"] == 0.25
+    assert state["recovery"]["lr_scale"] == 0.25
     assert {group["lr"] for group in state["optimizer"]["param_groups"]} == {0.00025}
     steps = [row["step"] for row in rows(tmp_path / "run") if "train/loss" in row]
     assert steps == sorted(set(steps))  # rows after the restored step are dropped
@@ -270,7 +270,7 @@ def test_out_of_memory_halves_the_micro_batch_and_is_remembered(run, tmp_path, m
     caplog.clear()
     run("tight", "trainer.grad_accum_steps=1", "resume=auto")
     assert "out of memory" not in caplog.text
-    assert load_checkpoint(tmp_path / "tight" / "checkpoints" / "last.pt")["faults"]["num_micro_batches"] == 4
+    assert load_checkpoint(tmp_path / "tight" / "checkpoints" / "last.pt")["recovery"]["grad_accum_steps"] == 4
 
 
 def test_when_no_checkpoint_is_whole_each_is_named(run, tmp_path):

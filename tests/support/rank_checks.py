@@ -17,7 +17,7 @@ from cvtrain.commands.train import train  # noqa: E402
 from cvtrain.distributed.env import rank_from_env  # noqa: E402
 from cvtrain.distributed.rendezvous import SharedSession  # noqa: E402
 from cvtrain.training.build import build_run  # noqa: E402
-from tests.support.rank_runs import RUNS, compose, fingerprint, poison, starve, train_steps  # noqa: E402
+from tests.support.rank_runs import RUNS, compose, fingerprint, leave_gaps, poison, train_steps  # noqa: E402
 
 
 def check_runs(world, folder: Path) -> dict:
@@ -25,8 +25,8 @@ def check_runs(world, folder: Path) -> dict:
     found = {}
     for name, overrides in RUNS.items():
         run = build_run(compose(overrides), folder / name, world=world)
-        if name == "starved":
-            starve(run.trainer, on=world.rank == world.world_size - 1)
+        if name == "gaps":
+            leave_gaps(run.trainer)
         if name == "skipping":
             poison(run.trainer, on=world.rank == world.world_size - 1)
         losses = train_steps(run)
@@ -39,8 +39,7 @@ def check_runs(world, folder: Path) -> dict:
             "num_images": evaluation.num_images,
             "indices": evaluation.predictions.indices.tolist(),
             "labels": evaluation.predictions.labels.tolist(),
-            "micro_batches": world.all_gather(run.trainer.num_micro_batches),
-            "skipped_steps": world.all_gather(run.trainer.num_skipped_steps),
+            "skipped_steps": world.all_gather(run.trainer.state.num_skipped_steps),
             "steps": world.all_gather(run.trainer.step),
         }
         run.loaders.close()

@@ -12,7 +12,7 @@ from torch import nn
 class Net(nn.Module):
     """FAIL_AT=STEP:RANK:HOW does something at one training step of one rank, once if FAIL_MARK names a file.
 
-    HOW: raise, kill, or the name of a signal; `slow` makes each step from there on take 0.1 s.
+    HOW: raise, memory, kill, or the name of a signal; `slow` makes each step from there on take 0.1 s.
     """
 
     def __init__(self, num_classes: int, channels: int, width: int = 32) -> None:
@@ -35,11 +35,13 @@ class Net(nn.Module):
         if how == "slow" and self.num_steps >= int(step):
             time.sleep(0.1)
             return
-        mark = Path(os.environ.get("FAIL_MARK", "/nonexistent"))
-        if self.num_steps != int(step) or mark.exists():
+        mark = Path(os.environ["FAIL_MARK"]) if "FAIL_MARK" in os.environ else None
+        if self.num_steps != int(step) or (mark and mark.exists()):
             return
-        if "FAIL_MARK" in os.environ:
+        if mark:
             mark.touch()
+        if how == "memory":
+            raise torch.OutOfMemoryError("not enough for this test")
         if how == "raise":
             raise ValueError(f"rank {rank} fails at step {step}")
         os.kill(os.getpid(), signal.SIGKILL if how == "kill" else getattr(signal, how))

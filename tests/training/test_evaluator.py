@@ -1,4 +1,4 @@
-"""`evaluate_split` with mirror images: against the mean of the logits, taken by hand."""
+"""`Evaluator` with mirror images: against the mean of the logits, taken by hand."""
 
 import pytest
 import torch
@@ -10,7 +10,14 @@ from cvtrain.data.images.errors import BadImage
 from cvtrain.data.loader.batch import Batch
 from cvtrain.data.normalize import Identity, Normalizer
 from cvtrain.losses import build_criterion
-from cvtrain.training.evaluator import evaluate_split
+from cvtrain.training.evaluator import Evaluator
+
+
+def make_evaluator(normalizer, *, flip=False):
+    criterion = build_criterion(CrossEntropyConfig(name="cross_entropy"), num_classes=5)
+    return Evaluator(
+        criterion=criterion, normalizer=normalizer, device=torch.device("cpu"), dtype=torch.float32, flip=flip
+    )
 
 
 def test_flips_average_the_logits_of_an_image_and_its_mirror_image():
@@ -20,16 +27,7 @@ def test_flips_average_the_logits_of_an_image_and_its_mirror_image():
     labels = torch.arange(12) % 5
     normalizer = Normalizer((0.5,), (0.25,), torch.contiguous_format)
     batches = [Batch(images[i : i + 5], labels[i : i + 5], torch.arange(i, min(i + 5, 12))) for i in (0, 5, 10)]
-    evaluation = evaluate_split(
-        model,
-        batches,
-        criterion=build_criterion(CrossEntropyConfig(name="cross_entropy"), num_classes=5),
-        normalizer=normalizer,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        num_classes=5,
-        flip=True,
-    )
+    evaluation = make_evaluator(normalizer, flip=True).evaluate(model, batches)
     with torch.no_grad():
         pixels = (images / 255 - 0.5) / 0.25
         logits = (model(pixels) + model(pixels.flip(3))) / 2
@@ -42,12 +40,6 @@ def test_no_figures_of_images_that_could_not_be_read():
     nothing = torch.empty(0, dtype=torch.int64)
     bad = [BadImage(index, f"{index}.png", "no image") for index in range(3)]
     with pytest.raises(RunError, match="none of 3 images to evaluate could be read"):
-        evaluate_split(
-            nn.Identity(),
-            [Batch(torch.empty(0, 3, 4, 4, dtype=torch.uint8), nothing, nothing, bad)],
-            criterion=build_criterion(CrossEntropyConfig(name="cross_entropy"), num_classes=5),
-            normalizer=Identity(),
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            num_classes=5,
+        make_evaluator(Identity()).evaluate(
+            nn.Identity(), [Batch(torch.empty(0, 3, 4, 4, dtype=torch.uint8), nothing, nothing, bad)]
         )

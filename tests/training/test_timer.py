@@ -7,35 +7,34 @@ import pytest
 import torch
 
 from cvtrain.commands.train import train
-from cvtrain.runtime.stage_clock import StageClock
-from cvtrain.training.loop_times import LoopTimes
+from cvtrain.training.timer import StageTimer
 
 
-def test_laps_add_up_to_all_of_the_time():
-    clock = StageClock(torch.device("cpu"))
-    clock.start()
+def test_marks_add_up_to_all_of_the_time():
+    timer = StageTimer(torch.device("cpu"))
+    timer.start()
     began = time.perf_counter()
     for name, seconds in (("wait", 0.02), ("forward_backward", 0.03), ("wait", 0.01)):
         time.sleep(seconds)
-        clock.lap(name)
+        timer.mark(name)
     elapsed = time.perf_counter() - began
-    seconds = clock.seconds()
+    seconds = timer.read().loop
     assert seconds["wait"] >= 0.03
     assert seconds["forward_backward"] >= 0.03
     assert sum(seconds.values()) == pytest.approx(elapsed, abs=2e-3)
 
 
 def test_the_first_epoch_is_left_out_where_there_are_more():
-    times = LoopTimes(torch.device("cpu"))
-    times.start()
+    timer = StageTimer(torch.device("cpu"))
+    timer.start()
     for seconds in (0.05, 0.01, 0.01):
         time.sleep(seconds)
-        times.clock.lap("forward_backward")
-        times.end_epoch()
-    steady = times.steady()
+        timer.mark("forward_backward")
+        timer.end_epoch()
+    steady = timer.after_first_epoch()
     assert steady.num_epochs == 2
     assert 0.02 <= steady.total < 0.05
-    assert times.read().total >= 0.07
+    assert timer.read().total >= 0.07
 
 
 def test_a_run_says_where_its_time_went(compose_config, tmp_path):

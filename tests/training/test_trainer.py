@@ -15,7 +15,7 @@ from cvtrain.checkpoint import load_checkpoint
 from cvtrain.commands.train import train
 from cvtrain.training.build import Run
 from cvtrain.training.nonfinite import NonFiniteLossError
-from cvtrain.training.settings import StopReason
+from cvtrain.training.state import StopReason
 
 SMALL = (
     "model.hidden=[16]",
@@ -72,7 +72,7 @@ def test_equals_a_loop_written_by_hand_to_the_bit(make_run):
             optimizer.step()
 
     assert run.trainer.fit() is StopReason.epochs
-    assert (run.trainer.step, run.trainer.epoch, run.trainer.batch) == (12, 2, 0)
+    assert (run.trainer.step, run.trainer.state.epoch, run.trainer.state.batch) == (12, 2, 0)
     for mine, theirs in zip(model.parameters(), run.trainer.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -82,7 +82,7 @@ def test_all_workers_start_before_the_first_step(make_run, monkeypatch):
     run = make_run("data.num_workers=1", "trainer.epochs=2", "trainer.limit_train_batches=2")
     train_step, seen = run.trainer.train_step, []
     workers = lambda: {process.pid for process in multiprocessing.active_children()}  # noqa: E731
-    monkeypatch.setattr(run.trainer, "train_step", lambda batch: (seen.append(workers()), train_step(batch)))
+    monkeypatch.setattr(run.trainer, "train_step", lambda batch: [seen.append(workers()), train_step(batch)][1])
     before = workers()
     run.trainer.fit()
     assert len(seen) == 4 and len(seen[0] - before) == 2 and all(pids == seen[0] for pids in seen)
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(make_run, ov
     for workers in (0, 2):
         run = make_run(f"data.num_workers={workers}", "trainer.epochs=2", "trainer.limit_train_batches=4", *overrides)
         run.trainer.fit()
-        results.append((weights(run), run.trainer.last_evaluation.metrics, run.trainer.average.model.state_dict()))
+        results.append((weights(run), run.trainer.last_evaluation.metrics, run.trainer.ema.model.state_dict()))
     assert_equal_weights(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
     assert_equal_weights(results[0][2], results[1][2])
@@ -149,7 +149,7 @@ def test_max_minutes(make_run):
 def test_early_stopping_counts_evaluations_without_a_better_one(make_run):
     run = make_run(*PLAIN_SGD, "optimizer.lr=1e-12", "trainer.epochs=50", "trainer.early_stop_patience=3")
     assert run.trainer.fit() is StopReason.early_stop
-    assert run.trainer.epoch == 4  # the first is the best, three more are not better
+    assert run.trainer.state.epoch == 4  # the first is the best, three more are not better
 
 
 def test_evaluation_by_epochs_and_steps(make_run):
@@ -190,9 +190,9 @@ def test_the_average_is_what_is_evaluated(make_run):
     )
     batch = run.trainer.normalizer(torch.from_numpy(images).permute(0, 3, 1, 2))
     with torch.no_grad():
-        accuracy = float((run.trainer.average.model(batch).argmax(1).numpy() == labels).mean())
+        accuracy = float((run.trainer.ema.model(batch).argmax(1).numpy() == labels).mean())
     assert run.trainer.last_evaluation.metrics["accuracy"] == accuracy
-    assert not torch.equal(next(run.trainer.average.model.parameters()), next(run.trainer.model.parameters()))
+    assert not torch.equal(next(run.trainer.ema.model.parameters()), next(run.trainer.model.parameters()))
 
 
 def test_frozen_backbone_stands_still_until_the_epoch_it_is_freed(make_run):
@@ -207,7 +207,7 @@ def test_frozen_backbone_stands_still_until_the_epoch_it_is_freed(make_run):
     before = weights(run)
     run.trainer.train_epoch()
     middle = weights(run)
-    head = run.trainer.head[0]
+    head = run.trainer.freeze.head[0]
     for name in before:
         moved = not torch.equal(before[name], middle[name])
         assert moved == name.startswith(head), name
@@ -244,13 +244,14 @@ def test_skip_leaves_the_weights_as_they_are_and_goes_on(make_run):
 
     def watched(batch):
         before = weights(run)
-        plain(batch)
+        num_images = plain(batch)
         seen[run.trainer.step - 1] = all(torch.equal(before[name], value) for name, value in weights(run).items())
+        return num_images
 
     run.trainer.train_step = watched
     assert run.trainer.fit() is StopReason.max_steps
     assert seen == {0: False, 1: False, 2: False, 3: True}
-    assert run.trainer.num_skipped_steps == 1
+    assert run.trainer.state.num_skipped_steps == 1
 
 
 def test_an_interrupt_saves_and_ends_with_130(compose_config, tmp_path, monkeypatch):
@@ -259,9 +260,10 @@ def test_an_interrupt_saves_and_ends_with_130(compose_config, tmp_path, monkeypa
     plain = Trainer.train_step
 
     def interrupted(self, batch):
-        plain(self, batch)
+        num_images = plain(self, batch)
         if self.step == 30:
             os.kill(os.getpid(), signal.SIGINT)
+        return num_images
 
     monkeypatch.setattr(Trainer, "train_step", interrupted)
     result = train(compose_config(*SMALL, "trainer.epochs=9"), run_dir=tmp_path)

@@ -6,7 +6,7 @@ from cvtrain.config.errors import Problem
 from cvtrain.config.hints import closest, did_you_mean
 from cvtrain.config.schema.optim import MuonConfig, SGDConfig
 from cvtrain.config.schema.root import Config
-from cvtrain.config.schema.trainer import CompileMode, MonitorMode, Parallel
+from cvtrain.config.schema.trainer import CompileMode, MonitorMode
 
 # Metrics that evaluation makes, and which way is better. val/top5_accuracy exists above five classes.
 MONITORS = {
@@ -118,40 +118,8 @@ def devices_can_share(config: Config, is_set: Callable[[str], bool]) -> Iterator
         )
 
 
-def weights_can_be_spread(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
-    trainer = config.trainer
-    if trainer.parallel is not Parallel.fsdp:
-        return
-    if isinstance(config.optimizer, MuonConfig):
-        yield Problem(
-            "optimizer",
-            "muon",
-            "cannot be with trainer.parallel=fsdp: it makes whole matrices orthogonal, and each process has some rows",
-            "use optimizer=adamw, or trainer.parallel=data",
-        )
-    if trainer.compile:
-        yield Problem(
-            "trainer.compile",
-            True,
-            "cannot be with trainer.parallel=fsdp, which brings each part of the network together between the two",
-            "set trainer.compile=false, or trainer.parallel=data",
-        )
-    if config.model.cache_features:
-        yield Problem(
-            "model.cache_features",
-            True,
-            "cannot be with trainer.parallel=fsdp: no process has the backbone",
-            "leave it out, or train in one process",
-        )
-    if trainer.device == "mps":
-        yield Problem(
-            "trainer.parallel", Parallel.fsdp, "needs several processes, which share no mps", "use trainer.device=cuda"
-        )
-
-
 TRAINING_CHECKS = (
     devices_can_share,
-    weights_can_be_spread,
     monitor_is_measured,
     early_stop_is_on,
     nesterov_has_momentum,

@@ -54,6 +54,7 @@ class ModelConfig:
         "with freeze=backbone, compute what the head receives once and train the head on that; null: where it is the "
         "same as going through the backbone in every step",
     )
+    summary: bool = setting(False, "show the tables of layers and parameter groups at the start, not only in train.log")
 
 
 @dataclass

@@ -26,11 +26,6 @@ class MonitorMode(str, Enum):
     min = "min"
 
 
-class Parallel(str, Enum):
-    data = "data"
-    fsdp = "fsdp"
-
-
 class CompileMode(str, Enum):
     default = "default"
     reduce_overhead = "reduce_overhead"
@@ -50,14 +45,7 @@ class TrainerConfig:
         1,
         "processes of this machine that train together, one GPU each; auto: one for each GPU. torchrun starts them too",
     )
-    parallel: Parallel = setting(
-        Parallel.data,
-        "data: each process has the whole network; fsdp: weights, gradients and optimizer state are spread over the "
-        "processes, for a network that does not fit one device",
-    )
-    sync_batchnorm: bool = setting(
-        False, "with several processes, batch norm over the whole batch, not each one's share"
-    )
+    sync_batchnorm: bool = setting(False, "with several GPUs, batch norm over the whole batch, not each one's share")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best that is there")
     precision: Precision = setting(
         Precision.auto, "auto: bf16 where the hardware has it natively, else fp32; or fp32, bf16, fp16"

@@ -91,7 +91,7 @@ def can_be_resident(loader: BatchLoader, plan: EpochSampler) -> bool:
     """True if the images are the same in each epoch, and an epoch shows all of them."""
     dataset = loader.dataset
     is_one_view = dataset.train_transform is None and dataset.num_views in (None, 1)
-    return is_one_view and plan.num_images == len(dataset.source)
+    return is_one_view and plan.num_images + plan.num_left_out == len(dataset.source)
 
 
 def resident_bytes(loader: BatchLoader) -> int:

@@ -5,19 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvtrain.data.loader.permutation import FeistelPermutation
-
 # Keeps the order's random stream apart from others that start from the same seed.
 _ORDER_STREAM = 0x0DE2
-# Up to here the order is a sort of random numbers: 10 million take 1.7 s. Beyond, a process computes its share alone.
-MAX_SORTED = 1 << 22
-# Samples that are computed at a time beyond that.
-_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
 class BatchIndices:
-    """Which images make a batch, or this process's share of it.
+    """Which images make a batch, or this rank's share of it.
 
     Attributes:
         epoch: 0-based.
@@ -31,15 +25,13 @@ class BatchIndices:
 
 
 class EpochSampler:
-    """Cuts the samples of each epoch into batches, and those into shares; the last batch may be shorter.
+    """Cuts the samples of each epoch into batches, and those into one share per rank; the last batch may be shorter.
 
-    With several processes, a batch is cut into neighbouring shares whose sizes differ by one at most, so that each
-    sample belongs to one process. Where a full batch leaves each process two images or more, so does a short one, and
-    the processes that this leaves without get none: batch statistics of a single image mean nothing.
+    The shares of a batch are neighbours whose sizes differ by one at most, so that each sample belongs to one rank.
 
     Args:
         num_samples: N, the size of the source.
-        batch_size: images per batch, over all processes.
+        batch_size: images per batch, over all ranks.
         seed: of the order.
         shuffle: a new order in each epoch; otherwise 0..N-1 in each.
         weights: (N,) not negative: each epoch draws as many samples as it would have, with replacement, each with
@@ -47,7 +39,13 @@ class EpochSampler:
         limit_batches: an epoch ends after this many batches. Without shuffle these are spread evenly over the
             source, since neighbours are often of one class.
         subset: (M,) the only samples to use, in this order if not shuffled.
-        rank, world_size: which process's shares `batches` gives, of how many.
+        rank, world_size: which rank's shares `batches` gives, of how many.
+        min_share: images that each rank needs of a batch, for training: a last batch that gives some rank fewer is left
+            out of the epoch. Where a full batch gives fewer, one is enough. 0: nothing is left out, for evaluation.
+
+    Attributes:
+        num_images: images per epoch.
+        num_left_out: images of a last batch that is too small, which is left out.
     """
 
     def __init__(
@@ -62,6 +60,7 @@ class EpochSampler:
         subset: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
+        min_share: int = 0,
     ) -> None:
         assert shuffle or weights is None, "weights only matter to a drawn order"
         assert weights is None or len(weights) == num_samples
@@ -71,68 +70,47 @@ class EpochSampler:
         self.shuffle = shuffle
         self.rank = rank
         self.world_size = world_size
+        self.min_share = min(min_share, 1 if batch_size < min_share * world_size else min_share)
         self._subset = None if subset is None else np.asarray(subset, dtype=np.int64)
         self._pool_size = num_samples if self._subset is None else len(self._subset)
         self._cumulative = None if weights is None else self._accumulate(weights)
         limit = self._pool_size if limit_batches is None else limit_batches * batch_size
         self.num_images = min(self._pool_size, limit)
+        last = self.num_images % batch_size
+        self.num_left_out = last if last < self.min_share * world_size else 0
+        self.num_images -= self.num_left_out
 
     @property
     def num_batches(self) -> int:
-        """Batches per epoch."""
+        """Batches per epoch; in training each is one optimizer step."""
         return -(-self.num_images // self.batch_size)
 
-    @property
-    def smallest_share(self) -> int:
-        """Images that a process gets of a full batch, at least."""
-        return self.batch_size // self.world_size
-
     def order(self, epoch: int) -> np.ndarray:
-        """Indices of all samples of `epoch`, (num_images,) int64, in the order of use."""
+        """Return the indices of all samples of `epoch`, (num_images,) int64, in the order of use."""
         return self._part(self._rows(epoch), epoch, 0, self.num_images)
 
     def batches(self, epoch: int, start_batch: int = 0) -> Iterator[BatchIndices]:
-        """This process's shares of the batches of `epoch` from number `start_batch` on; those before cost nothing."""
+        """Yield this rank's shares of the batches of `epoch` from `start_batch` on; earlier ones cost nothing."""
         rows = self._rows(epoch)
-        # Several batches at a time where an order is computed: a call costs as much as some hundred numbers.
-        step = max(1, _BLOCK // max(1, self.smallest_share)) if isinstance(rows, FeistelPermutation) else 1
-        for first in range(start_batch, self.num_batches, step):
-            shares = [self._share(number) for number in range(first, min(first + step, self.num_batches))]
-            for number, indices in enumerate(self._parts(rows, epoch, shares), start=first):
-                yield BatchIndices(epoch, number, indices)
+        for number in range(start_batch, self.num_batches):
+            yield BatchIndices(epoch, number, self._part(rows, epoch, *self._share(number)))
 
     def _share(self, number: int) -> tuple[int, int]:
-        """Where this process's share of a batch begins and ends in the order of the epoch."""
+        """Return where this rank's share of a batch begins and ends in the order of the epoch."""
         first = number * self.batch_size
-        size = min(self.batch_size, self.num_images - first)
-        # No more processes than can have two images each, unless a full batch has fewer for them anyway.
-        active = self.world_size if self.smallest_share < 2 else max(1, min(self.world_size, size // 2))
-        each, more = divmod(size, active)
-        rank = min(self.rank, active)
-        start = first + rank * each + min(rank, more)
-        return start, start + (each + (rank < more) if rank < active else 0)
+        each, more = divmod(min(self.batch_size, self.num_images - first), self.world_size)
+        start = first + self.rank * each + min(self.rank, more)
+        return start, start + each + (self.rank < more)
 
-    def _rows(self, epoch: int) -> "np.ndarray | FeistelPermutation | None":
-        """Places in the pool by place in a shuffled epoch; None where these are computed as they are needed."""
+    def _rows(self, epoch: int) -> np.ndarray | None:
+        """Return the places in the pool by place in a shuffled epoch; None where they are computed as needed."""
         if self._cumulative is not None or not self.shuffle:
             return None
-        if self._pool_size > MAX_SORTED:
-            return FeistelPermutation(self._pool_size, self._random_bits(epoch, 0, FeistelPermutation.num_keys))
-        # NumPy keeps raw bits the same in all versions, unlike Generator.permutation.
+        # NumPy keeps raw bits the same in all versions, unlike Generator.permutation. 10 million take 1.7 s.
         return stable_argsort(self._random_bits(epoch, 0, self._pool_size))
 
-    def _parts(
-        self, rows: "np.ndarray | FeistelPermutation | None", epoch: int, spans: list[tuple[int, int]]
-    ) -> list[np.ndarray]:
-        """`_part` of each (start, stop)."""
-        if len(spans) == 1 or not isinstance(rows, FeistelPermutation):
-            return [self._part(rows, epoch, start, stop) for start, stop in spans]
-        chosen = rows.take(np.concatenate([np.arange(start, stop, dtype=np.uint64) for start, stop in spans]))
-        chosen = chosen if self._subset is None else self._subset[chosen]
-        return np.split(chosen, np.cumsum([stop - start for start, stop in spans])[:-1])
-
-    def _part(self, rows: "np.ndarray | FeistelPermutation | None", epoch: int, start: int, stop: int) -> np.ndarray:
-        """Indices of the samples at places `start` to `stop` of the epoch, (stop - start,) int64."""
+    def _part(self, rows: np.ndarray | None, epoch: int, start: int, stop: int) -> np.ndarray:
+        """Return the indices of the samples at places `start` to `stop` of the epoch, (stop - start,) int64."""
         if rows is not None:
             chosen = rows[start:stop]
         elif self._cumulative is not None:
@@ -140,11 +118,11 @@ class EpochSampler:
             fractions = (self._random_bits(epoch, start, stop) >> np.uint64(11)) * 2.0**-53
             chosen = np.searchsorted(self._cumulative, fractions * self._cumulative[-1], side="right")
         else:
-            chosen = np.arange(start, stop) * self._pool_size // max(1, self.num_images)
+            chosen = np.arange(start, stop) * self._pool_size // max(1, self.num_images + self.num_left_out)
         return chosen if self._subset is None else self._subset[chosen]
 
     def _random_bits(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """Numbers `start` to `stop` of a stream of uint64 that is a pure function of (seed, epoch)."""
+        """Return numbers `start` to `stop` of a stream of uint64 that is a pure function of (seed, epoch)."""
         generator = np.random.PCG64(np.random.SeedSequence([_ORDER_STREAM, self.seed, epoch]))
         if start:
             generator.advance(start)
@@ -158,7 +136,7 @@ class EpochSampler:
 
 
 def stable_argsort(keys: np.ndarray) -> np.ndarray:
-    """As `np.argsort(keys, kind="stable")`, 2 to 5 times as fast where no two of `keys` (N,) are equal.
+    """Return `np.argsort(keys, kind="stable")`, 2 to 5 times as fast where no two of `keys` (N,) are equal.
 
     NumPy's default sort uses the processor's vectors; which of two equal keys it puts first differs by processor.
     """

@@ -151,21 +151,18 @@ def _absent(source: ImageSource, classes: tuple[str, ...]) -> list[str]:
     return [classes[label] for label in np.flatnonzero(counts == 0)]
 
 
-def describe_splits(splits: Splits) -> tuple[str, ...]:
-    """Lines for the log: images per split and per class, and how the splits were made."""
+def describe_classes(splits: Splits) -> tuple[str, ...]:
+    """Return lines for the log: images per class and split, of many classes those with most and fewest."""
     parts = splits.parts()
     counts = {split: np.bincount(part.labels, minlength=len(splits.classes)) for split, part in parts.items()}
-    sizes = ", ".join(f"{split} {len(part)}" for split, part in parts.items())
-    lines = [f"images: {sizes}; {len(splits.classes)} classes", *splits.notes]
     if len(splits.classes) > _LISTED_CLASSES:
         train = counts["train"]
         order = np.argsort(train, kind="stable")
         fewest = ", ".join(f"{splits.classes[label]} {train[label]}" for label in order[:5])
         most = ", ".join(f"{splits.classes[label]} {train[label]}" for label in order[-5:][::-1])
-        lines.append(f"train images per class: median {np.median(train):g}; fewest: {fewest}; most: {most}")
-        return tuple(lines)
+        return (f"train images per class: median {np.median(train):g}; fewest: {fewest}; most: {most}",)
     width = max(len("class"), *(len(name) for name in splits.classes))
-    lines.append(f"{'class':<{width}}" + "".join(f"{split:>9}" for split in parts))
+    lines = [f"{'class':<{width}}" + "".join(f"{split:>9}" for split in parts)]
     for label, name in enumerate(splits.classes):
         lines.append(f"{name:<{width}}" + "".join(f"{counts[split][label]:>9}" for split in parts))
     return tuple(lines)

@@ -6,7 +6,7 @@ from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import ArraySource, FileSource, ImageSource
 from cvtrain.data.sources.splits import (
     complete_splits,
-    describe_splits,
+    describe_classes,
     format_list,
     hash_rows,
     split_hashes,
@@ -143,9 +143,7 @@ def test_splits_that_cannot_be(arguments: tuple, message: str) -> None:
 
 def test_description_counts_every_class() -> None:
     splits = complete(source_of([0, 0, 0, 1]), source_of([0, 1]), classes=("ants", "a long name"))
-    assert describe_splits(splits) == (
-        "images: train 4, val 2; 2 classes",
-        "there is no test split: val selects, and nothing else is scored",
+    assert describe_classes(splits) == (
         "class          train      val",
         "ants               3        1",
         "a long name        1        1",
@@ -155,7 +153,7 @@ def test_description_counts_every_class() -> None:
 def test_description_of_many_classes_is_summed_up() -> None:
     labels = [label for label in range(40) for _ in range(label + 1)]
     splits = complete(source_of(labels), source_of(labels), classes=tuple(f"c{label}" for label in range(40)))
-    assert describe_splits(splits)[-1] == (
+    assert describe_classes(splits)[-1] == (
         "train images per class: median 20.5; fewest: c0 1, c1 2, c2 3, c3 4, c4 5; "
         "most: c39 40, c38 39, c37 38, c36 37, c35 36"
     )

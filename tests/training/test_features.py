@@ -11,10 +11,10 @@ import torch
 
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.config.errors import ConfigError
-from cvtrain.training import feature_cache as build
+from cvtrain.training import features as build
 from cvtrain.training.build import Run, build_run
-from cvtrain.training.feature_loader import FeatureLoader
-from cvtrain.training.settings import StopReason
+from cvtrain.training.features import FeatureLoader
+from cvtrain.training.state import StopReason
 from cvtrain.training.trainer import Trainer
 
 FROZEN = (
@@ -63,7 +63,7 @@ def assert_equal(one, other, where=""):
 def learnt(path) -> dict:
     """What a checkpoint says of the training: all but clocks, settings and names."""
     state = load_checkpoint(path)
-    parts = ("model", "average", "optimizer", "schedule", "monitor", "position", "metrics", "generators", "bad_images")
+    parts = ("model", "ema", "optimizer", "schedule", "monitor", "position", "metrics", "generators", "bad_images")
     return {part: state[part] for part in parts} | {"window": state["window"]}
 
 
@@ -133,7 +133,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_left_alone(make_run, compose_co
     def step(self, batch):
         if self.step == kill_at:
             raise Killed
-        plain_step(self, batch)
+        return plain_step(self, batch)
 
     monkeypatch.setattr(Trainer, "train_step", step)
     with pytest.raises(Killed):
@@ -218,11 +218,12 @@ def test_a_signal_in_the_first_epoch_leaves_a_run_that_goes_on(make_run, compose
     plain_step = Trainer.train_step
 
     def step(self, batch):
-        plain_step(self, batch)
+        num_images = plain_step(self, batch)
         if self.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
+        return num_images
 
     monkeypatch.setattr(Trainer, "train_step", step)
     with run.trainer.stop_signals:
         assert run.trainer.fit() is StopReason.interrupted
-    assert (run.trainer.step, run.trainer.batch) == (4, 4)
+    assert (run.trainer.step, run.trainer.state.batch) == (4, 4)
