@@ -101,7 +101,7 @@ def _redact_pairs(pattern: re.Pattern[str], text: str) -> str:
         if not names_secret(key):
             # A value can hold pairs of its own: https://host/?token=..., command='run token=...'.
             return f"{key}{link}{_redact_pairs(pattern, value)}"
-        if _HARMLESS_VALUE.fullmatch(value) or value in ("Bearer", "Basic", REDACTED):
+        if _HARMLESS_VALUE.fullmatch(value) or value in ("Bearer", "Basic") or value.startswith(REDACTED):
             return match.group(0)
         quote = value[0] if value[0] in "\"'" else ""
         return f"{key}{link}{quote}{REDACTED}{quote}"

@@ -174,8 +174,16 @@ def _build_overfit_loaders(
     # Of the shuffled order, since the first files of a folder are all of one class.
     first = np.unique(_build_train_sampler(config, splits, world, min_share).order(0)[: data.batch_size])
     source = cache_splits(data, splits, train_form=form, eval_form=form, world=world).train
-    ranks = {"rank": world.rank, "world_size": world.world_size}
-    plan = EpochSampler(len(source), data.batch_size, seed, False, subset=first, min_share=min_share, **ranks)
+    plan = EpochSampler(
+        len(source),
+        data.batch_size,
+        seed,
+        False,
+        subset=first,
+        min_share=min_share,
+        rank=world.rank,
+        world_size=world.world_size,
+    )
     check_enough_images(plan)
     train, val = (_build_loader(data, source, plan, None, seed=seed, device=device, world=world) for _ in range(2))
     return Loaders(train, val, None)

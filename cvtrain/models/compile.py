@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,9 @@ class CompiledModel:
             when memory does not suffice.
     """
 
-    def __init__(self, model: nn.Module, *, mode: str, micro_batches: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self, model: Callable[[torch.Tensor], Any], *, mode: str, micro_batches: Callable[[], tuple[int, int]]
+    ) -> None:
         self.model = model
         self.mode = mode
         self.micro_batches = micro_batches

@@ -162,7 +162,7 @@ def _plot_worst_pairs(
         axes.margins(x=0.15)
         axes.set_title(f"{heading}\n{len(worst)} most frequent of {len(wrong):,} confused pairs (true → predicted)")
         axes.set_xlabel("images")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         save_figure(figure, path)
 
 

@@ -1,6 +1,6 @@
 """`TrainerParts`: what a trainer is made of, and the defaults of a run that is made by hand."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from cvtrain.training.meters import ThroughputMeter, TrainMetrics
 from cvtrain.training.monitor import Monitor
 from cvtrain.training.nonfinite import build_clipping, build_guard
 from cvtrain.training.reporter import Reporter
-from cvtrain.training.state import planned_steps
+from cvtrain.training.state import TrainState, planned_steps
 from cvtrain.training.timer import StageTimer
 
 
@@ -81,15 +81,17 @@ class TrainerParts:
     run_dir: Path = Path()
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     store: CheckpointStore = field(default_factory=lambda: NullStore(Path()))
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     stop_signals: StopSignals = field(default_factory=StopSignals)
     image_name: Callable[[int], str] = str
     entry: Callable[[nn.Module], nn.Module] = whole_network
     world: ProcessGroup = SINGLE_PROCESS
     has_unused_parameters: bool = False
+    state: TrainState = field(init=False)
 
     def __post_init__(self) -> None:
         config, device, world = self.config, self.device, self.world
+        self.state = TrainState(grad_accum_steps=config.grad_accum_steps)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

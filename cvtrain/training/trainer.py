@@ -21,7 +21,7 @@ from cvtrain.runtime.rng import derive_rank_seed, seed_step
 from cvtrain.training import nonfinite
 from cvtrain.training.evaluator import Evaluation
 from cvtrain.training.parts import TrainerParts
-from cvtrain.training.state import StopReason, TrainState, collect_entries, reached_limit, restore_entries
+from cvtrain.training.state import StopReason, collect_entries, reached_limit, restore_entries
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ class Trainer(TrainerParts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.state = TrainState(grad_accum_steps=self.config.grad_accum_steps)
         self.best_evaluation: Evaluation | None = None
         self.last_evaluation: Evaluation | None = None
         self._clock = self._last_save = self.coordinator.now()
@@ -147,7 +146,7 @@ class Trainer(TrainerParts):
         images, targets = self._prepare(batch)
         num_parts = min(state.grad_accum_steps, count.smallest)
         total = self.replica.total_weight(self.criterion.total_weight(targets), count.total)
-        done = []
+        done: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for part_images, part_targets in zip(
             images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True
         ):
