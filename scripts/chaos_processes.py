@@ -201,7 +201,7 @@ def serve() -> int:
 
 
 def _become_run(arguments: list[str], output: str, folder: str, variables: dict[str, str]) -> NoReturn:
-    from cvtrain.__main__ import main
+    from cvtrain.cli.main import main
 
     os.setsid()
     os.chdir(folder)

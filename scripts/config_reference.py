@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from cvtrain.config.composer import conf_dir  # noqa: E402
 from cvtrain.config.errors import format_value  # noqa: E402
-from cvtrain.config.location import conf_dir  # noqa: E402
 from cvtrain.config.reflection import Setting, is_missing, settings_of  # noqa: E402
 from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS  # noqa: E402
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from cvtrain.config.location import conf_dir
+from cvtrain.config.composer import conf_dir
 from cvtrain.config.schema.augment import AugmentConfig, AugmentLibrary
 from cvtrain.data.augment import build_batch_transform, build_train_transform
 from cvtrain.data.images.resize import build_eval_transform

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cvtrain.cli import main as cli
 from cvtrain.cli.main import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_COMMAND
-from cvtrain.config.location import conf_dir
+from cvtrain.config.composer import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

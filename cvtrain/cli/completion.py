@@ -1,19 +1,21 @@
-"""Shell completion of the command line: Hydra's, with the verbs added and our schemas left out."""
+"""Shell completion: Hydra's, with the verbs added and the schemas left out."""
 
 import io
 import os
 from contextlib import redirect_stdout
 
-from hydra._internal.hydra import Hydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.completion_plugin import CompletionPlugin
 
 from cvtrain.config.composer import Composer
+from cvtrain.config.hints import PLAIN_VERBS
 from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
 
 FIRST_WORD_FLAGS = ("--help", "--version", "--cfg", "--multirun", "--config-dir", "--info")
 
 
 def complete(arguments: list[str]) -> None:
-    """Answer the shell's question, which Hydra's script passes on as COMP_LINE, with words on stdout.
+    """Print the words that complete COMP_LINE, the line that Hydra's shell script passes on.
 
     Args:
         arguments: of the process, such as `-sc query=bash`: which shell asks.
@@ -25,7 +27,7 @@ def complete(arguments: list[str]) -> None:
         words.remove(verb)
     found = _ask_hydra(verb or "train", " ".join([head, *words]), arguments)
     if len(words) == 1 and (verb is None or words[0] == verb):
-        found = [name for name in (*VERBS, *FIRST_WORD_FLAGS) if name.startswith(words[0])] + found
+        found = [name for name in (*VERBS, *PLAIN_VERBS, *FIRST_WORD_FLAGS) if name.startswith(words[0])] + found
     print(" ".join(found))
 
 
@@ -37,13 +39,13 @@ def _split(line: str) -> tuple[str, list[str]]:
 
 def _ask_hydra(verb: str, line: str, arguments: list[str]) -> list[str]:
     loader = Composer(verb).loader
-    plugins = Hydra.get_shell_to_plugin_map(loader)
+    plugins = {plugin.provides(): plugin for plugin in Plugins.instance().discover(CompletionPlugin)}
     shell = next((token.partition("=")[2] for token in arguments if token.startswith("query=")), "bash")
     previous, answer = os.environ["COMP_LINE"], io.StringIO()
     os.environ["COMP_LINE"] = line
     try:
         with redirect_stdout(answer):
-            plugins[shell][0].query(config_name=verb)
+            plugins[shell](loader).query(config_name=verb)
     finally:
         os.environ["COMP_LINE"] = previous
     return [word for word in answer.getvalue().split() if word.partition("=")[0] not in _hidden_groups(verb)]

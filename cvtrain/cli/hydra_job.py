@@ -3,62 +3,143 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationResolutionError
 
-from cvtrain.cli.hydra_run import Job, PassThroughError, was_requeued
-from cvtrain.cli.parser import ParsedCommand
-from cvtrain.config.composer import VERSION_BASE
-from cvtrain.config.errors import ConfigError
-from cvtrain.config.location import conf_dir
+from cvtrain.cli.parser import ParsedCommand, build_parser
+from cvtrain.config.composer import Composer
+from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.load import typed_config, with_origins
 from cvtrain.config.overrides import override
-from cvtrain.config.resolvers import new_run_dir
-from cvtrain.config.resume import refuse_used_folder
+from cvtrain.config.redact import redact
+from cvtrain.config.resolvers import new_run_dir, register_resolvers
+from cvtrain.config.resume import AUTO, refuse_used_folder
+from cvtrain.config.schema.root import register_schemas
+from cvtrain.distributed.errors import LostProcessError
+from cvtrain.distributed.rendezvous import Rendezvous
 from cvtrain.report.multirun import describe_jobs
+from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 from cvtrain.runtime.lock import unusable_folder
+from cvtrain.runtime.signals import is_signal_exit
 
 # As conf/train.yaml and conf/evaluate.yaml have it, up to the time.
 DEFAULT_SWEEP_DIR = "${output_root}/multirun/"
 log = logging.getLogger(__name__)
 
+Task = Callable[[Any, Path, list[str]], float | None]
 
-def run_with_hydra(command: ParsedCommand, job: Job) -> None:
-    """Let Hydra read the command again, show what it is asked for, or run `job` once or for each trial."""
 
-    def task(cfg: DictConfig) -> float | None:  # Hydra wants a function
-        return job(cfg)
+class PassThroughError(BaseException):
+    """Carries a user's error out of Hydra's job, which prints a line of its own for every Exception."""
 
-    if not command.is_info_only:
-        command = with_sweep_folder(command, job)
-    try:
-        with _hydra_arguments(command), _own_errors():
-            hydra.main(config_path=str(conf_dir()), config_name=command.verb, version_base=VERSION_BASE)(task)()
-    finally:
-        for line in describe_jobs(sweep_folder(command)) if command.options.multirun else ():
-            log.info("%s", line)
+    def __init__(self, error: ConfigError | RunError | LostProcessError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class StoppedTrialError(RunError):
+    """A signal ended a trial in a launcher's process; the others go on."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra calls with the composed config of each run. Launchers send it to other processes by pickle.
+
+    Attributes:
+        task: the verb.
+        composer: asked where a wrong value comes from.
+        session: of several processes of a run, lets one tell why it ended.
+        home: the process that the command was given to.
+    """
+
+    task: Task
+    composer: Composer
+    session: Rendezvous = field(default_factory=Rendezvous)
+    home: int = field(default_factory=os.getpid)
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        if os.getpid() != self.home:  # a fresh interpreter knows neither
+            register_schemas()
+            register_resolvers(self.composer)
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode == RunMode.MULTIRUN:
+            return self._run_trial(cfg, hydra_config)
+        overrides = as_typed(hydra_config.overrides.task)
+        try:
+            return self._run(cfg, hydra_config)
+        except ConfigError as error:
+            self._note(error)
+            raise PassThroughError(with_origins(error, self.composer, overrides)) from error
+        except (RunError, LostProcessError) as error:
+            self._note(error)
+            raise PassThroughError(error) from error
+        except Exception as error:
+            self._note(error)
+            raise
+
+    def _note(self, error: Exception) -> None:
+        if self.session.tells(error):
+            log_exception_to_file(error)
+
+    def _run(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
+        overrides = as_typed(hydra_config.overrides.task)
+        tokens = [*as_typed(hydra_config.overrides.hydra), *overrides]
+        config = typed_config(cfg, self.composer, tokens, hydra_config.runtime.choices)
+        if hydra_config.mode == RunMode.MULTIRUN and was_requeued() and getattr(config, "resume", AUTO) is None:
+            config = replace(config, resume=AUTO)  # in the same folder as before
+        return self.task(config, Path(hydra_config.runtime.output_dir), overrides)
+
+    def _run_trial(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
+        """One trial of several. Its error is told at once: at the end, the launcher tells the first one's only."""
+        _redact_sweep_record(Path(hydra_config.sweep.dir))
+        if os.getpid() != self.home:  # a launcher's process, beside those of other jobs
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, ConsoleHandler):
+                    handler.setFormatter(DisplayFormatter(f"[job {hydra_config.job.num}] %(message)s"))
+        overrides = as_typed(hydra_config.overrides.task)
+        try:
+            return self._run(cfg, hydra_config)
+        except SystemExit as request:
+            code = request.code if isinstance(request.code, int) else 1
+            # Here a signal is for the whole command; and Slurm starts the same trial again.
+            if os.getpid() == self.home or "SLURM_JOB_ID" in os.environ or not is_signal_exit(code):
+                raise
+            folder = hydra_config.runtime.output_dir
+            error: Exception = StoppedTrialError(
+                f"trial {hydra_config.job.num} was stopped by a signal (exit code {code}); it is saved in {folder}"
+            )
+            log.warning("%s", error)
+            raise error from None
+        except ConfigError as config_error:
+            error = with_origins(config_error, self.composer, overrides)
+            log_trial_failure(hydra_config, error)
+            raise error from config_error
+        except Exception as other_error:
+            log_trial_failure(hydra_config, other_error)
+            raise
 
 
 def run_composed(job: Job, config: DictConfig) -> None:
-    """Run `job` once with a composed, checked config: `run_with_hydra` without Hydra's own reading and composing."""
+    """Run `job` once with a composed, checked config."""
     with read_write(config.hydra):
         config.hydra.mode = RunMode.RUN
     HydraConfig.instance().set_config(config)
     make_run_folder(config)
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=job.composer.primary)
-    with _own_errors():
+    try:
         result = run_job(
             task_function=job,
             config=config,
@@ -66,6 +147,8 @@ def run_composed(job: Job, config: DictConfig) -> None:
             job_subdir_key=None,
             hydra_context=HydraContext(config_loader=job.composer.loader, callbacks=callbacks),
         )
+    except PassThroughError as carrier:
+        raise carrier.error from carrier.__cause__
     callbacks.on_run_end(config=config, config_name=job.composer.primary, job_return=result)
     _ = result.return_value  # raises what the job raised
 
@@ -98,15 +181,12 @@ def make_run_folder(config: DictConfig) -> None:
 
 
 def with_sweep_folder(command: ParsedCommand, job: Job) -> ParsedCommand:
-    """Return the command with a sweep folder that no other command uses, if it is a --multirun.
+    """Return a --multirun with a sweep folder that no other command uses.
 
     Raises:
         ConfigError: hydra.sweep.dir holds another sweep or run and nothing is resumed.
     """
     config = job.composer.compose(command.overrides)
-    is_sweep = command.options.multirun or str(config.hydra.mode or "").endswith("MULTIRUN")
-    if not is_sweep or command.verb == "sweep":
-        return command
     sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     if sweep["dir"].startswith(DEFAULT_SWEEP_DIR):
         folder = new_run_dir(config.output_root, "multirun")
@@ -124,26 +204,60 @@ def sweep_folder(command: ParsedCommand) -> Path:
     return Path(value if isinstance(value, str) else "/nonexistent")
 
 
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Takes a user's error out of what has carried it through Hydra."""
+def run_multirun(command: ParsedCommand, job: Job) -> None:
+    """Run `job` for each trial of a --multirun, and log a table of them at the end."""
+    command = with_sweep_folder(command, job)
+    start = _application(job.composer).multirun
     try:
-        yield
-    except PassThroughError as refused:
-        raise refused.error from refused.__cause__
-
-
-@contextmanager
-def _hydra_arguments(command: ParsedCommand) -> Iterator[None]:
-    """`sys.argv` as Hydra reads it, and exceptions that come through instead of being printed short."""
-    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [argv[0], *command.flags, *command.overrides]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
+        start(job.composer.primary, job, [*command.overrides, "hydra.mode=MULTIRUN"])
+    except PassThroughError as carrier:
+        raise carrier.error from carrier.__cause__
     finally:
-        sys.argv = argv
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
+        for line in describe_jobs(sweep_folder(command)):
+            log.info("%s", line)
+
+
+def show(command: ParsedCommand, composer: Composer) -> None:
+    """Print what --help, --hydra-help, --cfg, --info or --shell-completion asks for."""
+    app, options, name = _application(composer), command.options, composer.primary
+    options.overrides = list(command.overrides)
+    if options.help:
+        app.app_help(config_name=name, args_parser=build_parser(), args=options)
+    elif options.hydra_help:
+        app.hydra_help(config_name=name, args_parser=build_parser(), args=options)
+    elif options.cfg:
+        app.show_cfg(name, options.overrides, options.cfg, options.package, options.resolve)
+    elif options.info:
+        app.show_info(options.info, config_name=name, overrides=options.overrides)
+    else:
+        app.shell_completion(config_name=name, overrides=options.overrides)
+
+
+def _application(composer: Composer) -> Hydra:
+    """Hydra's own application over our loader: it composes and starts jobs, and reads no command line."""
+    return Hydra(task_name=composer.verb, config_loader=composer.loader)
+
+
+def as_typed(tokens: Any) -> list[str]:
+    """The tokens of a command as they were given: reading them one by one would resolve `${...}` in them."""
+    plain: Any = OmegaConf.to_container(tokens, resolve=False) if isinstance(tokens, ListConfig) else tokens
+    return list(plain)
+
+
+def was_requeued() -> bool:
+    """True in a job that Slurm starts again after a preemption, a time limit or a fault of its node."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+def log_trial_failure(hydra_config: HydraConf, error: Exception) -> None:
+    settings = redact(" ".join(hydra_config.overrides.task))
+    info = None if isinstance(error, (ConfigError, RunError)) else sys.exc_info()
+    log.error("trial %d failed (%s): %s", hydra_config.job.num, settings, error, exc_info=info)
+
+
+def _redact_sweep_record(sweep_dir: Path) -> None:
+    """Take secrets out of multirun.yaml, which Hydra itself writes before the first job."""
+    record = sweep_dir / "multirun.yaml"
+    text = record.read_text(encoding="utf-8") if record.is_file() else ""
+    if redact(text) != text:
+        record.write_text(redact(text), encoding="utf-8")

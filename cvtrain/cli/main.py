@@ -3,75 +3,58 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvtrain import __version__
-from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, parse_command
+from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, expand_help, parse_command
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.text import display_message
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
-from cvtrain.runtime.imports import importing
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cvtrain.config.composer import Composer
-    from cvtrain.report.plotter import PlottingProcess
+
+log = logging.getLogger(__name__)
 
 # What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
+SECONDS_TO_EXIT = 2.0
 EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
-    is_main_process = world is None or world.is_main_process
-    if is_main_process:
+    if world is None or world.is_main_process:
         # At once, since torch takes seconds to load.
-        logging.getLogger(__name__).info("cvtrain %s: loading torch", __version__)
-    with _plotting(wanted=config.plots and is_main_process) as plotter:
-        with importing():
-            from cvtrain.commands.train import train
+        log.info("cvtrain %s: loading torch", __version__)
+    from cvtrain.commands.train import train
 
-        options = {} if world is None else {"world": world}
-        result = train(config, run_dir=run_dir, overrides=overrides, plotter=plotter, **options)
+    options = {} if world is None else {"world": world}
+    result = train(config, run_dir=run_dir, overrides=overrides, **options)
     if result.exit_code:
         raise SystemExit(result.exit_code)
     return result.monitor
 
 
 def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
-    with _plotting(wanted=True) as plotter:
-        with importing():
-            from cvtrain.commands.evaluate import evaluate
+    from cvtrain.commands.evaluate import evaluate
 
-        return evaluate(config, run_dir=run_dir, overrides=overrides, plotter=plotter).monitor
-
-
-@contextlib.contextmanager
-def _plotting(*, wanted: bool) -> Iterator["PlottingProcess | None"]:
-    """A process that gets ready to draw while this one imports torch."""
-    if not wanted:
-        yield None
-        return
-    from cvtrain.report.plotter import PlottingProcess
-
-    plotter = PlottingProcess()
-    try:
-        yield plotter
-    finally:
-        plotter.close()
+    return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
 
 
 def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    with importing():
-        from cvtrain.commands.cache import cache
+    from cvtrain.commands.cache import cache
 
     cache(config)
 
@@ -80,13 +63,11 @@ def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
     from cvtrain.config.schema.sweep import Engine
 
     if search.config.engine is Engine.wandb:
-        with importing():
-            from cvtrain.sweep.wandb_engine import search_with_wandb
+        from cvtrain.sweep.wandb_engine import search_with_wandb
 
         exit_code = search_with_wandb(search)
     else:
-        with importing():
-            from cvtrain.sweep.local import search_locally
+        from cvtrain.sweep.local import search_locally
 
         exit_code = search_locally(search)
     if exit_code:
@@ -105,19 +86,45 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
 }
 
 
-def run(arguments: list[str], *, checked: bool = False) -> int:
+def main(argv: list[str] | None = None, *, prevalidated: bool = False) -> NoReturn:
+    """Run the words after `cvtrain`, by default those of this process, and exit with the command's status.
+
+    After a signal, libraries have `SECONDS_TO_EXIT` at exit (W&B waits there for its server); then the signal itself
+    ends the process. A trial of a W&B sweep ends so at once: its agent counts exit codes as failures, and shuts down
+    after three.
+    """
+    try:
+        status = run(sys.argv[1:] if argv is None else argv, prevalidated=prevalidated)
+    except SystemExit as request:
+        status = request.code if isinstance(request.code, int) else int(request.code is not None)
+    from cvtrain.runtime.signals import is_signal_exit
+
+    if is_signal_exit(status):
+        from cvtrain.config.wandb_trial import is_trial
+
+        number = status - 128
+        with contextlib.suppress(OSError):
+            signal.signal(number, signal.SIG_DFL)
+        sys.stdout.flush()
+        if is_trial() and rank_from_env() is None:
+            signal.raise_signal(number)
+        timer = threading.Timer(SECONDS_TO_EXIT, signal.raise_signal, [number])
+        timer.daemon = True
+        timer.start()
+    sys.exit(status)
+
+
+def run(arguments: list[str], *, prevalidated: bool = False) -> int:
     """Run one command line and return its exit status.
 
     0; 1 if the data or the numbers ended the run; 2 for a wrong command; 130 when interrupted.
 
-    A training command that a search has `checked` is not checked again.
+    A training command that a search has checked (`prevalidated`) is not checked again.
 
     Any other exception is a bug, ours or of the user's own class, and is raised with its full traceback.
     """
-    if arguments == ["--version"]:
-        import cvtrain
-
-        print(f"cvtrain {cvtrain.__version__}")
+    if "--version" in arguments:
+        print(f"cvtrain {__version__}")
         return EXIT_OK
     try:
         if "sweep" in arguments:
@@ -127,7 +134,7 @@ def run(arguments: list[str], *, checked: bool = False) -> int:
         _print_problems(error)
         return EXIT_WRONG_COMMAND
     if rank is None:
-        return _answer(Rendezvous(), lambda: _run(arguments, Rendezvous(), checked=checked))
+        return _answer(Rendezvous(), lambda: _run(arguments, Rendezvous(), prevalidated=prevalidated))
     from cvtrain.distributed.launcher import exit_with_parent
 
     exit_with_parent()
@@ -138,7 +145,7 @@ def run(arguments: list[str], *, checked: bool = False) -> int:
         return _answer(session, lambda: join(session))
     status = EXIT_FAILED
     try:
-        status = _answer(session, lambda: _run(arguments, session, checked=checked))
+        status = _answer(session, lambda: _run(arguments, session, prevalidated=prevalidated))
     finally:
         session.end(status)
     return status
@@ -189,7 +196,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
         report_failure(exit_code, redact(f"{error}" or type(error).__name__))
 
 
-def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) -> None:
+def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = False) -> None:
     from cvtrain.config.load import check_command, check_files, compose_or_explain, explained
     from cvtrain.config.overrides import repeated
     from cvtrain.config.resolvers import register_resolvers
@@ -201,9 +208,15 @@ def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) ->
 
         complete(arguments)
         return
+    arguments = expand_help(arguments)
+    if arguments[:1] == ["list"]:
+        from cvtrain.commands.list_options import list_options
+
+        list_options(arguments[1:])
+        return
     command = parse_command(apply_wandb_parameters(arguments))
     options = command.options
-    twice = {} if checked else repeated(options.overrides)
+    twice = {} if prevalidated else repeated(options.overrides)
     for key, word in twice.items():
         print(display_message(f"warning: {key} is given more than once: {word} counts"), file=sys.stderr)
     composer = build_composer(command.verb, options, command.overrides)
@@ -218,35 +231,30 @@ def _run(arguments: list[str], session: Rendezvous, *, checked: bool = False) ->
     if command.is_info_only or command.verb != "train":
         session.end(EXIT_OK)  # of several processes, the others have nothing to do
     if command.is_info_only:
+        from cvtrain.cli.hydra_job import show
+
         if options.cfg:
             check_files(composer, command.overrides)
         with explained(composer, command.overrides):
-            _run_job(command, composer, session)
+            show(command, composer)
         return
     if command.verb == "sweep":
         _search(command, composer)
         return
-    config = None
-    if checked:
-        config = compose_or_explain(composer, command.overrides)
-    elif not options.experimental_rerun:  # which brings a config of its own
-        config = check_command(composer, command.overrides, options.multirun)
-    _run_job(command, composer, session, config)
+    check = compose_or_explain if prevalidated else partial(check_command, multirun=options.multirun)
+    _run_job(command, composer, session, check(composer, command.overrides))
 
 
-def _run_job(
-    command: ParsedCommand, composer: "Composer", session: Rendezvous, config: "DictConfig | None" = None
-) -> None:
-    """Run the job of `config`; None: what Hydra makes of the command."""
-    from cvtrain.cli.hydra_job import run_composed, run_with_hydra
-    from cvtrain.cli.hydra_run import Job
+def _run_job(command: ParsedCommand, composer: "Composer", session: Rendezvous, config: "DictConfig | None") -> None:
+    """Run the job of `config`; None: the trials of a --multirun."""
+    from cvtrain.cli.hydra_job import Job, run_composed, run_multirun
     from cvtrain.cli.multi_process import TrainTask
 
     verb = VERBS[command.verb]
     task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
     job = Job(task, composer, session=session)
-    if config is None or config.hydra.verbose:  # of which Hydra tells more than the job does
-        run_with_hydra(command, job)
+    if config is None:
+        run_multirun(command, job)
     else:
         run_composed(job, config)
 

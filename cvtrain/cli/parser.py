@@ -1,9 +1,9 @@
-"""A command line taken apart: verb, flags of Hydra's, overrides, and the run that `resume=auto` means."""
+"""A command line taken apart: verb, flags, overrides, and the run that `resume=auto` means."""
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvtrain.config.errors import ConfigError
 
@@ -11,11 +11,30 @@ if TYPE_CHECKING:
     from cvtrain.config.composer import Composer
 
 
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# The flags of Hydra that make sense here, under its names: (names, arguments of `add_argument`).
+FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--help", "-h"), {"action": "store_true", "help": "help of the verb"}),
+    (("--hydra-help",), {"action": "store_true", "help": "help of Hydra, with all flags"}),
+    (("--version",), {"action": "store_true", "help": "version of cvtrain"}),
+    (("--cfg", "-c"), {"choices": ["job", "hydra", "all"], "help": "print the config instead of running"}),
+    (("--resolve",), {"action": "store_true", "help": "with --cfg: resolve interpolations"}),
+    (("--package", "-p"), {"help": "with --cfg: print this section only"}),
+    (("--run", "-r"), {"action": "store_true", "help": "one run (the default)"}),
+    (("--multirun", "-m"), {"action": "store_true", "help": "run every combination of comma-separated values"}),
+    (("--shell-completion", "-sc"), {"action": "store_true", "help": "install=bash, fish or zsh: print the script"}),
+    (("--config-path", "-cp"), {"help": "folder in the place of conf/"}),
+    (("--config-name", "-cn"), {"help": "primary config in the place of the verb's"}),
+    (("--config-dir", "-cd"), {"help": "folder with config groups of your own"}),
+    (("--info", "-i"), {"nargs": "?", "const": "all", "choices": INFO, "help": "how the config is put together"}),
+)
+
+
 @dataclass(frozen=True)
 class ParsedCommand:
     """A command line taken apart.
 
-    `flags` are Hydra's, as given; `options` the same as argparse reads them; `overrides` key=value tokens;
+    `flags` are as given; `options` the same as argparse reads them; `overrides` key=value tokens;
     `trial_overrides` those of a search's trials.
     """
 
@@ -32,6 +51,13 @@ class ParsedCommand:
         return bool(options.help or options.hydra_help or options.cfg or options.info or options.shell_completion)
 
 
+def expand_help(arguments: list[str]) -> list[str]:
+    """Return `help` and `help VERB` as `--help` and `VERB --help`, other commands as they are."""
+    if arguments[:1] != ["help"]:
+        return arguments
+    return [*(word for word in arguments[1:] if word != "help"), "--help"]
+
+
 def apply_wandb_parameters(arguments: list[str]) -> list[str]:
     """The command of a W&B sweep's trial with the sweep's parameters as overrides; any other command as it is."""
     from cvtrain.config.schema.root import VERBS
@@ -44,26 +70,23 @@ def apply_wandb_parameters(arguments: list[str]) -> list[str]:
 
 def parse_command(arguments: list[str]) -> ParsedCommand:
     """Take a command line apart; raises ConfigError for an unknown verb or flag."""
-    from hydra._internal.utils import get_args_parser
-
-    from cvtrain.config.bare_words import bare_word, unknown_flags
+    from cvtrain.config.hints import explain_word, unknown_flags
     from cvtrain.config.overrides import normalize_override
     from cvtrain.config.resume import default_resume_for_trial, expand_resume
     from cvtrain.config.schema.root import VERBS
     from cvtrain.config.sweep_files import split_search
 
-    parser = get_args_parser()
-    parser.error = _refuse_flags  # type: ignore[method-assign,assignment]
-    options, unknown = parser.parse_known_intermixed_args(arguments)
+    options, unknown = build_parser().parse_known_intermixed_args(arguments)
     if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
+        known = [name for names, _ in FLAGS for name in names]
         raise ConfigError(problems=unknown_flags(arguments, unknown, known))
+    _check_combination(options)
     words = list(options.overrides)
     verb = words.pop(0) if words and words[0] in VERBS else "train"
     wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
     if wrong and not options.shell_completion:
         composer = build_composer(verb, options, words)
-        raise ConfigError(problems=[bare_word(composer, word) for word in wrong])
+        raise ConfigError(problems=[explain_word(composer, word) for word in wrong])
     flags = list(arguments)
     for word in options.overrides:
         flags.remove(word)
@@ -87,7 +110,7 @@ def _is_multirun(options: argparse.Namespace, words: list[str]) -> bool:
 
 
 def _newest_run(composer: "Composer", tokens: list[str]) -> Path | None:
-    """The folder that `resume=auto` goes on in: that of hydra.run.dir, or the newest unfinished run of the name."""
+    """Folder that `resume=auto` resumes: that of hydra.run.dir, or the newest unfinished run of the name."""
     from cvtrain.config.explain import COMPOSITION_ERRORS
     from cvtrain.config.overrides import unquoted
     from cvtrain.config.resume import unfinished_run
@@ -98,17 +121,44 @@ def _newest_run(composer: "Composer", tokens: list[str]) -> Path | None:
     try:
         cfg = composer.compose(tokens)
         return unfinished_run(cfg.output_root, cfg.name)
-    except COMPOSITION_ERRORS:  # told later, with what is wrong
+    except COMPOSITION_ERRORS:  # explained when the command is checked
         return None
 
 
 def build_composer(verb: str, options: argparse.Namespace, overrides: list[str]) -> "Composer":
-    """The composer that sees what Hydra will see: the folders of the flags, and of hydra.searchpath."""
+    """Return the composer over the folders of the flags and of hydra.searchpath."""
     from cvtrain.config.composer import Composer
 
     search_path = next((token for token in overrides if token.startswith("hydra.searchpath=")), None)
     return Composer(verb, options.config_dir, options.config_path, options.config_name, search_path)
 
 
-def _refuse_flags(message: str) -> NoReturn:
-    raise ConfigError(rule=message, remedy="cvtrain --help shows what there is")
+class _Parser(argparse.ArgumentParser):
+    """Raises a ConfigError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(rule=message, remedy="cvtrain --help lists the flags")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of flags; Hydra's own (1.3.8) fails on Python 3.14, which checks every help text."""
+    parser = _Parser(prog="cvtrain", add_help=False)
+    parser.add_argument("overrides", nargs="*", help="key=value settings")
+    for names, settings in FLAGS:
+        parser.add_argument(*names, **settings)
+    return parser
+
+
+def _check_combination(options: argparse.Namespace) -> None:
+    chosen = {
+        "--run": options.run,
+        "--multirun": options.multirun,
+        "--cfg": options.cfg,
+        "--info": options.info,
+        "--shell-completion": options.shell_completion,
+    }
+    given = [name for name, value in chosen.items() if value]
+    if len(given) > 1:
+        raise ConfigError(" ".join(given), rule="exclude each other", remedy="keep one of them")
+    if options.resolve and not (options.cfg or options.help):
+        raise ConfigError("--resolve", rule="has no effect by itself", remedy="add --cfg job")

@@ -9,7 +9,6 @@ from pathlib import Path
 from cvtrain.config.serialize import from_plain
 from cvtrain.distributed.rendezvous import SharedSession
 from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
-from cvtrain.runtime.imports import importing
 
 # Where a process may meet something that the others do not.
 RANK_LOCAL_LOGGERS = ("cvtrain.data", "py.warnings")
@@ -29,8 +28,7 @@ def join(session: SharedSession) -> int:
     config = from_plain(plan["config"], plan["schemas"])
     run_dir = Path(plan["run_dir"])
     configure_rank_logging(session.rank.rank, run_dir / plan["log_file"], config.log_level)
-    with importing():
-        from cvtrain.commands.train import train
+    from cvtrain.commands.train import train
 
     try:
         result = train(config, run_dir=run_dir, world=session.start(plan))

@@ -60,12 +60,9 @@ class EvaluateResult:
     run_dir: Path
 
 
-def evaluate(
-    config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | None = None, plotter: Plotter | None = None
-) -> EvaluateResult:
+def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | None = None) -> EvaluateResult:
     """Score a checkpoint on a split of the data that it was trained on, or of other data with the same classes.
 
-    Pictures are drawn by `plotter`; by default in this process.
     Runs no code that the checkpoint names. On the run's own val split, device and batch size, the figures are
     equal to those that the run logged.
 
@@ -118,9 +115,8 @@ def evaluate(
         progress.close()
         loader.close()
     split = config.split.value
-    plotter = plotter or Plotter()
     write_evaluation(
-        run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter, title=display_path(path)
+        run_dir, split, evaluation, loader=loader, classes=classes, plotter=Plotter(), title=display_path(path)
     )
     num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
     metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
@@ -135,7 +131,6 @@ def evaluate(
         "precision": precision_name(dtype),
     }
     write_json(run_dir / "summary.json", summary)
-    plotter.finish()
     log_result(metrics, evaluation, num_skipped, classes, run_dir)
     return EvaluateResult(evaluation.metrics["accuracy"], metrics, evaluation, run_dir)
 

@@ -55,12 +55,10 @@ def train(
     run_dir: Path,
     overrides: list[str] | None = None,
     world: ProcessGroup = SINGLE_PROCESS,
-    plotter: Plotter | None = None,
 ) -> TrainResult:
     """Train, evaluate and report into `run_dir`, which no other process may train in meanwhile.
 
-    Of several processes of the run (`world`), rank 0 reports. Pictures, if `config.plots`, are drawn by `plotter`; by
-    default in this process.
+    Of several processes of the run (`world`), rank 0 reports, with pictures if `config.plots`.
 
     Raises:
         ConfigError: a setting that only the data, the device or a library could prove wrong; or the folder is in use,
@@ -70,7 +68,7 @@ def train(
     """
     if not world.is_main_process:  # rank 0 holds the folder for all
         return _train(config, run_dir, overrides or [], world, None)
-    plotter = (plotter or Plotter()) if config.plots else None
+    plotter = Plotter() if config.plots else None
     # Who goes on with a run may come while the one before is still saving.
     if config.resume is None:
         refuse_used_folder(run_dir)

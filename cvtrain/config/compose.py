@@ -6,10 +6,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cvtrain.config.bare_words import bare_word
 from cvtrain.config.composer import Composer, flatten
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.explain import sweep_problems
+from cvtrain.config.hints import explain_word
 from cvtrain.config.load import compose_or_explain, typed_config
 from cvtrain.config.overrides import normalize_override, override
 from cvtrain.config.resolvers import register_resolvers
@@ -44,7 +44,7 @@ def compose_verb(verb: str, overrides: Sequence[str], *, config_dir: str | None 
     search_path = next((token for token in overrides if token.startswith("hydra.searchpath=")), None)
     composer = Composer(verb, config_dir=config_dir, search_path=search_path)
     register_resolvers(composer)
-    problems = [bare_word(composer, word) for word in overrides if "=" not in word and not word.startswith("~")]
+    problems = [explain_word(composer, word) for word in overrides if "=" not in word and not word.startswith("~")]
     problems += [_hydra_problem(token) for token in overrides if token.startswith("hydra") and token != search_path]
     if problems:
         raise ConfigError(problems=problems)

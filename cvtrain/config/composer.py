@@ -1,7 +1,7 @@
 """Composition without a run: what Hydra would compose for a command, its groups and its files.
 
-The command line checks a command with it before Hydra makes a folder. It uses the loader that `hydra.main` uses
-itself; hydra-core is pinned below 1.4 because the loader is no public interface.
+The command line checks a command with it before Hydra makes a folder. The loader is no public interface of Hydra:
+hydra-core is pinned below 1.4, and docs/architecture.md lists the private names.
 """
 
 import itertools
@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ResultDefault
@@ -29,7 +28,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.location import conf_dir
 
 # AssertionError: what omegaconf 2.3 raises for a key below a section that is null, such as logger.wandb.project.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError)
@@ -37,6 +35,13 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, Va
 VERSION_BASE = "1.3"
 # A sweep of more jobs than this is checked value by value, not job by job: a composition takes 30 ms.
 MOST_JOBS_CHECKED = 32
+
+
+def conf_dir() -> Path:
+    """Return the folder of the config groups: cvtrain/conf in a wheel, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Composer:
         return ConfigLoaderImpl(config_search_path=search_path)
 
     @cached_property
-    def repository(self) -> CachingConfigRepository:
+    def repository(self) -> Any:
         """The files and schemas that the command can name. The loader's own look-ups build this anew for every name."""
         tokens = [self.search_path] if self.search_path else []
         return self.loader._parse_overrides_and_create_caching_repo(self.primary, tokens)[1]
@@ -164,10 +169,9 @@ class Composer:
         result = self.repository.load_config(config_path)
         if result is None:
             return None
-        embedded = ConfigLoaderImpl._embed_result_config(result, default.package)
-        values = OmegaConf.to_container(embedded.config, resolve=False)
-        package = "" if default.package in (None, "_global_") else default.package
-        return ConfigFile(config_path, self.file_of(config_path), flatten(values), package or "")
+        values = OmegaConf.to_container(result.config, resolve=False)
+        package = "" if default.package in (None, "_global_") else str(default.package)
+        return ConfigFile(config_path, self.file_of(config_path), flatten(values, package), package)
 
     def schema_of(self, group: str, option: str) -> str:
         """Name of the schema that an option's file takes from `/schema/<group>/`; empty if it takes none."""

@@ -11,10 +11,9 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvtrain.config.bare_words import bare_word, grammar_remedy
 from cvtrain.config.composer import COMPOSITION_ERRORS, Composer
 from cvtrain.config.errors import Problem
-from cvtrain.config.hints import closest, closest_options, did_you_mean
+from cvtrain.config.hints import closest, closest_options, did_you_mean, explain_word, grammar_remedy
 from cvtrain.config.launchers import GROUP as LAUNCHERS
 from cvtrain.config.launchers import missing_plugin
 from cvtrain.config.provenance import COMMAND_LINE, readable
@@ -79,7 +78,7 @@ def sweep_problems(composer: Composer, overrides: list[str]) -> list[Problem]:
 def _grammar_problem(composer: Composer, token: str, error: OverrideParseException) -> Problem:
     key, equals, _ = token.partition("=")
     if not equals:
-        return bare_word(composer, token)
+        return explain_word(composer, token)
     reason = redact(str(error).splitlines()[0])
     shown = redact(token).partition("=")[2]
     remedy = grammar_remedy(key, shown)
@@ -99,9 +98,7 @@ def _choice_problem(composer: Composer, override: Override) -> Problem | None:
             return Problem(group, value, "is a group that has a choice already", f"write {group}={value}, without +")
         return None
     if group not in composer.compose([]).hydra.runtime.choices:
-        is_search = (group, composer.verb) == ("sweep", "train")
-        remedy = f"a search has a verb of its own: cvtrain sweep sweep={value} ..." if is_search else "leave it out"
-        return Problem(group, value, f"cvtrain {composer.verb} has no such group", remedy)
+        return Problem(group, value, f"cvtrain {composer.verb} has no such group", "leave it out")
     if value is None:
         remedy = did_you_mean(f"{group}={option}" for option in closest_options(group, "null", options))
         remedy = "\n".join(filter(None, [remedy, _option_list(options)]))
@@ -134,6 +131,8 @@ def _describe_value(composer: Composer, base: DictConfig, override: Override, er
         return Problem(f"~{key}", rule="a setting cannot be taken out", remedy=f"set {key} to another value")
     if override.package is not None:
         return _unknown_group(composer, f"{key}@{override.package}", value)
+    if key == "sweep" and composer.verb == "train":
+        return Problem(key, value, "a search has a verb of its own", f"did you mean cvtrain sweep sweep={value}?")
     if not _has_key(base, key):
         is_choice = "/" in key
         return _unknown_group(composer, key, value) if is_choice else _unknown(composer, base, key, value)
@@ -160,7 +159,7 @@ def _owner_in(base: DictConfig, key: str, owners: dict[str, Any]) -> Any:
 def _has_key(base: DictConfig, key: str) -> bool:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(base, parent, throw_on_missing=False) if parent else base
-    return isinstance(node, DictConfig) and name in node._content  # type: ignore[operator]
+    return isinstance(node, DictConfig) and name in list(node)
 
 
 def _unknown(composer: Composer, base: DictConfig, key: str, value: Any) -> Problem:

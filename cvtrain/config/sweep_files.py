@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cvtrain.config.composer import conf_dir
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.hints import closest, did_you_mean
-from cvtrain.config.location import conf_dir
 from cvtrain.config.overrides import override
 
 FOLDER = "sweep"

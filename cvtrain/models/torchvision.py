@@ -15,7 +15,6 @@ from cvtrain.models.layer_groups import group_by_depth
 from cvtrain.models.stem import find_input_conv, has_small_stem, make_grey, make_small_stem
 from cvtrain.models.torchvision_weights import WeightsSource, choose_weights
 from cvtrain.models.weights import describe_statistics, load_weights
-from cvtrain.runtime.torchvision_start import import_torchvision
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ def build_torchvision(
         ConfigError: no such network, a setting that it does not have, weights that cannot be had or do not fit, or
             an image size that it cannot take.
     """
-    import_torchvision()
     assert config.arch in TORCHVISION_ARCHS, config.arch
     small = _wants_small_stem(config, image_size)
     weights = choose_weights(config)

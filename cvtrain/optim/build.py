@@ -24,7 +24,6 @@ from cvtrain.config.schema.optim import (
     RMSpropConfig,
     SGDConfig,
 )
-from cvtrain.optim.eager import build_eager
 from cvtrain.optim.muon import MuonWithAdamW, muon_parameters
 from cvtrain.optim.param_groups import parameter_groups
 
@@ -115,7 +114,7 @@ def build_optimizer(
     else:
         optimizer_class, arguments = OPTIMIZERS[type(config)]
         kernel = kernel_arguments(optimizer_class, config.kernel, device)
-        optimizer = build_eager(optimizer_class, groups(lr=config.lr), lr=config.lr, **arguments(config), **kernel)
+        optimizer = optimizer_class(groups(lr=config.lr), lr=config.lr, **arguments(config), **kernel)
     if isinstance(optimizer, SGD) and optimizer.defaults["fused"] and optimizer.defaults["momentum"]:
         optimizer.register_step_pre_hook(_start_momentum_at_zero)
     optimizer.register_load_state_dict_pre_hook(_check_parameter_names)
@@ -154,7 +153,7 @@ def _runs_fused(optimizer_class: OptimizerClass, device_type: str) -> bool:
     number = nn.Parameter(torch.zeros(1, device=device_type))
     number.grad = torch.zeros_like(number)
     try:
-        build_eager(optimizer_class, [number], lr=1.0, fused=True).step()
+        optimizer_class([number], lr=1.0, fused=True).step()
     except RuntimeError:  # NotImplementedError is one
         return False
     return True

@@ -89,14 +89,6 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def prepare_to_draw() -> None:
-    """Load and set up all that the first picture needs, which takes longer than to draw it."""
-    with style():
-        figure = new_figure(1, 1)
-        figure.add_subplot().set_title("0")
-        figure.canvas.draw()
-
-
 def place_square(figure: "Figure", axes: "Axes", image: "AxesImage", *, side: float, bar_label: str) -> None:
     """Give `axes` a square of `side` inches, a colour bar to its right, and the figure the size that its labels need.
 

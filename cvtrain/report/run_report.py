@@ -17,7 +17,7 @@ from cvtrain.data.build import BatchLoader
 from cvtrain.data.images.errors import BadImage, write_skipped
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.distributed.coordinator import build_coordinator
-from cvtrain.loggers.files import METRICS_JSONL, FileLogger, read_metrics
+from cvtrain.loggers.files import METRICS_JSONL, read_metrics
 from cvtrain.report.bottleneck import Bottleneck, collect_facts, find_bottleneck, summarize_times
 from cvtrain.report.environment import write_environment
 from cvtrain.report.evaluation import SAMPLE_IMAGES, log_evaluation_plots, write_evaluation
@@ -80,10 +80,8 @@ def draw_preview(run: Run, plotter: Plotter) -> None:
     captions = [describe_target(target, classes) for target in targets.cpu()]
     title = redact(f"{run_title(run)}: training images as the model sees them")
     plotter.draw(partial(plot_images, title=title), pixels, captions, path)
-    if not set(run.logger.names) <= {FileLogger.name}:
-        plotter.finish()
-        if path.exists():
-            run.logger.log_image("train/samples", path, step=0)
+    if path.exists():
+        run.logger.log_image("train/samples", path, step=0)
 
 
 def describe_target(target: torch.Tensor, classes: tuple[str, ...]) -> str:
@@ -138,7 +136,6 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     best_path = run_dir / "checkpoints" / "best.pt"
     if is_done:
         if plotter is not None:
-            plotter.finish()
             log_plots(run)
         if best_path.exists():
             run.logger.log_artifact(best_path)

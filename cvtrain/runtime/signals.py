@@ -1,13 +1,9 @@
 """Signals that end a run: the loop stops at its next safe point; everywhere else they end the process at once."""
 
-import atexit
 import contextlib
-import gc
-import io
 import os
 import signal
 import stat
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,10 +20,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *USER_SIGNALS, *LIMIT_SIGNALS)
 SECONDS_TOGETHER = 1.0
 # What loggers may still take to send their last figures when a signal has ended the run.
 SECONDS_TO_CLOSE = 3.0
-# What the interpreter may take to end after that: libraries wait there for processes of their own.
-SECONDS_TO_EXIT = 1.0
-
-_WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
 def signals_to_handle() -> tuple[signal.Signals, ...]:
@@ -132,76 +124,3 @@ def leave_lost_terminal() -> None:
 def is_signal_exit(exit_code: int) -> bool:
     """True for the exit codes of processes that a signal ended."""
     return exit_code in {128 + number for number in SIGNALS}
-
-
-class PromptExit:
-    """Lets a process end without the interpreter's teardown, and one that a signal has ended be gone in a moment.
-
-    The teardown after torch takes 0.5 s, seconds on a busy machine, and gloo's threads abort when it is done around
-    them. Made before other libraries are imported, this has the last word at exit, once theirs is said; files that were
-    left open are flushed. After a signal, libraries that wait at exit for processes or servers of their own are not
-    waited for longer than `seconds`, and their processes are told to end.
-    """
-
-    def __init__(self, seconds: float = SECONDS_TO_EXIT) -> None:
-        self.seconds = seconds
-        self._exit_code: int | None = None
-        self._by_signal = False
-        self._others_came_first = getattr(atexit, "_ncallbacks", lambda: 0)() > 0
-        atexit.register(self._leave)
-
-    def end(self, exit_code: int) -> None:
-        """To be called right before `sys.exit(exit_code)` without a signal: all that waits at exit has its time.
-
-        Whose word would come after, such as a measurement of coverage that began with the interpreter, keeps it.
-        """
-        if not self._others_came_first:
-            self._exit_code = exit_code
-
-    def begin(self, exit_code: int, *, by_signal: bool = False) -> None:
-        """To be called right before `sys.exit(exit_code)`.
-
-        Args:
-            by_signal: end by the signal that the code stands for. To a shell it is the same; a parent that waits for
-                the process sees that it was stopped, and did not fail.
-        """
-        self._exit_code = exit_code
-        self._by_signal = by_signal
-        if by_signal:
-            signal.signal(exit_code - 128, signal.SIG_DFL)
-        others = [thread for thread in threading.enumerate() if not thread.daemon]
-        others.remove(threading.main_thread())
-        threading.Thread(target=self._leave_in_time, args=(others,), name="prompt exit", daemon=True).start()
-
-    def _leave_in_time(self, others: list[threading.Thread]) -> None:
-        for thread in others:  # one that writes a checkpoint finishes it
-            thread.join()
-        time.sleep(self.seconds)
-        for process in child_processes():
-            with contextlib.suppress(OSError):
-                os.kill(process, signal.SIGTERM)
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._exit_code is None:
-            return
-        # By their types alone: an object may do anything when it is asked for its class.
-        opened = [found for found in gc.get_objects() if issubclass(type(found), _WRITERS)]
-        for stream in (*opened, sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        if self._by_signal:
-            os.kill(os.getpid(), self._exit_code - 128)
-        os._exit(self._exit_code)
-
-
-def child_processes() -> list[int]:
-    """Ids of the processes that this one started and that run; Linux only, elsewhere none."""
-    children = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # the name, in parentheses, may hold anything
-            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            if int(fields[1]) == os.getpid():
-                children.append(int(path.parent.name))
-    return children

@@ -22,8 +22,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from cvtrain.runtime.imports import importing
-
 PR_SET_PDEATHSIG = 1
 
 
@@ -133,15 +131,13 @@ def load(overrides: list[str]) -> int:
     Args:
         overrides: of all trials.
     """
-    with importing():
-        import torch  # noqa: F401
+    import torch  # noqa: F401
+    from torchvision.transforms import v2  # noqa: F401
 
-        from cvtrain.config.composer import Composer
-        from cvtrain.config.load import check_command
-        from cvtrain.config.schema.root import register_schemas
-        from cvtrain.runtime.torchvision_start import import_transforms
+    from cvtrain.config.composer import Composer
+    from cvtrain.config.load import check_command
+    from cvtrain.config.schema.root import register_schemas
 
-        import_transforms()
     register_schemas()
     with contextlib.suppress(Exception):  # with --config-dir it may not compose alone; a trial has all of it
         check_command(Composer("train"), overrides, False)
@@ -179,11 +175,11 @@ def run_trial(order: dict[str, Any]) -> NoReturn:
         os.environ.update(order["environment"])
         import torch
 
-        from cvtrain.__main__ import main
+        from cvtrain.cli.main import main
 
         torch.set_num_threads(order["threads"])
         sys.argv = ["cvtrain", *order["arguments"]]
-        main(order["arguments"])
+        main(order["arguments"], prevalidated=True)
     except SystemExit as request:
         status = request.code if isinstance(request.code, int) else int(request.code is not None)
     except BaseException:

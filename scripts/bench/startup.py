@@ -18,7 +18,7 @@ IMPORT_TORCH = "import time; began = time.perf_counter(); import torch; print(ti
 # The first step ends the process: what comes later is not measured.
 FIRST_STEP = """
 import os, sys, time
-from cvtrain.__main__ import main
+from cvtrain.cli.main import main
 from cvtrain.training.trainer import Trainer
 
 plain = Trainer.train_step

@@ -177,7 +177,7 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    from cvtrain.cli.hydra_run import Job
+    from cvtrain.cli.hydra_job import Job
 
     def stop(config, run_dir, overrides):
         assert config.seed == 5 and run_dir == Path("out")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cvtrain.config.architectures import TORCHVISION_ARCHS
-from cvtrain.config.location import conf_dir
+from cvtrain.config.composer import conf_dir
 from cvtrain.config.reflection import settings_by_key
 from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
 

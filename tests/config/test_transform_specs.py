@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from cvtrain.config.composer import conf_dir
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.location import conf_dir
 from cvtrain.config.schema.augment import AugmentConfig, AugmentLibrary
 from cvtrain.config.transform_names import ALBUMENTATIONS, KORNIA, TORCHVISION
 from cvtrain.config.transform_specs import TransformSpec, closest_names, parse_transforms, transform_problems

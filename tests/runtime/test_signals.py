@@ -2,11 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -155,58 +152,3 @@ def test_without_a_signal_nothing_is_cut_short():
         with stop.with_deadline(0.2):  # done before its time is over
             pass
         time.sleep(0.4)
-
-
-def test_the_interpreters_end_is_waited_for_only_so_long():
-    code = (
-        "import sys; from cvtrain.runtime.signals import PromptExit, is_signal_exit; leaving = PromptExit(1.0)\n"
-        "import atexit, subprocess, threading, time\n"
-        "atexit.register(lambda: print('never said', flush=True))\n"
-        "child = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL); print(child.pid)\n"
-        "print(is_signal_exit(143), is_signal_exit(1))\n"
-        "atexit.register(child.wait)\n"
-        "atexit.register(lambda: print('said'))\n"
-        "threading.Thread(target=lambda: (time.sleep(0.5), print('saved'))).start()\n"
-        "leaving.begin(143); sys.exit(143)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    child, *said = done.stdout.split()
-    assert (done.returncode, said) == (143, ["True", "False", "saved", "said"])
-    assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
-
-
-def test_who_is_done_has_everything_said_and_nothing_torn_down():
-    code = (
-        "import sys; from cvtrain.runtime.signals import PromptExit; leaving = PromptExit(0.1)\n"
-        "import atexit, threading, time\n"
-        "class Late:\n    def __del__(self): print('torn down')\n"
-        "late = Late()\n"
-        "atexit.register(lambda: (time.sleep(0.5), print('said')))\n"
-        "threading.Thread(target=lambda: (time.sleep(0.5), print('saved'))).start()\n"
-        "leaving.end(1); sys.exit(1)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (1, ["saved", "said"], "")
-
-
-def test_who_came_first_keeps_the_last_word():
-    code = (
-        "import atexit, sys; atexit.register(lambda: print('measured'))\n"
-        "from cvtrain.runtime.signals import PromptExit; leaving = PromptExit(0.1)\n"
-        "leaving.end(1); sys.exit(1)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (1, ["measured"], "")
-
-
-def test_what_is_open_is_flushed(tmp_path):
-    code = (
-        "import sys; from cvtrain.runtime.signals import PromptExit; leaving = PromptExit(0.1)\n"
-        f"text = open({str(tmp_path / 'text')!r}, 'w'); text.write('kept')\n"
-        f"raw = open({str(tmp_path / 'raw')!r}, 'wb'); raw.write(b'kept')\n"
-        "closed = open('/dev/null', 'w'); closed.close()\n"
-        "leaving.end(0); sys.exit(0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "text").read_text() == (tmp_path / "raw").read_text() == "kept"

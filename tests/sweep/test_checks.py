@@ -6,10 +6,9 @@ import sys
 import pytest
 import yaml
 
-from cvtrain.config.composer import Composer
+from cvtrain.config.composer import Composer, conf_dir
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.load import typed_config
-from cvtrain.config.location import conf_dir
 from cvtrain.config.schema.root import register_schemas
 from cvtrain.sweep.checks import _compose_job, check_spec, probing_jobs
 from cvtrain.sweep.spec import load_spec

@@ -241,7 +241,7 @@ def start_search(folder: Path, parameters, *arguments, seconds="0.05") -> subpro
     code = (
         "import sys, cvtrain.sweep.workers as workers\n"
         f"workers.PROGRAM = ({fake_worker!r},)\n"
-        "from cvtrain.__main__ import main\n"
+        "from cvtrain.cli.main import main\n"
         f"sys.argv = ['cvtrain', 'sweep', 'sweep=search.yaml', *{list(arguments)!r}]\n"
         "main()\n"
     )

@@ -6,8 +6,8 @@ import statistics
 import pytest
 import yaml
 
+from cvtrain.config.composer import conf_dir
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.location import conf_dir
 from cvtrain.config.metric_names import SPLIT_METRICS
 from cvtrain.config.sweep_files import find_sweep_file, split_search
 from cvtrain.metrics import METRIC_NAMES

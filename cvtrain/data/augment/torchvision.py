@@ -19,7 +19,6 @@ from cvtrain.data.augment.color_jitter import find_colour_jitter
 from cvtrain.data.augment.crop_flip import find_crop_flip
 from cvtrain.data.augment.pipeline import Step, step_error
 from cvtrain.data.augment.rng import seeded_torch
-from cvtrain.runtime.torchvision_start import import_transforms
 
 _RGB = 3  # channels
 
@@ -65,7 +64,6 @@ def build_torchvision_chain(
     Raises:
         ConfigError: an argument is unknown or missing, or torchvision refuses its value.
     """
-    import_transforms()
     reader = Arguments(
         library="torchvision",
         image_size=image_size,

@@ -20,7 +20,6 @@ from cvtrain.data.sources.folder import splits_of_folder
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import ArraySource, FileSource, ImageSource, Splits
 from cvtrain.data.sources.splits import complete_splits
-from cvtrain.runtime.torchvision_start import import_torchvision
 
 Reader = Callable[[str], np.ndarray]
 
@@ -114,7 +113,9 @@ def build_torchvision(config: TorchvisionDataConfig, reader: Reader) -> Splits:
 
 def _load(open_set: OpenSet, arguments: dict[str, Any], root: Path, config: TorchvisionDataConfig) -> Any:
     """The library's dataset of one split, downloaded first if that is allowed."""
-    factory = getattr(import_torchvision().datasets, open_set.library_class)
+    from torchvision import datasets
+
+    factory = getattr(datasets, open_set.library_class)
     try:
         return factory(root / open_set.subfolder, download=config.download, **arguments)
     # The library raises RuntimeError for what is not there; URLError and what else a network gives are OSErrors.

@@ -12,8 +12,11 @@ import pytest
     ("command", "faults"),
     [
         ("trian", {"trian": "did you mean train?"}),
-        ("predict checkpoint=x", {"predict": "verbs: train, evaluate, cache, sweep; settings are written key=value"}),
-        ("help", {"help": "that is cvtrain --help"}),
+        (
+            "predict checkpoint=x",
+            {"predict": "verbs: train, evaluate, cache, sweep, list, help; settings are written key=value"},
+        ),
+        ("usage", {"usage": "that is cvtrain --help"}),
         ("train evaluate", {"evaluate": "the verb comes first: cvtrain evaluate key=value ..."}),
         ("resnet18", {"resnet18": "did you mean model=resnet18?"}),
         ("resume", {"resume": "write resume=..., without spaces around ="}),
