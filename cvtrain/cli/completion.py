@@ -3,6 +3,7 @@
 import io
 import os
 from contextlib import redirect_stdout
+from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.completion_plugin import CompletionPlugin
@@ -39,7 +40,8 @@ def _split(line: str) -> tuple[str, list[str]]:
 
 def _ask_hydra(verb: str, line: str, arguments: list[str]) -> list[str]:
     loader = Composer(verb).loader
-    plugins = {plugin.provides(): plugin for plugin in Plugins.instance().discover(CompletionPlugin)}
+    found: Any = Plugins.instance().discover(CompletionPlugin)  # Hydra types them as its base class
+    plugins = {plugin.provides(): plugin for plugin in found}
     shell = next((token.partition("=")[2] for token in arguments if token.startswith("query=")), "bash")
     previous, answer = os.environ["COMP_LINE"], io.StringIO()
     os.environ["COMP_LINE"] = line
