@@ -36,7 +36,7 @@ def commands(text: str) -> list[str]:
     found = []
     for _, content in blocks(text):
         lines = content.replace("\\\n", " ").splitlines()
-        found += [match[1] for line in lines if (match := re.match(r"(?:\$ )?(cvtrain(?: .*)?)$", line))]
+        found += [match[1] for line in lines if (match := re.match(r"(?:\$ )?(cvtrain(?: (?!\d).*)?)$", line))]
     prose = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return found + re.findall(r"`(cvtrain [^`]+)`", prose)
 

@@ -393,7 +393,9 @@ def test_missing_package_is_named_with_what_installs_it(problems_of, monkeypatch
 def test_own_statistics_win_over_those_of_a_local_file(composer_of, tmp_path):
     from cvtrain.config.load import typed_config
     from cvtrain.config.schema.data import Normalize
+    from cvtrain.config.schema.root import register_schemas
 
+    register_schemas()
     path = tmp_path / "mine.pt"
     path.touch()
     tokens = ["model=resnet18", f"model.weights='{path}'"]
