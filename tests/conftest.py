@@ -4,6 +4,7 @@ import gc
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The test processes share the cores; with a thread per core in each, all of them would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    """Let signals that end a process end those of the tests, also where the suite itself runs under nohup."""
+    for name in ("SIGHUP", "SIGXCPU"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def pytest_unconfigure() -> None:

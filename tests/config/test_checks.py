@@ -398,7 +398,7 @@ def test_own_statistics_win_over_those_of_a_local_file(composer_of, tmp_path):
     register_schemas()
     path = tmp_path / "mine.pt"
     path.touch()
-    tokens = ["model=resnet18", f"model.weights='{path}'"]
+    tokens = ["data=cifar10", "model=resnet18", f"model.weights='{path}'"]
     for more, normalize in (([], Normalize.auto), (["data.mean=[0.5,0.5,0.5]"], Normalize.data)):
         composer = composer_of("train")
         config = typed_config(composer.compose([*tokens, *more]), composer, [*tokens, *more])
