@@ -101,8 +101,9 @@ def requests(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def score(tmp_path):
+def score(tmp_path, monkeypatch):
     """Evaluate a state as a checkpoint file in a run folder of its own; the refusal, or None."""
+    monkeypatch.setattr("cvtrain.commands.evaluate.Plotter", NoPlots)
 
     def score(state, **settings):
         number = len(list(tmp_path.glob("out*")))
@@ -110,7 +111,7 @@ def score(tmp_path):
         save_checkpoint(path, state)
         config = EvaluateConfig(checkpoint=str(path), device="cpu", **settings)
         try:
-            evaluate(config, run_dir=tmp_path / f"out{number}", plotter=NoPlots())
+            evaluate(config, run_dir=tmp_path / f"out{number}")
         except (ConfigError, RunError) as error:
             return error
         return None
