@@ -24,6 +24,7 @@ from cvtrain.report.figure import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 # Above this a confusion matrix has no room for numbers or for every name.
 MAX_CLASSES_WITH_TEXT = 40
@@ -198,7 +199,10 @@ def plot_images(
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)
         axes.set_axis_off()
         if title:
-            figure.text(gap / width, 1 - 0.13 / height, printable_text(title, 90), va="top", size=10, weight="bold")
+            heading = figure.text(
+                gap / width, 1 - 0.13 / height, printable_text(title, 90), va="top", size=10, weight="bold"
+            )
+            _shrink(heading, 10, width - 2 * gap, figure.dpi)
         for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
             row, column = divmod(index, columns)
             left = gap + column * (cell + gap)
@@ -213,8 +217,7 @@ def plot_images(
                 size=8,
                 linespacing=1.15,
             )
-            drawn_inches = text.get_window_extent().width / figure.dpi
-            text.set_fontsize(max(3.5, 8 * min(1.0, (cell + gap * 0.6) / max(drawn_inches, 1e-6))))
+            _shrink(text, 8, cell + gap * 0.6, figure.dpi)
         save_figure(figure, path)
 
 
@@ -345,6 +348,12 @@ def _write_counts(axes: "Axes", counts: NDArray[Any], shares: NDArray[np.float64
             continue
         dark = shares[true, predicted] > 0.55
         axes.text(predicted, true, str(count), ha="center", va="center", size=size, color="white" if dark else INK)
+
+
+def _shrink(text: "Text", size: float, inches: float, dpi: float) -> None:
+    """Make `text`, of `size` points, no wider than `inches`, down to 3.5 points."""
+    drawn_inches = text.get_window_extent().width / dpi
+    text.set_fontsize(max(3.5, size * min(1.0, inches / max(drawn_inches, 1e-6))))
 
 
 def _draw_image(axes: "Axes", image: NDArray[np.uint8], left: float, bottom: float, cell: float) -> None:

@@ -276,7 +276,7 @@ def log_final_results(
         log.info("test: loss %.4f, accuracy %.4f", metrics["test/loss"], metrics["test/accuracy"])
     log.info("results in %s", display_path(run.run_dir))
     if end_reason is StopReason.interrupted:
-        log.info("go on with it: cvtrain resume=%s", shlex.quote(display_path(run.run_dir)))
+        log.info("resume it: cvtrain resume=%s", shlex.quote(display_path(run.run_dir)))
     elif (run.run_dir / "checkpoints" / "best.pt").exists():
         best_path = display_path(run.run_dir / "checkpoints" / "best.pt")
         log.info("use it: cvtrain evaluate checkpoint=%s", shlex.quote(best_path))

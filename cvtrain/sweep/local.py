@@ -78,7 +78,7 @@ def search_locally(search: Search) -> int:
                         f"{told}\n  trials save and end; the same command goes on with the search"
                     ) from error
                 if wish.received is not None:
-                    log.info("go on with it: the same command again")
+                    log.info("resume it: the same command again")
     return wish.exit_code
 
 

@@ -238,7 +238,9 @@ def _init_worker(worker: int) -> None:
     torch.set_num_threads(1)
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when cv2 is imported later, by the reader or the augmentation
     if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)
+        import cv2  # which a fork has already
+
+        cv2.setNumThreads(0)
 
 
 def _kill(processes: list[BaseProcess], owner: int) -> None:
