@@ -9,7 +9,8 @@ from cvtrain.config.redact import redact
 from cvtrain.data.build import BatchLoader
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.loggers.build import RunLogger
-from cvtrain.report.plots import plot_confusion, plot_images
+from cvtrain.report.image_grid import plot_images
+from cvtrain.report.plots import plot_confusion
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
 from cvtrain.training.evaluator import Evaluation

@@ -21,8 +21,9 @@ from cvtrain.loggers.files import METRICS_JSONL, read_metrics
 from cvtrain.report.bottleneck import Bottleneck, collect_facts, find_bottleneck, summarize_times
 from cvtrain.report.environment import write_environment
 from cvtrain.report.evaluation import SAMPLE_IMAGES, log_evaluation_plots, write_evaluation
+from cvtrain.report.image_grid import plot_images
 from cvtrain.report.json_file import write_json
-from cvtrain.report.plots import plot_curves, plot_images
+from cvtrain.report.plots import plot_curves
 from cvtrain.report.plotter import Plotter
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.files import atomic_write, remove_temporary_files

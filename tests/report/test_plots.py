@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from cvtrain.report.figure import printable_text
-from cvtrain.report.plots import _epoch_ends, _epochs_at, plot_confusion, plot_curves, plot_images
+from cvtrain.report.image_grid import plot_images
+from cvtrain.report.plots import _epoch_ends, _epochs_at, plot_confusion, plot_curves
 
 
 def rows(steps: int = 100) -> list[dict[str, float | None]]:
