@@ -1,7 +1,10 @@
 """`Classifier`: a checkpoint as something that classifies images."""
 
+import itertools
+import logging
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,22 @@ from cvtrain.commands.evaluate import build_checked, check_finite, choose_precis
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import FileDataConfig
 from cvtrain.config.schema.model import CustomModelConfig
-from cvtrain.config.schema.root import EvaluateConfig, EvaluateModelConfig
+from cvtrain.config.schema.root import Config, EvaluateConfig, EvaluateModelConfig
 from cvtrain.data.images.convert import WHITE, image_to_array
+from cvtrain.data.images.errors import BadImageError, describe_error
 from cvtrain.data.images.reader import build_reader
 from cvtrain.data.images.resize import EvalTransform, build_eval_transform
 from cvtrain.data.normalize import Normalizer
+from cvtrain.models.backbone import captured_features
 from cvtrain.models.weights import load_checkpointed_weights
 from cvtrain.runtime.device import choose_memory_format, select_device
-from cvtrain.runtime.precision import autocast, backend_flags, select_precision
+from cvtrain.runtime.precision import backend_flags, select_precision
+from cvtrain.training.evaluator import compute_logits
+
+log = logging.getLogger(__name__)
+
+# Decoders and torch's backends have settings of the whole process, which are set and put back: one thread at a time.
+_TURN = threading.RLock()
 
 # A path, a PIL image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W).
 Image = Any
@@ -31,29 +42,33 @@ Image = Any
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one image.
+    """The most probable classes of one image, or why it could not be read.
 
     Attributes:
-        classes: class names, the most probable first.
+        classes: class names, the most probable first; empty if there is an `error`.
         probs: their probabilities, 0..1.
+        error: what is wrong with the image, in words; None: it was read.
     """
 
     classes: tuple[str, ...]
     probs: tuple[float, ...]
+    error: str | None = None
 
     @property
-    def label(self) -> str:
-        """Name of the most probable class."""
-        return self.classes[0]
+    def label(self) -> str | None:
+        """Name of the most probable class; None if there is an `error`."""
+        return self.classes[0] if self.classes else None
 
     @property
-    def prob(self) -> float:
-        """Probability of `label`."""
-        return self.probs[0]
+    def prob(self) -> float | None:
+        """Probability of `label`; None if there is an `error`."""
+        return self.probs[0] if self.probs else None
 
 
 class Classifier:
     """A trained network with its classes and its preprocessing. Made by `load`.
+
+    Threads may share one: their calls take turns.
 
     Args:
         module: normalised (B, C, S, S) float32 images to (B, num_classes) logits, in eval mode on its device.
@@ -63,6 +78,7 @@ class Classifier:
         alpha_color: RGB colour behind transparent pixels, 0..255.
         resize: (H, W, C) uint8 to (C, S, S) uint8.
         normalizer: (B, C, S, S) uint8 to normalised float32, on the module's device.
+        head: name of the part of `module` that turns an image's embedding into logits; None: it has no such part.
         dtype: of matrix products; weights are float32.
         batch_size: images that `predict` takes at once.
         flip: average the logits of each image and of its mirror image, as `trainer.eval_flip` has it.
@@ -79,6 +95,7 @@ class Classifier:
         alpha_color: tuple[int, ...] = WHITE,
         resize: EvalTransform,
         normalizer: Normalizer,
+        head: str | None = None,
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
         flip: bool = False,
@@ -92,11 +109,13 @@ class Classifier:
         self.batch_size = batch_size
         self._reader = reader
         self._alpha_color = alpha_color
-        self._resize = resize
+        self.resize = resize
+        self.dtype = dtype
         self._normalizer = normalizer
-        self._dtype = dtype
+        self._head = head
         self._flip = flip
         self._deterministic = deterministic
+        self._images_at_once = batch_size
 
     def __repr__(self) -> str:
         return (
@@ -115,51 +134,113 @@ class Classifier:
             BadImageError: the file cannot be decoded.
             ImageError: an array of unknown range or layout.
         """
-        return self._normalizer(self._pixels(image)[None].to(self.device))[0]
+        with _TURN:
+            return self._normalizer(self._pixels(image)[None].to(self.device))[0]
 
-    def predict(self, images: Image | Sequence[Image], top_k: int = 1) -> list[Prediction]:
+    def predict(self, images: Image | Iterable[Image], top_k: int = 1) -> list[Prediction]:
         """Return a `Prediction` of the `top_k` most probable classes for each image.
 
-        Images of one batch that are those of an evaluation's batch get the probabilities that `evaluate` writes to
-        predictions_<split>.csv, equal to the bit on the same device; in other batches they differ by rounding.
+        An image that cannot be read gets a `Prediction` with an `error`. Images of one batch that are those of an
+        evaluation's batch get the probabilities that `evaluate` writes to predictions_<split>.csv, equal to the bit on
+        the same device; in other batches they differ by rounding.
 
         Args:
-            images: one image, or a list or array (B, H, W, C) of them, each as `preprocess` takes it.
+            images: one image, or a list, iterator or array (B, H, W, C) of them, each as `preprocess` takes it.
             top_k: classes to return, at most as many as there are.
-
-        Raises:
-            BadImageError, ImageError: as `preprocess`.
         """
         if not 1 <= top_k <= len(self.classes):
             raise ValueError(f"top_k={top_k}: must be 1..{len(self.classes)}, the number of classes")
-        is_many = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
-        items = list(images) if is_many else [images]
         found: list[Prediction] = []
-        for start in range(0, len(items), self.batch_size):
-            pixels = torch.stack([self._pixels(image) for image in items[start : start + self.batch_size]])
-            logits = self._logits(pixels)
-            ids = logits.topk(top_k, dim=1).indices
-            probs = logits.softmax(dim=1).gather(1, ids)
-            for row_ids, row_probs in zip(ids.tolist(), probs.tolist(), strict=True):
-                found.append(Prediction(tuple(self.classes[id] for id in row_ids), tuple(row_probs)))
+        for items in self._batches(images):
+            with _TURN:
+                read = [self._try_pixels(image) for image in items]
+                pixels = [each for each in read if isinstance(each, torch.Tensor)]
+                rows: Iterator[Prediction] = iter(())
+                if pixels:
+                    rows = self._top(self.compute(torch.stack(pixels))[0], top_k)
+            found += [Prediction((), (), each) if isinstance(each, str) else next(rows) for each in read]
         return found
+
+    def embed(self, images: Image | Iterable[Image]) -> torch.Tensor:
+        """Return the embedding of each image, (N, D) float32 on the CPU: what the network's head receives.
+
+        A head's input with places or tokens, (B, D, H, W) or (B, T, D), is averaged over them.
+
+        Args:
+            images: as `predict` takes them.
+
+        Raises:
+            BadImageError: a file cannot be decoded.
+            ImageError: as `preprocess`.
+            ConfigError: the network has no head.
+        """
+        found = []
+        for items in self._batches(images):
+            with _TURN:
+                pixels = torch.stack([self._pixels(image) for image in items])
+                found.append(self.compute(pixels, embeddings=True)[1].cpu())
+        return torch.cat(found) if found else torch.empty(0, 0)
+
+    def compute(self, pixels: torch.Tensor, *, embeddings: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (B, num_classes) and embeddings (B, D), float32 on the device, of (B, C, S, S) uint8 images.
+
+        Embeddings are (B, 0) unless they are asked for. Where a batch does not fit into the device's memory, it is
+        computed in smaller parts, from then on.
+        """
+        while True:
+            try:
+                parts = [self._compute(part, embeddings) for part in pixels.split(self._images_at_once)]
+                return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            except torch.OutOfMemoryError:
+                size = min(self._images_at_once, len(pixels))
+                if size == 1:
+                    raise
+                self._images_at_once = size // 2
+            log.warning("out of memory with %d images at once: going on with %d", size, self._images_at_once)
+
+    def _compute(self, pixels: torch.Tensor, embeddings: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        if embeddings and self._head is None:
+            raise ConfigError(rule="this network has no head, whose input an embedding is", remedy="set model.head")
+        with torch.inference_mode(), backend_flags(self.device, self.dtype, deterministic=self._deterministic):
+            images = self._normalizer(pixels.to(self.device))
+            if not embeddings or self._head is None:
+                logits = compute_logits(self.module, images, self.dtype, flip=self._flip)
+                return logits, logits[:, :0]
+            with captured_features(self.module, self._head) as captured:
+                logits = compute_logits(self.module, images, self.dtype, flip=self._flip)
+            return logits, torch.stack(captured).mean(0)  # of two mirror images with `flip`
+
+    def _batches(self, images: Image | Iterable[Image]) -> Iterator[list[Image]]:
+        is_many = isinstance(images, (list, tuple, Iterator)) or getattr(images, "ndim", 0) == 4
+        rest = iter(images if is_many else [images])
+        while items := list(itertools.islice(rest, self.batch_size)):
+            yield items
+
+    def _top(self, logits: torch.Tensor, top_k: int) -> Iterator[Prediction]:
+        ids = logits.topk(top_k, dim=1).indices
+        probs = logits.softmax(dim=1).gather(1, ids)
+        for row_ids, row_probs in zip(ids.tolist(), probs.tolist(), strict=True):
+            yield Prediction(tuple(self.classes[id] for id in row_ids), tuple(row_probs))
 
     def _pixels(self, image: Image) -> torch.Tensor:
         """(C, S, S) uint8."""
-        if isinstance(image, (str, os.PathLike)):
-            return self._resize(self._reader(os.fspath(image)))
-        return self._resize(image_to_array(image, self.channels, self._alpha_color))
+        return self.resize(self._array(image))
 
-    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, num_classes) float32 of (B, C, S, S) uint8."""
-        with (
-            torch.inference_mode(),
-            backend_flags(self.device, self._dtype, deterministic=self._deterministic),
-            autocast(self.device, self._dtype),
-        ):
-            images = self._normalizer(pixels.to(self.device))
-            logits = self.module(images).float()
-            return (logits + self.module(images.flip(3)).float()) / 2 if self._flip else logits
+    def _try_pixels(self, image: Image) -> torch.Tensor | str:
+        """(C, S, S) uint8, or what is wrong with the image."""
+        try:
+            array = self._array(image)
+        except BadImageError as error:
+            return error.cause
+        except Exception as error:  # PIL images decode lazily, and Pillow raises almost any type
+            return describe_error(error)
+        return self.resize(array)
+
+    def _array(self, image: Image) -> np.ndarray:
+        """(H, W, C) uint8."""
+        if isinstance(image, (str, os.PathLike)):
+            return self._reader(os.fspath(image))
+        return image_to_array(image, self.channels, self._alpha_color)
 
 
 def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: str | None = None) -> Classifier:
@@ -176,6 +257,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: st
         ConfigError: the class of a `model=custom` checkpoint has to be named, or the device is not there.
     """
     file = Path(path)
+    settings = EvaluateConfig(checkpoint=str(file), device=device, model=EvaluateModelConfig(target=model_target))
     state = load_checkpoint(file)
     trained = read_config(state, file)
     if isinstance(trained.model, CustomModelConfig) and model_target is None:
@@ -183,16 +265,20 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: st
             rule=f"{file} was made with the class {trained.model.target}, and a checkpoint never names code to run",
             remedy=f"if you trust the class: load({str(file)!r}, model_target={trained.model.target!r})",
         )
+    return build_classifier(state, trained, settings)
+
+
+def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateConfig) -> Classifier:
+    """Return the classifier of a loaded checkpoint and its run's config, with what `settings` say differently."""
     weights = inference_weights(state)
-    check_finite(weights, file)
-    settings = EvaluateConfig(checkpoint=str(file), model=EvaluateModelConfig(target=model_target))
-    chosen = select_device(device, key="device")
+    check_finite(weights, Path(settings.checkpoint))
+    device = select_device(settings.device, key="device")
     built = build_checked(trusted_model(trained.model, settings), trained.data, len(state["classes"]), weights)
     load_checkpointed_weights(built.module, weights)
     memory_format = choose_memory_format(trained.trainer.channels_last, built.convolutional)
     shape = state["preprocessing"]
     return Classifier(
-        built.module.to(chosen).to(memory_format=memory_format).eval(),
+        built.module.to(device).to(memory_format=memory_format).eval(),
         state["classes"],
         reader=_reader(trained.data, shape["channels"]),
         channels=shape["channels"],
@@ -200,10 +286,11 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: st
         resize=build_eval_transform(
             image_size=shape["image_size"], resize=shape["resize"], crop_fraction=shape["crop_fraction"]
         ),
-        normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(chosen),
-        dtype=select_precision(choose_precision(settings, state, chosen.type), chosen, key="precision"),
-        batch_size=trained.data.eval_batch_size or trained.data.batch_size,
-        flip=trained.trainer.eval_flip,
+        normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(device),
+        head=built.head[0] if built.head and built.head[0] else None,
+        dtype=select_precision(choose_precision(settings, state, device.type), device, key="precision"),
+        batch_size=settings.batch_size or trained.data.eval_batch_size or trained.data.batch_size,
+        flip=trained.trainer.eval_flip if settings.eval_flip is None else settings.eval_flip,
         deterministic=trained.trainer.deterministic,
     )
 

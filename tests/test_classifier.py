@@ -1,13 +1,16 @@
 """A checkpoint as a classifier: the numbers of `evaluate`, from paths, PIL images and arrays."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import cvtrain as face
+from cvtrain.data.images.errors import BadImageError
 
 OPTIONS = (
     "data.image_size=16",
@@ -107,3 +110,71 @@ def test_checkpoint_names_no_code(photos, tmp_path):
         face.load(result.best_checkpoint)
     classifier = face.load(result.best_checkpoint, "cpu", model_target="custom_networks.KnowsItsImages")
     assert classifier.predict(val_paths(result, photos), top_k=2)[0].classes in (("ant", "bee"), ("bee", "ant"))
+
+
+def test_unreadable_images_carry_their_error(run, photos, tmp_path):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    good = val_paths(run, photos)
+    (tmp_path / "cut.jpg").write_bytes(good[0].read_bytes()[:300])
+    images = [tmp_path / "cut.jpg", good[0], tmp_path / "none.jpg", np.full((4, 4), 7.0), "folder", *good[1:4], 3]
+    found = classifier.predict(images, top_k=2)
+    causes = ["truncated", "No such file", "floating-point pixels from 7 to 7", "No such file", "not int"]
+    assert [bool(each.error) for each in found] == [True, False, True, True, True, False, False, False, True]
+    for each, cause in zip([each for each in found if each.error], causes, strict=True):
+        assert cause in each.error
+        assert (each.classes, each.probs, each.label, each.prob) == ((), (), None, None)
+    # The batches are 4, 4 and 1 images long, and an unreadable one is left out of its batch.
+    assert [found[1]] == classifier.predict(good[:1], top_k=2)
+    assert found[5:8] == classifier.predict(good[1:4], top_k=2)
+    assert [each.error is None for each in classifier.predict(tmp_path / "cut.jpg")] == [False]
+
+
+def test_iterators_are_taken_batch_by_batch(run, photos):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    paths = val_paths(run, photos)
+    assert classifier.predict(iter(paths)) == classifier.predict(paths)
+
+
+def test_embedding_is_what_the_head_receives(run, photos, tmp_path):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    paths = val_paths(run, photos)
+    found = classifier.embed(paths)
+    images = torch.stack([classifier.preprocess(path) for path in paths])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=classifier.dtype == torch.bfloat16):
+        network = classifier.module
+        maps = [network.blocks(F.gelu(network.patches(each))) for each in (images, images.flip(3))]
+        expected = [each.amax(dim=(2, 3)).float() for each in maps]
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=0.02, atol=0.02)
+    assert (found.shape, found.dtype) == ((8, network.head.in_features), torch.float32)
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(BadImageError, match="empty"):
+        classifier.embed([paths[0], tmp_path / "empty.jpg"])
+
+
+def test_threads_get_what_one_gets(run, photos):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    paths, limit = val_paths(run, photos), Image.MAX_IMAGE_PIXELS
+    expected = classifier.predict(paths, top_k=2)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: classifier.predict(paths, top_k=2), range(16)):
+            assert found == expected
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_batch_out_of_memory_is_computed_in_halves(run, photos, monkeypatch, caplog):
+    classifier = face.load(run.best_checkpoint, device="cpu")
+    paths, forward, sizes = val_paths(run, photos)[:4], classifier.module.forward, []
+    expected = classifier.predict(paths)
+
+    def small_device(images):
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(images)
+
+    monkeypatch.setattr(classifier.module, "forward", small_device)
+    found = classifier.predict(paths)
+    assert [each.label for each in found] == [each.label for each in expected]
+    np.testing.assert_allclose([each.prob for each in found], [each.prob for each in expected], atol=0.02)
+    assert sizes == [4, 2, *[1] * 8]  # with the mirror image of each
+    assert "out of memory with 4 images at once: going on with 2" in caplog.text

@@ -1,5 +1,7 @@
 """A network in two parts: the backbone, which turns images into features, and the head, which scores them."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +62,26 @@ def compute_features(module: nn.Module, head: str, images: torch.Tensor) -> torc
     finally:
         handle.remove()
     raise AssertionError(f"{head} was not called")
+
+
+@contextlib.contextmanager
+def captured_features(module: nn.Module, head: str) -> Iterator[list[torch.Tensor]]:
+    """Inside, each pass through `module` adds to the list what its submodule `head` receives: (B, D) float32.
+
+    Places or tokens, (B, D, H, W) or (B, T, D), are averaged.
+    """
+    captured: list[torch.Tensor] = []
+
+    def keep(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        features = inputs[0].float()
+        averaged = {4: (2, 3), 3: (1,)}.get(features.dim())
+        captured.append(features if averaged is None else features.mean(averaged))
+
+    handle = module.get_submodule(head).register_forward_pre_hook(keep)
+    try:
+        yield captured
+    finally:
+        handle.remove()
 
 
 def check_backbone(module: nn.Module, head: str, images: torch.Tensor) -> FeatureSpec:

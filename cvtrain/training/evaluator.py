@@ -108,7 +108,8 @@ class Evaluator:
             if len(labels):
                 # Not around the loader, whose tensors may be kept for training.
                 with torch.inference_mode():
-                    logits = self._logits(model, self.normalizer(batch.images))
+                    images = self.normalizer(batch.images)
+                    logits = compute_logits(model, images, self.dtype, flip=self.flip)
                     losses = self.criterion.per_sample(logits, labels)
                     metrics.update(logits, labels, losses)
                     # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
@@ -137,11 +138,15 @@ class Evaluator:
             interrupted=interrupted,
         )
 
-    def _logits(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """Return (B, num_classes) float32."""
-        with autocast(self.device, self.dtype):
-            logits = model(images).float()
-            return (logits + model(images.flip(3)).float()) / 2 if self.flip else logits
+
+def compute_logits(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *, flip: bool) -> torch.Tensor:
+    """Return (B, num_classes) float32 of normalised (B, C, S, S) images, with matrix products in `dtype`.
+
+    `flip`: the mean of the logits of each image and of its mirror image.
+    """
+    with autocast(images.device, dtype):
+        logits = model(images).float()
+        return (logits + model(images.flip(3)).float()) / 2 if flip else logits
 
 
 def _merge(parts: list[Predictions]) -> Predictions:
