@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cvtrain.config.composer import Composer, flatten
+from cvtrain.config.composer import Composer
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.explain import sweep_problems
 from cvtrain.config.hints import explain_word
@@ -15,7 +15,7 @@ from cvtrain.config.overrides import normalize_override, override
 from cvtrain.config.resolvers import register_resolvers
 from cvtrain.config.resume import expand_resume, unfinished_run
 from cvtrain.config.schema.root import Config, register_schemas
-from cvtrain.config.serialize import schema_names, to_plain
+from cvtrain.config.serialize import flatten, schema_names, to_plain
 
 
 def compose(*overrides: str, config_dir: str | None = None) -> Config:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.serialize import flatten
 
 # AssertionError: what omegaconf 2.3 raises for a key below a section that is null, such as logger.wandb.project.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError)
@@ -219,13 +220,3 @@ def _job_tokens(override: Override) -> list[str]:
     if override.is_discrete_sweep():
         return [f"{key}={item}" for item in override.sweep_string_iterator()]
     return [override.input_line or key]
-
-
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; an empty mapping stays a value."""
-    if not isinstance(values, dict) or not values:
-        return {prefix: values} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat

@@ -10,8 +10,9 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from cvtrain.config.composer import COMPOSITION_ERRORS, Composer, ConfigFile, conf_dir, flatten
+from cvtrain.config.composer import COMPOSITION_ERRORS, Composer, ConfigFile, conf_dir
 from cvtrain.config.errors import Problem
+from cvtrain.config.serialize import flatten
 from cvtrain.config.yaml_scalars import misread_problems, read_as_written
 
 COMMAND_LINE = "on the command line"

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, format_value
 from cvtrain.config.overrides import override, unquoted
+from cvtrain.config.serialize import flatten
 from cvtrain.config.wandb_trial import is_trial, trial_folder
 
 CHECKPOINTS = "checkpoints"

@@ -28,6 +28,16 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys, `{"optimizer.lr": 0.1}`; an empty mapping stays a value."""
+    if not isinstance(values, dict) or not values:
+        return {prefix: values} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
 def schema_names(config: Config) -> dict[str, str]:
     """Which schema each group of `config` has, such as {"data": "custom", "model": "torchvision", ...}."""
     return {

@@ -3,17 +3,22 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cvtrain.config.redact import redact
 
 log = logging.getLogger(__name__)
 
 
-class Logger(Protocol):
-    """Where figures and pictures of a run go. Methods may raise: `RunLogger` then switches the logger off."""
+class Logger:
+    """Where figures and pictures of a run go; a no-op for what a subclass does not keep.
+
+    Methods may raise: `RunLogger` then switches the logger off.
+    """
 
     name: str
+    # True once an answer to a figure said that the run need not go on: see `TrialChannel`.
+    stop_requested = False
 
     def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Keep one point. `step`: optimizer steps done; `epoch`: counted from 0, shown counted from 1."""
@@ -31,7 +36,8 @@ class Logger(Protocol):
         """Forget the points after `state()` gave this, if the logger can: the run goes back to a checkpoint."""
 
     def state(self) -> dict[str, Any]:
-        """What is needed to go on with the same run later, such as its id; JSON values."""
+        """Return what is needed to resume the same run later, such as its id, as JSON values."""
+        return {}
 
     def finish(self, exit_code: int) -> None:
         """Send what is left and close; 0: the run ended well."""
@@ -55,8 +61,8 @@ class RunLogger:
 
     @property
     def stop_requested(self) -> bool:
-        """True once a logger was told, in answer to a figure, that the run need not go on: see `TrialChannel`."""
-        return any(getattr(logger, "stop_requested", False) for logger in self._active)
+        """True once a logger has asked for the end of the run."""
+        return any(logger.stop_requested for logger in self._active)
 
     def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Log one point.

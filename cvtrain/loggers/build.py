@@ -3,13 +3,13 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
-from enum import Enum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.redact import redact
 from cvtrain.config.schema.logger import LoggersConfig, MLflowConfig, TensorBoardConfig, WandbConfig
+from cvtrain.config.serialize import to_plain
 from cvtrain.loggers.base import Logger, RunLogger, warn_disabled
 from cvtrain.loggers.files import FileLogger
 from cvtrain.loggers.mlflow import MLflowLogger
@@ -47,7 +47,7 @@ def build_loggers(
             logger off with a warning.
     """
     states = state or {}
-    clean_config = redact(_plain(run_config))
+    clean_config = redact(to_plain(run_config))
     # What a run logged that was cut before its first checkpoint will be logged again.
     files_state = states.get(FileLogger.name, {"num_rows": 0} if resume_step == 0 else {})
     makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir, **files_state)}
@@ -61,7 +61,7 @@ def build_loggers(
         mlflow = config.mlflow
         makers[MLflowLogger.name] = lambda: _mlflow(mlflow, clean_config, name, states.get("mlflow", {}))
     if VARIABLE in os.environ:
-        makers["search"] = lambda: cast(Logger, open_trial_channel())
+        makers["search"] = open_trial_channel
     loggers: list[Logger] = []
     for logger_name, make in makers.items():
         try:
@@ -115,12 +115,3 @@ def _mlflow(config: MLflowConfig, run_config: Mapping[str, Any], name: str, stat
         log_checkpoint=config.log_checkpoint,
         **state,
     )
-
-
-def _plain(value: Any) -> Any:
-    """Mappings as dicts and enums as their values, so that what loggers send is plain JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.value if isinstance(value, Enum) else value

@@ -3,10 +3,11 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from cvtrain.loggers.base import Logger
 from cvtrain.runtime.files import atomic_write
 
 METRICS_JSONL = "metrics.jsonl"
@@ -34,7 +35,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-class FileLogger:
+class FileLogger(Logger):
     """Appends each logged point to metrics.jsonl and metrics.csv.
 
     Both hold `step` (optimizer steps done), `epoch` (counted from 1) and the values, as fractions where they are
@@ -55,6 +56,7 @@ class FileLogger:
         self.jsonl_path = run_dir / METRICS_JSONL
         self.csv_path = run_dir / METRICS_CSV
         self._columns: list[str] = list(_CLOCK)
+        self._csv: IO[str]
         self._open()
         self._num_rows = len(read_metrics(self.jsonl_path))
         if num_rows is not None and num_rows < self._num_rows:
@@ -67,19 +69,13 @@ class FileLogger:
         self._jsonl.flush()
         new_columns = [name for name in row if name not in self._columns]
         if new_columns:
-            self._write_csv([*self._columns, *new_columns], self._read_csv())
-        self._csv.write(_csv_line(row.get(name, "") for name in self._columns))
+            self._csv.close()
+            self._columns += new_columns
+            self._rewrite_csv(self._read_csv())
+            self._csv = _open_to_append(self.csv_path)
+        self._csv_writer(self._csv).writerow(row)
         self._csv.flush()
         self._num_rows += 1
-
-    def log_image(self, name: str, path: Path, step: int) -> None:
-        """Images are files of the run folder already."""
-
-    def log_summary(self, values: Mapping[str, Any]) -> None:
-        """The run folder has its own summary.json."""
-
-    def log_artifact(self, path: Path) -> None:
-        """Checkpoints are files of the run folder already."""
 
     def rewind(self, state: Mapping[str, Any]) -> None:
         """Drop the rows after those that `state` counts."""
@@ -96,7 +92,7 @@ class FileLogger:
         _cut_torn_line(self.csv_path)
         self._jsonl = _open_to_append(self.jsonl_path)
         if self.csv_path.stat().st_size == 0:
-            self._rewrite_csv(self._columns, [])
+            self._rewrite_csv([])
         else:
             with self.csv_path.open(encoding="utf-8", newline="") as file:
                 self._columns = next(csv.reader(file))
@@ -107,7 +103,7 @@ class FileLogger:
         rows = read_metrics(self.jsonl_path)[:num_rows]
         with atomic_write(self.jsonl_path) as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-        self._rewrite_csv(self._columns, self._read_csv()[:num_rows])
+        self._rewrite_csv(self._read_csv()[:num_rows])
         self._num_rows = num_rows
         self._open()
 
@@ -119,16 +115,14 @@ class FileLogger:
         with self.csv_path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
-    def _write_csv(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        self._csv.close()
-        self._rewrite_csv(columns, rows)
-        self._columns = columns
-        self._csv = _open_to_append(self.csv_path)
-
-    def _rewrite_csv(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+    def _rewrite_csv(self, rows: list[dict[str, str]]) -> None:
         with atomic_write(self.csv_path) as file:
-            file.write(_csv_line(columns))
-            file.writelines(_csv_line(row.get(name, "") for name in columns) for row in rows)
+            writer = self._csv_writer(file)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _csv_writer(self, file: IO[str]) -> "csv.DictWriter[str]":
+        return csv.DictWriter(file, self._columns, lineterminator="\n")
 
 
 def plain_number(value: Any) -> int | float:
@@ -148,12 +142,6 @@ def json_number(value: int | float) -> int | float | None:
 def _open_to_append(path: Path) -> IO[str]:
     # Open for the whole run: opening it anew for each point costs more than the write.
     return path.open("a", encoding="utf-8", newline="")
-
-
-def _csv_line(fields: Iterable[Any]) -> str:
-    # repr keeps every bit of a float; a field with a comma, quote or line end is quoted as RFC 4180 says.
-    cells = (field if isinstance(field, str) else repr(field) for field in fields)
-    return ",".join('"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\r\n') else cell for cell in cells) + "\n"
 
 
 def _cut_torn_line(path: Path) -> None:

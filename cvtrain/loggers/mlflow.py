@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.loggers.flatten import flatten
+from cvtrain.config.serialize import flatten
+from cvtrain.loggers.base import Logger
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,10 @@ _PARAMS_PER_REQUEST = 100
 _DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
 
 
-class MLflowLogger:
+class MLflowLogger(Logger):
     """A run of MLflow's tracking service, through its client, so that no global run of the user's is touched.
+
+    After a rewind MLflow keeps every point of a step, and shows the last.
 
     Args:
         config: nested plain values, without secrets; kept as parameters with dotted names, cut at 500 characters.
@@ -90,9 +93,6 @@ class MLflowLogger:
     def log_artifact(self, path: Path) -> None:
         if self._log_checkpoint:
             self._client.log_artifact(self._run_id, str(path), artifact_path="checkpoints")
-
-    def rewind(self, state: Mapping[str, Any]) -> None:
-        """MLflow keeps every point of a step, and shows the last."""
 
     def state(self) -> dict[str, Any]:
         return {"run_id": self._run_id}

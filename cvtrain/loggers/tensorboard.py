@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cvtrain.loggers.flatten import flatten
+from cvtrain.config.serialize import flatten
+from cvtrain.loggers.base import Logger
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(Logger):
     """Scalars, pictures and the config as a table, for `tensorboard --logdir runs`.
+
+    Event files are only added to: after a rewind, points are drawn over the old ones of their step.
 
     Args:
         run_dir: the run folder.
@@ -50,15 +53,6 @@ class TensorBoardLogger:
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         self._writer.add_text("summary", _markdown_table(flatten(values)))
-
-    def log_artifact(self, path: Path) -> None:
-        """Event files hold no checkpoints."""
-
-    def rewind(self, state: Mapping[str, Any]) -> None:
-        """Event files are only added to; points at a step again are drawn over the old ones."""
-
-    def state(self) -> dict[str, Any]:
-        return {}
 
     def finish(self, exit_code: int) -> None:
         self._writer.close()

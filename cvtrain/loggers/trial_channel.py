@@ -4,14 +4,14 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+
+from cvtrain.loggers.base import Logger
 
 # Set by the search: {"fd": number of an open socket, "trial": number, "metric": name}.
 VARIABLE = "CVTRAIN_TRIAL_CHANNEL"
 
 
-class TrialChannel:
+class TrialChannel(Logger):
     """Tells a search each value of its metric, and waits for its answer: go on, or stop.
 
     The answer comes from the process next door, which looks at the other trials before it gives it; so a trial ends at
@@ -44,35 +44,17 @@ class TrialChannel:
                 return
         raise ConnectionError("the search that started this trial is gone")
 
-    def log_image(self, name: str, path: Path, step: int) -> None:
-        """A search asks for numbers only."""
-
-    def log_summary(self, values: Mapping[str, Any]) -> None:
-        """The search reads the run folder."""
-
-    def log_artifact(self, path: Path) -> None:
-        """The search reads the run folder."""
-
-    def rewind(self, state: Mapping[str, Any]) -> None:
-        """What was told stays told."""
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
     def finish(self, exit_code: int) -> None:
         self._answers.close()
         self._connection.close()
 
 
-def open_trial_channel() -> TrialChannel | None:
-    """The channel of this process, if a search has started it; else None.
+def open_trial_channel() -> TrialChannel:
+    """Return the channel of this process, which a search has started.
 
     Raises:
         OSError: the socket is not open here, as in a process that the trial has started in its turn.
     """
-    text = os.environ.get(VARIABLE)
-    if text is None:
-        return None
-    settings = json.loads(text)
+    settings = json.loads(os.environ[VARIABLE])
     connection = socket.socket(fileno=os.dup(settings["fd"]))
     return TrialChannel(connection=connection, trial=settings["trial"], metric=settings["metric"])

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cvtrain.loggers.flatten import flatten
+from cvtrain.config.serialize import flatten
+from cvtrain.loggers.base import Logger
 from cvtrain.loggers.wandb_session import DEFAULT_PROJECT, check_session, why_unreachable
 from cvtrain.loggers.wandb_trial import (
     StopRequest,
@@ -21,12 +22,13 @@ from cvtrain.loggers.wandb_trial import (
 log = logging.getLogger(__name__)
 
 
-class WandbLogger:
+class WandbLogger(Logger):
     """A W&B run with the run folder's `wandb/` as its place on disk.
 
     Points go with `step` as their x axis, not by the client's own counter, so that training and validation figures of
-    the same step live side by side. Settings that are None are left to the environment (`WANDB_MODE`, `WANDB_PROJECT`,
-    `WANDB_TAGS`, ...), and under a sweep's agent project, entity and name are left to the agent.
+    the same step live side by side, and the points after a rewind are drawn over the earlier ones. Settings that are
+    None are left to the environment (`WANDB_MODE`, `WANDB_PROJECT`, `WANDB_TAGS`, ...), and under a sweep's agent
+    project, entity and name are left to the agent.
 
     Args:
         run_dir: the run folder.
@@ -148,9 +150,6 @@ class WandbLogger:
             name = f"{self._run.entity}/{self._run.project}/{artifact.name.partition(':')[0]}"
             command = f"wandb artifact put --type model --name {name} --alias {alias} {path}"
             log.warning("W&B: the checkpoint was not sent (%s). To send it later: %s", reason, command)
-
-    def rewind(self, state: Mapping[str, Any]) -> None:
-        """W&B keeps history as it was; points are drawn by `step`, the later ones over the earlier."""
 
     def state(self) -> dict[str, Any]:
         return {"run_id": self._run.id}

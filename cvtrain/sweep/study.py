@@ -14,11 +14,10 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, format_value
 from cvtrain.config.redact import redact
 from cvtrain.config.resume import compare_configs
-from cvtrain.config.serialize import to_plain
+from cvtrain.config.serialize import flatten, to_plain
 from cvtrain.sweep.pruning import build_pruner
 from cvtrain.sweep.sampling import SURPLUS, build_sampler, draw, rank_of
 from cvtrain.sweep.search import Search

@@ -228,7 +228,7 @@ def build_run_logger(config: Config, run_dir: Path, state: dict[str, Any] | None
     return build_loggers(
         config.logger,
         run_dir=run_dir,
-        run_config=redact(to_plain(config)),
+        run_config=to_plain(config),
         name=f"{config.name}/{run_dir.name}",
         state=state["loggers"] if state else None,
         resume_step=state["position"]["step"] if state else started_over,

@@ -13,7 +13,6 @@ from PIL import Image
 from cvtrain.checkpoint import load_checkpoint, save_checkpoint
 from cvtrain.commands.evaluate import evaluate
 from cvtrain.commands.train import train
-from cvtrain.config.composer import flatten
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.schema.data import (
     CsvConfig,
@@ -24,7 +23,7 @@ from cvtrain.config.schema.data import (
 )
 from cvtrain.config.schema.model import CustomModelConfig, TimmModelConfig
 from cvtrain.config.schema.root import EvaluateConfig, EvaluateDataConfig, EvaluateModelConfig
-from cvtrain.config.serialize import from_plain, schema_names, to_plain
+from cvtrain.config.serialize import flatten, from_plain, schema_names, to_plain
 from cvtrain.report.plotter import Plotter
 
 SECRET = "secret-of-the-environment"
