@@ -93,14 +93,14 @@ def build_loaders(
         return _build_overfit_loaders(config, splits, device=device, world=world, min_share=min_share)
     data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
 
-    # Transforms, and the form in which images are cached for them
-    eval_form = _build_eval_transform(data)
+    # Transforms, and the resize of what is cached for them
+    eval_resize = _build_eval_transform(data)
     transform = build_train_transform(
-        config.augment, image_size=data.image_size, channels=data.channels, eval_transform=eval_form
+        config.augment, image_size=data.image_size, channels=data.channels, eval_transform=eval_resize
     )
     crops_itself = transform is not None and transform.resize is None
-    train_form = _build_cached_form(data) if crops_itself else eval_form
-    splits = cache_splits(data, splits, train_form=train_form, eval_form=eval_form, world=world)
+    train_resize = _build_cached_resize(data) if crops_itself else eval_resize
+    splits = cache_splits(data, splits, train_resize=train_resize, eval_resize=eval_resize, world=world)
 
     # Loaders
     plan = _build_train_sampler(config, splits, world, min_share)
@@ -170,10 +170,10 @@ def _build_overfit_loaders(
 ) -> Loaders:
     """Train and val that both show the first training batch."""
     data, seed = config.data, config.seed
-    form = _build_eval_transform(data)
+    resize = _build_eval_transform(data)
     # Of the shuffled order, since the first files of a folder are all of one class.
     first = np.unique(_build_train_sampler(config, splits, world, min_share).order(0)[: data.batch_size])
-    source = cache_splits(data, splits, train_form=form, eval_form=form, world=world).train
+    source = cache_splits(data, splits, train_resize=resize, eval_resize=resize, world=world).train
     plan = EpochSampler(
         len(source),
         data.batch_size,
@@ -245,7 +245,7 @@ def _build_eval_transform(config: DataConfig) -> EvalTransform:
     )
 
 
-def _build_cached_form(config: DataConfig) -> EvalTransform:
+def _build_cached_resize(config: DataConfig) -> EvalTransform:
     """What is cached for an augmentation that crops: a short side a little above the crop, with its aspect."""
     fraction = config.crop_fraction if config.resize is Resize.resize_crop else _CACHED_CROP_FRACTION
     return build_eval_transform(image_size=config.image_size, resize="resize_crop", crop_fraction=fraction)

@@ -1,7 +1,6 @@
 """Host memory: what the C library keeps between steps, and peak sizes."""
 
 import ctypes
-import functools
 import platform
 import sys
 
@@ -18,27 +17,10 @@ def keep_freed_memory(device: torch.device) -> None:
     of ResNet-18 at 224 pixels. The process grows to the peak of a step, and stays there. Other systems have no such
     function.
     """
-    glibc = _glibc()
-    if device.type == "cpu" and glibc is not None:
+    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        glibc = ctypes.CDLL(None)
         glibc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         glibc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def malloc_trim() -> None:
-    """Let glibc give back to the system what is free, as before a fork, which shares what there is page by page.
-
-    The first write to each shared page copies it, and makes all cores forget where it was: several times what a new
-    page costs. After a step on the CPU most of a process's memory is free.
-    """
-    glibc = _glibc()
-    if glibc is not None:
-        glibc.malloc_trim(0)
-
-
-@functools.cache
-def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc."""
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def peak_memory_gib(device: torch.device) -> dict[str, float]:

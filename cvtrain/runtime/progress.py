@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cvtrain.runtime.console import get_console
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich import progress as rich_progress
 
 
 log = logging.getLogger(__name__)
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 LINE_SECONDS = 60.0
 
 
-class ProgressBar(Protocol):
-    """Shows how far a pass over images has come."""
+class Progress:
+    """How far a pass over images has come; a no-op, for runs that show nothing."""
 
     def start(self, title: str, total_images: int, done_images: int = 0) -> None: ...
     def advance(self, num_images: int) -> None: ...
@@ -26,16 +26,7 @@ class ProgressBar(Protocol):
     def close(self) -> None: ...
 
 
-class NullProgress:
-    """No-op."""
-
-    def start(self, title: str, total_images: int, done_images: int = 0) -> None: ...
-    def advance(self, num_images: int) -> None: ...
-    def show(self, text: str) -> None: ...
-    def close(self) -> None: ...
-
-
-class LineProgress:
+class LineProgress(Progress):
     """Logs a line a minute, for pipes and files; a pass that takes less time has none."""
 
     def __init__(self) -> None:
@@ -61,27 +52,25 @@ class LineProgress:
     def show(self, text: str) -> None:
         self._text = text
 
-    def close(self) -> None: ...
 
-
-class RichProgress:
+class RichProgress(Progress):
     """Live bar of the pass that is under way; log lines scroll above it."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._progress: rich_progress.Progress | None = None
+        self._task: rich_progress.TaskID | None = None
         self._text = ""
 
     def start(self, title: str, total_images: int, done_images: int = 0) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich import progress as rich_progress
 
         if self._progress is None:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
+            self._progress = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}"),
+                rich_progress.BarColumn(bar_width=None),
+                rich_progress.MofNCompleteColumn(),
+                rich_progress.TimeRemainingColumn(),
+                rich_progress.TextColumn("{task.fields[text]}"),
                 console=get_console(),
                 transient=True,
                 expand=True,
@@ -107,10 +96,10 @@ class RichProgress:
             self._task = None
 
 
-def build_progress(enabled: bool) -> ProgressBar:
+def build_progress(enabled: bool) -> Progress:
     """Return a live bar in a terminal, lines elsewhere, and a no-op where no progress is wanted."""
     if not enabled:
-        return NullProgress()
+        return Progress()
     return RichProgress() if get_console().is_terminal else LineProgress()
 
 

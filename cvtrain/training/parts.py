@@ -23,7 +23,7 @@ from cvtrain.models.freeze import NoFreeze, has_batch_norm
 from cvtrain.optim.ema import ModelEma, NoEma
 from cvtrain.optim.schedule import Schedule
 from cvtrain.optim.schedule_factors import constant
-from cvtrain.runtime.progress import NullProgress, ProgressBar
+from cvtrain.runtime.progress import Progress
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.evaluator import Evaluator
 from cvtrain.training.features import FeatureLoader
@@ -74,7 +74,7 @@ class TrainerParts:
     freeze: NoFreeze = field(default_factory=NoFreeze)
     monitor: Monitor = field(default_factory=lambda: Monitor(name="val/accuracy", mode="max"))
     logger: RunLogger = field(default_factory=RunLogger)
-    progress: ProgressBar = field(default_factory=NullProgress)
+    progress: Progress = field(default_factory=Progress)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     seed: int = 0

@@ -5,7 +5,7 @@ import time
 from typing import Protocol
 
 from cvtrain.loggers.base import RunLogger
-from cvtrain.runtime.progress import EpochTable, ProgressBar, format_duration
+from cvtrain.runtime.progress import EpochTable, Progress, format_duration
 from cvtrain.training.meters import ThroughputMeter
 from cvtrain.training.state import TrainState
 
@@ -41,7 +41,7 @@ class Reporter:
     def __init__(
         self,
         logger: RunLogger,
-        progress: ProgressBar,
+        progress: Progress,
         stopwatch: ThroughputMeter,
         *,
         epochs: int,

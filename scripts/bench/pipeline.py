@@ -78,7 +78,7 @@ class Ours:
 
     def __init__(self, splits: Splits, config: CustomConfig, num_workers: int) -> None:
         resize = build_eval_transform(image_size=SIZE, resize="resize_crop", crop_fraction=config.crop_fraction)
-        cached = cache_splits(config, splits, train_form=resize, eval_form=resize).train
+        cached = cache_splits(config, splits, train_resize=resize, eval_resize=resize).train
         augment = AugmentConfig(name="crop and flip", transforms=TRANSFORMS)
         transform = build_train_transform(augment, image_size=SIZE, channels=3, eval_transform=resize)
         self.loader: BatchLoader = build_loader(

@@ -125,8 +125,8 @@ def worker_memory(root: Path) -> list[float]:
     from cvtrain.data.loader.sampler import EpochSampler
 
     source = splits_of(root).train  # type: ignore[attr-defined]
-    form = build_eval_transform(image_size=32, resize="squash", crop_fraction=1.0)
-    dataset = BatchDataset(source=source, eval_transform=form, image_size=32, channels=3, seed=0)
+    resize = build_eval_transform(image_size=32, resize="squash", crop_fraction=1.0)
+    dataset = BatchDataset(source=source, eval_transform=resize, image_size=32, channels=3, seed=0)
     # Shuffled: each epoch's images lie all over the index.
     plan = EpochSampler(len(source), BATCH, 0, True, limit_batches=BATCHES)
     loader = BatchLoader(dataset=dataset, plan=plan, num_workers=WORKERS)

@@ -25,20 +25,3 @@ def test_freed_memory_is_kept_for_the_next_step():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000  # without it, 4,096 pages of 4 KiB each time
-
-
-@needs_glibc
-def test_freed_memory_goes_back_before_a_fork():
-    """Otherwise each of its pages is copied when it is written afterwards."""
-    program = (
-        "import torch\n"
-        "from cvtrain.runtime.memory import keep_freed_memory, malloc_trim\n"
-        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20\n"
-        "keep_freed_memory(torch.device('cpu'))\n"
-        "torch.ones(64 << 20)\n"
-        "held = resident()\n"
-        "malloc_trim()\n"
-        "print(held - resident())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert float(done.stdout) > 250  # of 256 MiB

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cvtrain.config.schema.data import DataCache, DataConfig, FileDataConfig
 from cvtrain.data.cache.budget import choose, disk_reserve, free_memory, memory_budget, split_budget
-from cvtrain.data.cache.fingerprint import Fingerprint, compute_fingerprint, describe_form, describe_pixels
+from cvtrain.data.cache.fingerprint import Fingerprint, compute_fingerprint, describe_pixels, describe_resize
 from cvtrain.data.cache.folder import CacheFolder, default_folder
 from cvtrain.data.cache.monitor import CachedBatchLoader, CacheMonitor
 from cvtrain.data.cache.source import CachedSource, ImageStore, NullStore
@@ -44,28 +44,28 @@ def cache_splits(
     config: DataConfig,
     splits: Splits,
     *,
-    train_form: EvalTransform,
-    eval_form: EvalTransform,
+    train_resize: EvalTransform,
+    eval_resize: EvalTransform,
     world: ProcessGroup = SINGLE_PROCESS,
 ) -> Splits:
     """The same splits, whose train and val images are decoded once, where they are files.
 
-    With `data.cache=none` nothing changes. Otherwise images are shrunk as the forms say, whether there is room to keep
-    them or not, so that the pixels of a run do not depend on the machine. The test split is read once in a run, as it
-    is: keeping it would not pay.
+    With `data.cache=none` nothing changes. Otherwise images are shrunk by the two resizes, whether there is room to
+    keep them or not, so that the pixels of a run do not depend on the machine. The test split is read once in a run, as
+    it is: keeping it would not pay.
     """
     if not isinstance(config, FileDataConfig) or config.cache is DataCache.none:
         return splits
     parts = {
-        split: Part(source, form, estimate_bytes(source, form, config.channels))
-        for split, source, form in (("train", splits.train, train_form), ("val", splits.val, eval_form))
+        split: Part(source, resize, estimate_bytes(source, resize, config.channels))
+        for split, source, resize in (("train", splits.train, train_resize), ("val", splits.val, eval_resize))
         if isinstance(source, FileSource)
     }
     if not parts:
         return splits
     stores, location = _open_on_machine(config, parts, world)
     cached = {
-        split: CachedSource(part.source, part.form, stores[split], split=split, location=location)
+        split: CachedSource(part.source, part.resize, stores[split], split=split, location=location)
         for split, part in parts.items()
     }
     return replace(splits, **cached)  # type: ignore[arg-type]
@@ -82,10 +82,10 @@ def build_loader(*, dataset: BatchDataset, **settings: Any) -> BatchLoader:
 
 @dataclass(frozen=True)
 class Part:
-    """The files of a split, the form in which they are kept, and about how many bytes they then come to."""
+    """The files of a split, how they are shrunk, and about how many bytes they then come to."""
 
     source: FileSource
-    form: EvalTransform
+    resize: EvalTransform
     num_bytes: int
 
 
@@ -134,7 +134,7 @@ def _open_stores(
 
     @functools.cache
     def prints() -> dict[str, Fingerprint]:
-        return {split: compute_fingerprint(part.source, part.form) for split, part in parts.items()}
+        return {split: compute_fingerprint(part.source, part.resize) for split, part in parts.items()}
 
     num_bytes = sum(part.num_bytes for part in parts.values())
 
@@ -205,18 +205,18 @@ def _describe(split: str, part: Part, fingerprint: Fingerprint) -> dict[str, Any
         "subject": fingerprint.subject,
         "root": os.path.realpath(part.source.root),
         "split": split,
-        "form": describe_form(part.form),
+        "form": describe_resize(part.resize),
         "pixels": describe_pixels(part.source),
     }
 
 
-def estimate_bytes(source: FileSource, form: EvalTransform, channels: int) -> int:
+def estimate_bytes(source: FileSource, resize: EvalTransform, channels: int) -> int:
     """What the images of `source` come to when they are stored, by the headers of a few of them, spread evenly."""
     sizes = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(np.int64)):
         shape = _read_shape(source.path(int(index)))
         if shape is not None:
-            height, width = form.shrunk_shape(*shape)
+            height, width = resize.shrunk_shape(*shape)
             sizes.append(height * width * channels)
     mean = sum(sizes) / len(sizes) if sizes else 0.0
     return int(len(source) * (mean + RECORD_BYTES))

@@ -32,24 +32,26 @@ _FILE_STATE = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Digests of a source under a form, in hexadecimal.
+    """Digests of a source under a resize, in hexadecimal.
 
     Attributes:
         key: of everything; equal keys mean equal stored pixels.
-        subject: of the paths and the form only. Two keys of one subject: files or libraries have changed in between.
+        subject: of the paths and the resize only. Two keys of one subject: files or libraries have changed in between.
     """
 
     key: str
     subject: str
 
 
-def compute_fingerprint(source: FileSource, form: EvalTransform) -> Fingerprint:
-    """The fingerprint of the images of `source` as `form.shrink` leaves them.
+def compute_fingerprint(source: FileSource, resize: EvalTransform) -> Fingerprint:
+    """The fingerprint of the images of `source` as `resize.shrink` leaves them.
 
     Sizes, times and inodes of all files are read: 8 us per file on a local disk, on two busy cores.
     """
     subject = _digest()
-    subject.update(json.dumps({"root": os.path.realpath(source.root), **describe_form(form)}, sort_keys=True).encode())
+    subject.update(
+        json.dumps({"root": os.path.realpath(source.root), **describe_resize(resize)}, sort_keys=True).encode()
+    )
     subject.update(source.paths.offsets.tobytes())
     subject.update(source.paths.buffer.tobytes())
     key = _digest()
@@ -59,9 +61,9 @@ def compute_fingerprint(source: FileSource, form: EvalTransform) -> Fingerprint:
     return Fingerprint(key.hexdigest(), subject.hexdigest())
 
 
-def describe_form(form: EvalTransform) -> dict[str, Any]:
-    """What `form.shrink` depends on."""
-    return {"resize": form.resize, "image_size": form.image_size, "short_side": form.short_side}
+def describe_resize(resize: EvalTransform) -> dict[str, Any]:
+    """What `resize.shrink` depends on."""
+    return {"resize": resize.resize, "image_size": resize.image_size, "short_side": resize.short_side}
 
 
 def describe_pixels(source: FileSource) -> Mapping[str, Any]:

@@ -34,19 +34,19 @@ class CachedSource:
 
     Args:
         source: images and labels.
-        form: says by `shrink` what is kept.
+        resize: says by `shrink` what is kept.
         store: keeps it. An image that cannot be read is not kept, and is tried again each time.
         split: whose images they are, for the log.
         location: where the store is, in words, such as "in memory".
     """
 
     def __init__(
-        self, source: ImageSource, form: EvalTransform, store: ImageStore, *, split: str = "", location: str = ""
+        self, source: ImageSource, resize: EvalTransform, store: ImageStore, *, split: str = "", location: str = ""
     ) -> None:
         self.source = source
         self.labels = source.labels
         self.uses_global_rng = uses_global_rng(source)
-        self.form = form
+        self.resize = resize
         self.store = store
         self.split = split
         self.location = location
@@ -59,7 +59,7 @@ class CachedSource:
         with stage("read"):
             pixels = self.store.get(index)
         if pixels is None:
-            pixels = self.form.shrink(self.source.read(index))
+            pixels = self.resize.shrink(self.source.read(index))
             with stage("cache"):
                 self.store.put(index, pixels)
         return pixels

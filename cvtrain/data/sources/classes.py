@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.text import display_list
 from cvtrain.data.sources.path_table import canonical, printable
-from cvtrain.data.sources.splits import format_list
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
@@ -35,6 +35,6 @@ def check_known(names: Iterable[str], classes: Sequence[str], *, split: str, key
         raise ConfigError(
             key=key,
             value=value,
-            rule=f"{split} has images of classes that train has none of: {format_list(unknown)}",
-            remedy=f"add them to train, or take them out of {split}; train has {format_list(tuple(classes))}",
+            rule=f"{split} has images of classes that train has none of: {display_list(unknown)}",
+            remedy=f"add them to train, or take them out of {split}; train has {display_list(classes)}",
         )

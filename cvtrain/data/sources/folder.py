@@ -7,12 +7,13 @@ import numpy as np
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import CustomConfig
+from cvtrain.config.text import display_list
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
-from cvtrain.data.sources.layout import Layout, find_layout
+from cvtrain.data.sources.layout import KEY, Layout, find_layout
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.scan import ImageScanner
 from cvtrain.data.sources.source import FileSource, Splits
-from cvtrain.data.sources.splits import complete_splits, format_list
+from cvtrain.data.sources.splits import complete_splits
 
 Reader = Callable[[str], np.ndarray]
 
@@ -35,32 +36,30 @@ def splits_of_folder(
     reader: Reader,
     val_fraction: float,
     split_seed: int,
-    key: str = "data.root",
 ) -> Splits:
     """Scan `root` and label every image by its class folder.
 
     Args:
         extensions: endings of image files, whatever their case.
-        key: config key that errors name.
 
     Raises:
         ConfigError: the folder cannot be read, its layout is unclear, val or test has a class that train lacks, or
             there are fewer than two classes.
     """
-    check_folder(root, key)
+    check_folder(root)
     endings = tuple(ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in extensions)
     scanner = ImageScanner(root, endings)
     try:
-        layout = find_layout(scanner, key=key)
-        tables, warnings = _scan_splits(scanner, layout, key)
+        layout = find_layout(scanner)
+        tables, warnings = _scan_splits(scanner, layout)
     except OSError as error:
-        raise ConfigError(key=key, value=root, rule=f"cannot be read: {error}") from error
+        raise ConfigError(KEY, root, f"cannot be read: {error}") from error
     classes = order_classes(name for name, table in tables["train"].items() if len(table))
     sources = {}
     ids = {name: number for number, name in enumerate(classes)}
     for split, by_class in tables.items():
         filled = {name: table for name, table in by_class.items() if len(table)}
-        check_known(filled, classes, split=split, key=key, value=root)
+        check_known(filled, classes, split=split, key=KEY, value=root)
         names = [name for name in classes if name in filled]
         sources[split] = FileSource(
             root=root,
@@ -73,29 +72,29 @@ def splits_of_folder(
         )
     empty = [name for name, table in tables["train"].items() if not len(table)]
     if empty:
-        warnings.append(f"class folders without images are left out: {format_list(empty)}")
+        warnings.append(f"class folders without images are left out: {display_list(empty)}")
     return complete_splits(
         sources,
         classes=classes,
         val_fraction=val_fraction,
         split_seed=split_seed,
-        key=key,
+        key=KEY,
         left_out=scanner.left_out.lines(),
         notes=layout.notes,
         warnings=(*layout.warnings, *warnings),
     )
 
 
-def check_folder(root: str, key: str) -> None:
+def check_folder(root: str) -> None:
     """Raise `ConfigError` unless `root` is a folder."""
     if Path(root).is_dir():
         return
     if Path(root).exists():
-        raise ConfigError(key=key, value=root, rule="is a file, not a folder", remedy="unpack it if it is an archive")
-    raise ConfigError(key=key, value=root, rule="no such folder", remedy=f"relative paths start from {Path.cwd()}")
+        raise ConfigError(KEY, root, "is a file, not a folder", "unpack it if it is an archive")
+    raise ConfigError(KEY, root, "no such folder", f"relative paths start from {Path.cwd()}")
 
 
-def _scan_splits(scanner: ImageScanner, layout: Layout, key: str) -> tuple[dict[str, dict[str, PathTable]], list[str]]:
+def _scan_splits(scanner: ImageScanner, layout: Layout) -> tuple[dict[str, dict[str, PathTable]], list[str]]:
     """Per split, the images of every class by name, empty ones too; and warnings."""
     if not layout.splits:
         return {"train": _scan_classes(scanner, list(layout.class_folders))}, []
@@ -106,7 +105,7 @@ def _scan_splits(scanner: ImageScanner, layout: Layout, key: str) -> tuple[dict[
         if listing.images and not listing.folders:
             if split != "test":
                 raise ConfigError(
-                    key=key,
+                    key=KEY,
                     value=scanner.root,
                     rule=f"{folder}/ holds {len(listing.images)} images but no class folders",
                     remedy=f"sort them into {folder}/CLASS/IMAGE",

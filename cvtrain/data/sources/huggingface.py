@@ -10,11 +10,12 @@ import numpy as np
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import HuggingFaceConfig
+from cvtrain.config.text import display_list
 from cvtrain.data.images.errors import BadImageError
 from cvtrain.data.images.reader import Reader
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.source import DatasetSource, Splits
-from cvtrain.data.sources.splits import complete_splits, format_list
+from cvtrain.data.sources.splits import complete_splits
 
 _VAL_NAMES = ("validation", "val", "valid")
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
@@ -113,7 +114,7 @@ def _chosen_splits(loaded: Any, config: HuggingFaceConfig) -> dict[str, str]:
                 key=f"data.{split}_split",
                 value=name,
                 rule=f"{config.path} has no such split",
-                remedy=f"it has {format_list(list(loaded))}",
+                remedy=f"it has {display_list(list(loaded))}",
             )
     return chosen
 
@@ -184,7 +185,7 @@ def _check_columns(dataset: Any, config: HuggingFaceConfig) -> None:
                 key=key,
                 value=column,
                 rule=f"{config.path} has no such column",
-                remedy=f"it has {format_list(dataset.column_names)}",
+                remedy=f"it has {display_list(dataset.column_names)}",
             )
     feature = dataset.features[config.image_column]
     if not isinstance(feature, datasets.Image):

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.text import display_list
 from cvtrain.data.sources.scan import FolderListing, ImageScanner
-from cvtrain.data.sources.splits import format_list
 
+KEY = "data.root"
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -37,34 +38,32 @@ class Layout:
     warnings: tuple[str, ...] = ()
 
 
-def find_layout(scanner: ImageScanner, *, key: str) -> Layout:
+def find_layout(scanner: ImageScanner) -> Layout:
     """Apply the rule above to the scanner's root; folders and images that it leaves out go to `scanner.left_out`.
 
     Raises:
-        ConfigError: naming `key`, with the root that was probably meant where one can be seen.
+        ConfigError: with the root that was probably meant where one can be seen.
     """
     root = scanner.root
     listing = scanner.list_folder("")
-    splits = _split_folders(listing.folders, root, key)
+    splits = _split_folders(listing.folders, root)
     others = [name for name in listing.folders if name.casefold() not in SPLIT_FOLDERS]
     if "train" in splits:
-        return _layout_with_train(scanner, listing, splits, others, key)
+        return _layout_with_train(scanner, listing, splits, others)
     if splits:
-        names = format_list([f"{name}/" for name in splits.values()])
-        raise ConfigError(
-            key=key,
-            value=root,
-            rule=f"found {names} but no train/",
-            remedy="lay the images out as train/CLASS/IMAGE beside it"
-            + (f"; {format_list(others)} would go into train/" if others else ""),
+        names = display_list([f"{name}/" for name in splits.values()])
+        rule = f"found {names} but no train/"
+        remedy = "lay the images out as train/CLASS/IMAGE beside it" + (
+            f"; {display_list(others)} would go into train/" if others else ""
         )
-    _check_depth(listing, scanner, key)
+        raise ConfigError(KEY, root, rule, remedy)
+    _check_depth(listing, scanner)
     _leave_out_loose(scanner, listing)
     return Layout({}, tuple(listing.folders), (), _inside_split_warning(root))
 
 
 def _layout_with_train(
-    scanner: ImageScanner, listing: FolderListing, splits: dict[str, str], others: list[str], key: str
+    scanner: ImageScanner, listing: FolderListing, splits: dict[str, str], others: list[str]
 ) -> Layout:
     """Whether the folder train is a split (rule 2) or a class (rule 3)."""
     root, train = scanner.root, splits["train"]
@@ -72,16 +71,17 @@ def _layout_with_train(
     has_held_out = len(splits) > 1
     beside = [] if has_held_out else [name for name in others if scanner.has_images(name)]
     if inside.folders and beside:
-        raise ConfigError(
-            key=key,
-            value=root,
-            rule=f"cannot tell whether {train}/ is a split or a class: it holds folders, "
-            f"and beside it are folders of images: {format_list(beside)}",
-            remedy="if it is the training split, move the others away; if it is a class, put all class folders, "
-            "it too, into a new folder train/",
+        rule = (
+            f"cannot tell whether {train}/ is a split or a class: it holds folders, "
+            f"and beside it are folders of images: {display_list(beside)}"
         )
+        remedy = (
+            "if it is the training split, move the others away; if it is a class, put all class folders, "
+            "it too, into a new folder train/"
+        )
+        raise ConfigError(KEY, root, rule, remedy)
     if not inside.folders and not beside:
-        raise _no_class_folders(train, inside, root, key)
+        raise _no_class_folders(train, inside, root)
     _leave_out_loose(scanner, listing)
     if inside.folders:
         for name in others:
@@ -91,18 +91,15 @@ def _layout_with_train(
     return Layout({}, tuple(listing.folders), (note,))
 
 
-def _split_folders(names: list[str], root: str, key: str) -> dict[str, str]:
+def _split_folders(names: list[str], root: str) -> dict[str, str]:
     """The folder of each split among `names`."""
     splits: dict[str, str] = {}
     for name in names:
         split = SPLIT_FOLDERS.get(name.casefold())
         if split in splits:
-            raise ConfigError(
-                key=key,
-                value=root,
-                rule=f"both {splits[split]}/ and {name}/ could be the {split} split",
-                remedy="keep one of them",
-            )
+            rule = f"both {splits[split]}/ and {name}/ could be the {split} split"
+            remedy = "keep one of them"
+            raise ConfigError(KEY, root, rule, remedy)
         if split is not None:
             splits[split] = name
     return splits
@@ -113,55 +110,40 @@ def _leave_out_loose(scanner: ImageScanner, listing: FolderListing) -> None:
         scanner.left_out.add("image outside the class folders", name)
 
 
-def _no_class_folders(folder: str, inside: FolderListing, root: str, key: str) -> ConfigError:
+def _no_class_folders(folder: str, inside: FolderListing, root: str) -> ConfigError:
     held = f"{len(inside.images)} images" if inside.images else "neither images nor folders"
-    return ConfigError(
-        key=key,
-        value=root,
-        rule=f"{folder}/ holds {held}, but no class folders",
-        remedy=f"sort the images into {folder}/CLASS/IMAGE, or list them with their labels in a manifest (data=csv)",
-    )
+    rule = f"{folder}/ holds {held}, but no class folders"
+    remedy = f"sort the images into {folder}/CLASS/IMAGE, or list them with their labels in a manifest (data=csv)"
+    return ConfigError(KEY, root, rule, remedy)
 
 
-def _check_depth(listing: FolderListing, scanner: ImageScanner, key: str) -> None:
+def _check_depth(listing: FolderListing, scanner: ImageScanner) -> None:
     """Raise if class folders alone cannot be what the root holds: it is a level too deep or too high."""
     root = scanner.root
     if not listing.folders:
         if not listing.images:
-            raise ConfigError(
-                key=key,
-                value=root,
-                rule=f"no folders and no images here (images end in {', '.join(scanner.extensions)})",
-                remedy="a folder with train/CLASS/IMAGE, or with CLASS/IMAGE, is needed",
-            )
+            rule = f"no folders and no images here (images end in {', '.join(scanner.extensions)})"
+            remedy = "a folder with train/CLASS/IMAGE, or with CLASS/IMAGE, is needed"
+            raise ConfigError(KEY, root, rule, remedy)
         parent = Path(root).absolute().parent
         if parent.name.casefold() in SPLIT_FOLDERS:
             parent = parent.parent
-        raise ConfigError(
-            key=key,
-            value=root,
-            rule=f"{len(listing.images)} images but no class folders here: it looks like the folder of one class",
-            remedy=f"one class folder per class is needed; did you mean {key}={parent}?",
-        )
+        rule = f"{len(listing.images)} images but no class folders here: it looks like the folder of one class"
+        remedy = f"one class folder per class is needed; did you mean {KEY}={parent}?"
+        raise ConfigError(KEY, root, rule, remedy)
     for name in listing.folders:
         inside = Path(root, name)
         held_out = any((inside / split).is_dir() for split in SPLIT_FOLDERS if split != "train")
         if (inside / "train").is_dir() and (held_out or len(listing.folders) == 1):
-            raise ConfigError(
-                key=key,
-                value=root,
-                rule=f"{name}/ has a train/ of its own: this is one level too high",
-                remedy=f"did you mean {key}={inside}?",
-            )
+            rule = f"{name}/ has a train/ of its own: this is one level too high"
+            remedy = f"did you mean {KEY}={inside}?"
+            raise ConfigError(KEY, root, rule, remedy)
     if len(listing.folders) == 1:
         inner = scanner.look_into(listing.folders[0])
         if len(inner.folders) > 1 and not inner.images:
-            raise ConfigError(
-                key=key,
-                value=root,
-                rule=f"one folder only, {listing.folders[0]}/, and it holds folders: this is one level too high",
-                remedy=f"did you mean {key}={Path(root, listing.folders[0])}?",
-            )
+            rule = f"one folder only, {listing.folders[0]}/, and it holds folders: this is one level too high"
+            remedy = f"did you mean {KEY}={Path(root, listing.folders[0])}?"
+            raise ConfigError(KEY, root, rule, remedy)
 
 
 def _inside_split_warning(root: str) -> tuple[str, ...]:
@@ -173,6 +155,5 @@ def _inside_split_warning(root: str) -> tuple[str, ...]:
     if not beside:
         return ()
     return (
-        f"the root is itself called {own}, and {format_list(beside)} beside it is not used: "
-        f"data.root={parent} takes both",
+        f"the root is itself called {own}, and {display_list(beside)} beside it is not used: {KEY}={parent} takes both",
     )

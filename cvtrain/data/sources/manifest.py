@@ -19,13 +19,14 @@ import numpy as np
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import CsvConfig
+from cvtrain.config.text import display_list
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.folder import check_folder
 from cvtrain.data.sources.manifest_files import find_files
 from cvtrain.data.sources.manifest_rows import Row, read_rows
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import FileSource, Splits
-from cvtrain.data.sources.splits import complete_splits, format_list
+from cvtrain.data.sources.splits import complete_splits
 
 _SPLIT_NAMES = ("train", "val", "test")
 _TRAIN, _VAL, _TEST = range(3)
@@ -79,7 +80,7 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
         ConfigError: the manifest or a file in it is missing, or a row is wrong; it names the row.
     """
     root = os.path.expanduser(config.root or os.path.dirname(config.file) or ".")
-    check_folder(root, "data.root")
+    check_folder(root)
     manifest = _read_manifest(config, root)
     manifest = replace(manifest, paths=find_files(manifest.paths, manifest.numbers, root, file=config.file))
     manifest, warnings = _drop_repeated(manifest, config.file)
@@ -171,12 +172,8 @@ def _split_id(row: Row, ids: dict[str, int], config: CsvConfig) -> int:
     split_id = ids.get(value)
     if split_id is None:
         remedy = f"data.val_values=[{row.split}] makes such rows val and all others train" if row.split else ""
-        raise ConfigError(
-            key="data.file",
-            value=config.file,
-            rule=f"line {row.number}: the split is {row.split!r}; allowed are train, val and test",
-            remedy=remedy,
-        )
+        rule = f"line {row.number}: the split is {row.split!r}; allowed are train, val and test"
+        raise ConfigError("data.file", config.file, rule, remedy)
     return split_id
 
 
@@ -192,12 +189,9 @@ def _path_below_root(row: Row, absolute_root: str, config: CsvConfig) -> str:
     path = posixpath.normpath(path)
     outside = path == ".." or path.startswith("../") or os.path.isabs(path)
     if outside and not config.allow_outside_root:
-        raise ConfigError(
-            key="data.file",
-            value=config.file,
-            rule=f"line {row.number}: {row.path} leads out of the root {absolute_root}",
-            remedy="set data.root to a folder above all images, or data.allow_outside_root=true",
-        )
+        rule = f"line {row.number}: {row.path} leads out of the root {absolute_root}"
+        remedy = "set data.root to a folder above all images, or data.allow_outside_root=true"
+        raise ConfigError("data.file", config.file, rule, remedy)
     return path
 
 
@@ -211,21 +205,20 @@ def _drop_repeated(manifest: Manifest, file: str) -> tuple[Manifest, list[str]]:
         first, second = int(order[position]), int(order[position + 1])
         if manifest.paths[first] != manifest.paths[second]:
             continue  # two spellings of one name in Unicode, or two names with one hash
-        for rows, what, rule in (
+        for rows, what, noun in (
             (manifest.labels, [manifest.names[manifest.labels[row]] for row in (first, second)], "labels"),
             (manifest.splits, [_SPLIT_NAMES[manifest.splits[row]] for row in (first, second)], "splits"),
         ):
             if rows[first] != rows[second]:
-                raise ConfigError(
-                    key="data.file",
-                    value=file,
-                    rule=f"{manifest.paths[first]} has two {rule}: {what[0]} in line {manifest.numbers[first]}, "
-                    f"{what[1]} in line {manifest.numbers[second]}",
-                    remedy="keep one of the two rows",
+                rule = (
+                    f"{manifest.paths[first]} has two {noun}: {what[0]} in line {manifest.numbers[first]}, "
+                    f"{what[1]} in line {manifest.numbers[second]}"
                 )
+                remedy = "keep one of the two rows"
+                raise ConfigError("data.file", file, rule, remedy)
         dropped.append(second)
     if not dropped:
         return manifest, []
     names = [f"{manifest.paths[row]} (line {manifest.numbers[row]})" for row in sorted(dropped)]
     kept = np.setdiff1d(np.arange(len(manifest.paths)), dropped)
-    return manifest.take(kept), [f"{len(dropped)} repeated rows count once: {format_list(names)}"]
+    return manifest.take(kept), [f"{len(dropped)} repeated rows count once: {display_list(names)}"]

@@ -48,13 +48,10 @@ def find_files(paths: PathTable, numbers: np.ndarray, root: str, *, file: str) -
     missing = [row for row in missing if row not in found]
     if missing:
         first = ", ".join(f"{printable(paths[row])} (line {numbers[row]})" for row in missing[:_NAMED_FILES])
-        raise ConfigError(
-            key="data.file",
-            value=file,
-            rule=f"{len(missing)} of {len(paths)} files are missing below {os.path.abspath(root)}: {first}"
-            + (" and more" if len(missing) > _NAMED_FILES else ""),
-            remedy=_remedy(root, paths[missing[0]]),
-        )
+        first += " and more" if len(missing) > _NAMED_FILES else ""
+        rule = f"{len(missing)} of {len(paths)} files are missing below {os.path.abspath(root)}: {first}"
+        remedy = _remedy(root, paths[missing[0]])
+        raise ConfigError("data.file", file, rule, remedy)
     if not found:
         return paths
     return PathTable.from_iterable(found.get(row, path) for row, path in enumerate(paths))

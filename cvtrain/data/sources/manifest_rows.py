@@ -46,12 +46,9 @@ def read_rows(config: CsvConfig) -> Iterator[Row]:
         with file.open(encoding=_encoding(file, config), newline="") as text:
             yield from _parse(text, config)
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            key="data.file",
-            value=config.file,
-            rule=f"is not UTF-8 text: {error}",
-            remedy="save it as UTF-8 (Excel: file type 'CSV UTF-8')",
-        ) from error
+        rule = f"is not UTF-8 text: {error}"
+        remedy = "save it as UTF-8 (Excel: file type 'CSV UTF-8')"
+        raise ConfigError("data.file", config.file, rule, remedy) from error
     except OSError as error:
         raise ConfigError(key="data.file", value=config.file, rule=f"cannot be read: {error.strerror}") from error
     except csv.Error as error:
@@ -65,12 +62,9 @@ def _encoding(file: Path, config: CsvConfig) -> str:
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     if start[:4] in _ARCHIVE_STARTS or start[:2] == b"\x1f\x8b":
-        raise ConfigError(
-            key="data.file",
-            value=config.file,
-            rule="is a spreadsheet or an archive, not text",
-            remedy="export the table as CSV, or unpack it",
-        )
+        rule = "is a spreadsheet or an archive, not text"
+        remedy = "export the table as CSV, or unpack it"
+        raise ConfigError("data.file", config.file, rule, remedy)
     if start[1:2] == b"\0":
         return "utf-16-le"
     return "utf-16-be" if start[:1] == b"\0" else "utf-8-sig"
@@ -100,12 +94,9 @@ def _parse(text: TextIO, config: CsvConfig) -> Iterator[Row]:
             fields.pop()
         if len(fields) != len(header):
             too_many = f'a field with {delimiter!r} in it needs quotes: "a{delimiter}b.jpg"'
-            raise ConfigError(
-                key="data.file",
-                value=config.file,
-                rule=f"line {rows.line_num} has {len(fields)} fields, the header {len(header)}",
-                remedy=too_many if len(fields) > len(header) else "complete the row, or remove it",
-            )
+            rule = f"line {rows.line_num} has {len(fields)} fields, the header {len(header)}"
+            remedy = too_many if len(fields) > len(header) else "complete the row, or remove it"
+            raise ConfigError("data.file", config.file, rule, remedy)
         row = Row(
             rows.line_num,
             unescape_formula(fields[path_at].strip()),
@@ -125,12 +116,9 @@ def _check_header(header: list[str], config: CsvConfig) -> None:
         return
     images = [field for field in header if field.lower().endswith(IMAGE_EXTENSIONS)]
     if images:
-        raise ConfigError(
-            key="data.file",
-            value=config.file,
-            rule=f"has no header row: its first row is the image {images[0]}",
-            remedy=f"add a first line with the names of the columns: {config.path_column},{config.label_column}",
-        )
+        rule = f"has no header row: its first row is the image {images[0]}"
+        remedy = f"add a first line with the names of the columns: {config.path_column},{config.label_column}"
+        raise ConfigError("data.file", config.file, rule, remedy)
 
 
 def _find_delimiter(header_line: str, config: CsvConfig) -> str:

@@ -3,19 +3,19 @@
 # Paths stay strings here: a Path object per image would cost more than the work on it.
 # ruff: noqa: PTH118, PTH116
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from cvtrain.data.sources.path_table import PathTable, canonical, printable
 
 # Folders that operating systems and file servers make on their own, some of them full of thumbnails.
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 _EXAMPLES = 3
-# Folders read at once. On a network disk each waits for an answer; on a local one this neither helps nor hurts.
+# Class folders read at once. On a network disk each waits for an answer; on a local one this neither helps nor hurts.
 _THREADS = 8
 
 
@@ -96,57 +96,39 @@ class ImageScanner:
 
     def look_into(self, folder: str) -> FolderListing:
         """As `list_folder`, but adds nothing to `left_out`."""
-        visit = self._visit(folder, frozenset())
-        assert visit.listing is not None
-        return visit.listing
+        if folder not in self._listings:
+            self._listings[folder] = self._read(folder)
+        return self._listings[folder]
 
     def has_images(self, folder: str) -> bool:
         """True if there is an image in `folder` or below it. Adds nothing to `left_out`."""
-        waiting = [(folder, frozenset[tuple[int, int]]())]
-        while waiting:
-            visit = self._visit(*waiting.pop())
-            if visit.listing is not None:
-                if visit.listing.images:
-                    return True
-                waiting += visit.below()
-        return False
+        return any(listing.images for listing in self._walk(folder))
 
-    def images_below(self, folders: Iterable[str]) -> list[PathTable]:
+    def images_below(self, folders: Sequence[str]) -> list[PathTable]:
         """Of each folder the paths, relative to root, of the images in it and in all folders below it."""
-        folders = list(folders)
-        tree: dict[str, FolderListing | None] = {}
-        level = [(folder, frozenset[tuple[int, int]]()) for folder in folders]
         with ThreadPoolExecutor(_THREADS) as threads:
-            while level:
-                # A few pieces per thread: handing over one folder at a time costs more than a look at it.
-                size = -(-len(level) // (4 * _THREADS))
-                pieces = [level[first : first + size] for first in range(0, len(level), size)]
-                visits = [visit for piece in threads.map(self._visit_all, pieces) for visit in piece]
-                tree.update({visit.folder: visit.listing for visit in visits})
-                level = [item for visit in visits for item in visit.below()]
-        return [PathTable.concatenate(self._collect(folder, tree)) for folder in folders]
+            trees = list(threads.map(lambda folder: list(self._walk(folder)), folders))
+        for listing in itertools.chain.from_iterable(trees):
+            self.left_out.update(listing.left_out)
+        return [PathTable.concatenate([listing.images for listing in tree]) for tree in trees]
 
-    def _collect(self, folder: str, tree: dict[str, FolderListing | None]) -> list[PathTable]:
-        listing = tree[folder]
-        if listing is None:
-            self.left_out.add("link to a folder that it is in", folder)
-            return []
-        self.left_out.update(listing.left_out)
-        below = [table for name in listing.folders for table in self._collect(f"{folder}/{name}", tree)]
-        return [listing.images, *below]
+    def _walk(self, folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[FolderListing]:
+        """Yield the listings of `folder` and of all folders below it, depth first.
 
-    def _visit_all(self, items: list[tuple[str, frozenset[tuple[int, int]]]]) -> list["_Visit"]:
-        return [self._visit(*item) for item in items]
-
-    def _visit(self, folder: str, above: frozenset[tuple[int, int]]) -> "_Visit":
+        Args:
+            above: device and inode of the folders that it is in.
+        """
         status = os.stat(os.path.join(self.root, folder))
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            return _Visit(folder, above, None)
-        listing = self._listings.get(folder)
-        if listing is None:
-            listing = self._listings[folder] = self._read(folder)
-        return _Visit(folder, above | {identity}, listing)
+            loop = SkippedFiles()
+            loop.add("link to a folder that it is in", folder)
+            yield FolderListing([], PathTable.from_strings([]), loop)
+            return
+        listing = self.look_into(folder)
+        yield listing
+        for name in listing.folders:
+            yield from self._walk(f"{folder}/{name}", above | {identity})
 
     def _read(self, folder: str) -> FolderListing:
         folders, images, left_out = [], [], SkippedFiles()
@@ -170,19 +152,6 @@ class ImageScanner:
             names.sort(key=None if "".join(names).isascii() else _by_name)
         table = PathTable.from_strings([prefix + name for name in images])
         return FolderListing(folders, table, left_out)
-
-
-class _Visit(NamedTuple):
-    """A folder that was looked into; no listing: it is a link to a folder that it is in."""
-
-    folder: str
-    above: frozenset[tuple[int, int]]
-    listing: FolderListing | None
-
-    def below(self) -> list[tuple[str, frozenset[tuple[int, int]]]]:
-        """The folders in it, to be visited."""
-        names = [] if self.listing is None else self.listing.folders
-        return [(f"{self.folder}/{name}" if self.folder else name, self.above) for name in names]
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:

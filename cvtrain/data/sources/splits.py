@@ -11,30 +11,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.text import display_list
 from cvtrain.data.sources.source import FileSource, ImageSource, Splits, restrict
+from cvtrain.runtime.rng import GOLDEN_GAMMA, mix_bits
 
 _LISTED_CLASSES = 30  # a longer table of class counts is summed up
-_NAMED = 10  # names in one warning
-
-
-def format_list(names: list[str] | tuple[str, ...]) -> str:
-    """`a, b, c`, cut after a few: `a, b, c and 40 more`."""
-    shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
 def hash_rows(count: int, seed: int) -> np.ndarray:
     """(count,) uint64: SplitMix64 (Steele, Lea and Flood 2014) of row i in the stream of `seed`."""
-    gamma = np.uint64(0x9E3779B97F4A7C15)
-
-    def mix(state: np.ndarray) -> np.ndarray:
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return state ^ (state >> np.uint64(31))
-
+    gamma = np.uint64(GOLDEN_GAMMA)
     # The seed is mixed first: with it merely added, seed s + 1 would give the hashes of seed s, shifted by a row.
-    start = mix(np.array([seed % 2**64], dtype=np.uint64) + gamma)
-    return mix(start + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * gamma)  # arrays wrap modulo 2**64
+    start = mix_bits(np.array([seed % 2**64], dtype=np.uint64) + gamma)
+    return mix_bits(start + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * gamma)  # arrays wrap modulo 2**64
 
 
 def split_hashes(source: ImageSource, seed: int) -> np.ndarray:
@@ -93,15 +82,15 @@ def complete_splits(
     if val is None:
         singles = [classes[label] for label in np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 1)]
         if singles:
-            found.append(f"classes with a single image have none in val: {format_list(singles)}")
+            found.append(f"classes with a single image have none in val: {display_list(singles)}")
         made.append(f"val is a stratified {val_fraction:g} of train (data.val_fraction, data.split_seed={split_seed})")
         train, val = _split_off_val(train, val_fraction, split_seed, key)
     elif missing := _absent(val, classes):
-        found.append(f"classes without images in val: {format_list(missing)}")
+        found.append(f"classes without images in val: {display_list(missing)}")
     if test is None:
         made.append("there is no test split: val selects, and nothing else is scored")
     elif missing := _absent(test, classes):
-        found.append(f"classes without images in test: {format_list(missing)}")
+        found.append(f"classes without images in test: {display_list(missing)}")
     return Splits(train, val, test, classes, left_out, tuple(made), tuple(found))
 
 
@@ -113,7 +102,7 @@ def _similar_names(classes: tuple[str, ...]) -> list[str]:
     similar = [" / ".join(map(repr, names)) for names in by_form.values() if len(names) > 1]
     if not similar:
         return []
-    return [f"classes whose names differ only by case or blanks count as different ones: {format_list(similar)}"]
+    return [f"classes whose names differ only by case or blanks count as different ones: {display_list(similar)}"]
 
 
 def _split_off_val(
@@ -140,10 +129,10 @@ def _untrained_classes(
             if scored:
                 raise ConfigError(
                     key=key,
-                    rule=f"{split} has images of classes that train has none of: {format_list(scored)}",
+                    rule=f"{split} has images of classes that train has none of: {display_list(scored)}",
                     remedy=f"add them to train, or take them out of {split}",
                 )
-    return [f"classes without images in train: {format_list(untrained)}"] if untrained else []
+    return [f"classes without images in train: {display_list(untrained)}"] if untrained else []
 
 
 def _absent(source: ImageSource, classes: tuple[str, ...]) -> list[str]:

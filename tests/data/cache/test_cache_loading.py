@@ -348,7 +348,7 @@ def test_a_run_killed_in_its_first_epoch_leaves_what_the_next_goes_on_with(photo
 
 def test_the_form_for_crops_is_an_evaluation_transform(photos):
     source = make_loaders(photos, "ram", resize=Resize.squash).train.dataset.source
-    assert isinstance(source.form, EvalTransform) and source.form.resize == "resize_crop"
+    assert isinstance(source.resize, EvalTransform) and source.resize.resize == "resize_crop"
 
 
 class GroupOfTwo(ProcessGroup):

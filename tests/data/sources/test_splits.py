@@ -7,7 +7,6 @@ from cvtrain.data.sources.source import ArraySource, FileSource, ImageSource
 from cvtrain.data.sources.splits import (
     complete_splits,
     describe_classes,
-    format_list,
     hash_rows,
     split_hashes,
     stratified_split,
@@ -157,8 +156,3 @@ def test_description_of_many_classes_is_summed_up() -> None:
         "train images per class: median 20.5; fewest: c0 1, c1 2, c2 3, c3 4, c4 5; "
         "most: c39 40, c38 39, c37 38, c36 37, c35 36"
     )
-
-
-def test_long_lists_are_cut() -> None:
-    assert format_list(["a", "b"]) == "a, b"
-    assert format_list([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
