@@ -60,13 +60,13 @@ class Job:
     Attributes:
         task: the verb.
         composer: asked where a wrong value comes from.
-        session: of several processes of a run, lets one tell why it ended.
+        rendezvous: of several processes of a run, lets one tell why it ended.
         home: the process that the command was given to.
     """
 
     task: Task
     composer: Composer
-    session: Rendezvous = field(default_factory=Rendezvous)
+    rendezvous: Rendezvous = field(default_factory=Rendezvous)
     home: int = field(default_factory=os.getpid)
 
     def __call__(self, cfg: DictConfig) -> float | None:
@@ -90,7 +90,7 @@ class Job:
             raise
 
     def _note(self, error: Exception) -> None:
-        if self.session.tells(error):
+        if self.rendezvous.should_report(error):
             log_exception_to_file(error)
 
     def _run(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:

@@ -19,7 +19,7 @@ from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.text import display_message
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
-from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
+from cvtrain.distributed.rendezvous import DistributedRendezvous, Rendezvous
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -134,52 +134,52 @@ def run(arguments: list[str], *, prevalidated: bool = False) -> int:
         _print_problems(error)
         return EXIT_WRONG_COMMAND
     if rank is None:
-        return _answer(Rendezvous(), lambda: _run(arguments, Rendezvous(), prevalidated=prevalidated))
+        return exit_status_of(Rendezvous(), lambda: dispatch(arguments, Rendezvous(), prevalidated=prevalidated))
     from cvtrain.distributed.launcher import exit_with_parent
 
     exit_with_parent()
-    session = SharedSession(rank)
+    rendezvous = DistributedRendezvous(rank)
     if not rank.is_main_process:
-        from cvtrain.cli.rank_worker import join
+        from cvtrain.cli.rank_worker import run_rank
 
-        return _answer(session, lambda: join(session))
+        return exit_status_of(rendezvous, lambda: run_rank(rendezvous))
     status = EXIT_FAILED
     try:
-        status = _answer(session, lambda: _run(arguments, session, prevalidated=prevalidated))
+        status = exit_status_of(rendezvous, lambda: dispatch(arguments, rendezvous, prevalidated=prevalidated))
     finally:
-        session.end(status)
+        rendezvous.end(status)
     return status
 
 
-def _answer(session: Rendezvous, task: Callable[[], int | None]) -> int:
+def exit_status_of(rendezvous: Rendezvous, task: Callable[[], int | None]) -> int:
     """Run `task` and return the exit status; of several processes the first that fails says why."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return task() or EXIT_OK
     except (ConfigError, RunError) as error:
         status = EXIT_WRONG_COMMAND if isinstance(error, ConfigError) else EXIT_FAILED
-        if isinstance(error, PeerFailedError) or not session.claims(status):
-            return session.exit_code()
+        if isinstance(error, PeerFailedError) or not rendezvous.claim_failure(status):
+            return rendezvous.exit_code()
         if wants_traceback:
             traceback.print_exc()
         _print_problems(error)
         _report_trial(status, error)
         return status
     except KeyboardInterrupt:
-        if session.claims(EXIT_INTERRUPTED):
+        if rendezvous.claim_failure(EXIT_INTERRUPTED):
             print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except SystemExit as request:
-        session.claims(request.code if isinstance(request.code, int) else EXIT_FAILED)
+        rendezvous.claim_failure(request.code if isinstance(request.code, int) else EXIT_FAILED)
         raise
     except LostProcessError as error:
-        if session.claims(EXIT_FAILED):
+        if rendezvous.claim_failure(EXIT_FAILED):
             print(f"error: {display_message(str(error))}", file=sys.stderr)
             _report_trial(EXIT_FAILED, error)
-        return session.exit_code()
+        return rendezvous.exit_code()
     except Exception as error:
-        if not session.claims(EXIT_FAILED):
-            return session.exit_code()
+        if not rendezvous.claim_failure(EXIT_FAILED):
+            return rendezvous.exit_code()
         _report_trial(EXIT_FAILED, error)
         raise
 
@@ -196,7 +196,7 @@ def _report_trial(exit_code: int, error: Exception) -> None:
         report_failure(exit_code, redact(f"{error}" or type(error).__name__))
 
 
-def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = False) -> None:
+def dispatch(arguments: list[str], rendezvous: Rendezvous, *, prevalidated: bool = False) -> None:
     from cvtrain.config.load import check_command, check_files, compose_or_explain, explained
     from cvtrain.config.overrides import repeated
     from cvtrain.config.resolvers import register_resolvers
@@ -229,7 +229,7 @@ def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = Fals
                 print(Template(template).substitute(), flush=True)
             return
     if command.is_info_only or command.verb != "train":
-        session.end(EXIT_OK)  # of several processes, the others have nothing to do
+        rendezvous.end(EXIT_OK)  # of several processes, the others have nothing to do
     if command.is_info_only:
         from cvtrain.cli.hydra_job import show
 
@@ -239,27 +239,27 @@ def _run(arguments: list[str], session: Rendezvous, *, prevalidated: bool = Fals
             show(command, composer)
         return
     if command.verb == "sweep":
-        _search(command, composer)
+        run_sweep_command(command, composer)
         return
     check = compose_or_explain if prevalidated else partial(check_command, multirun=options.multirun)
-    _run_job(command, composer, session, check(composer, command.overrides))
+    _run_job(command, composer, rendezvous, check(composer, command.overrides))
 
 
-def _run_job(command: ParsedCommand, composer: "Composer", session: Rendezvous, config: "DictConfig | None") -> None:
+def _run_job(command: ParsedCommand, composer: "Composer", rendezvous: Rendezvous, config: "DictConfig | None") -> None:
     """Run the job of `config`; None: the trials of a --multirun."""
     from cvtrain.cli.hydra_job import Job, run_composed, run_multirun
     from cvtrain.cli.multi_process import TrainTask
 
     verb = VERBS[command.verb]
-    task = TrainTask(verb, tuple(command.flags), session) if command.verb == "train" else verb
-    job = Job(task, composer, session=session)
+    task = TrainTask(verb, tuple(command.flags), rendezvous) if command.verb == "train" else verb
+    job = Job(task, composer, rendezvous=rendezvous)
     if config is None:
         run_multirun(command, job)
     else:
         run_composed(job, config)
 
 
-def _search(command: ParsedCommand, composer: "Composer") -> None:
+def run_sweep_command(command: ParsedCommand, composer: "Composer") -> None:
     """Check all that a search says, then hand it to its engine. Its trials are commands of their own."""
     from cvtrain.sweep.search import plan_search
 

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.overrides import override
 from cvtrain.config.resume import SUMMARY
 from cvtrain.config.schema.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
@@ -29,24 +30,24 @@ class TrainTask:
     Attributes:
         run: trains in this process: (config, run_dir, overrides, world or None) -> best value of the monitor.
         flags: of the command line.
-        session: this process and those that torchrun has started beside it.
+        rendezvous: this process and those that torchrun has started beside it.
     """
 
     run: Callable[..., float | None]
     flags: tuple[str, ...]
-    session: Rendezvous
+    rendezvous: Rendezvous
     # As the user has it: while Hydra runs a job, it is set for all.
     full_error: str = field(default_factory=lambda: os.environ.get("HYDRA_FULL_ERROR", "0"))
 
     def __call__(self, config: Config, run_dir: Path, overrides: list[str]) -> float | None:
         hydra_config = HydraConfig.get()
-        if self.session.is_synced:
+        if self.rendezvous.is_distributed:
             if hydra_config.mode == RunMode.MULTIRUN:
                 raise ConfigError(
                     rule="--multirun starts runs one after another, and torchrun the processes of one run",
                     remedy="leave torchrun out: with trainer.devices=N each run of the sweep gets N processes",
                 )
-            return self.run(config, run_dir, overrides, self.session.start(job_spec(config, hydra_config)))
+            return self.run(config, run_dir, overrides, self.rendezvous.start(job_spec(config, hydra_config)))
         count = num_processes(config)
         if count > 1:
             return run_processes(count, self.flags, hydra_config, {"HYDRA_FULL_ERROR": self.full_error})
@@ -105,12 +106,4 @@ def job_arguments(flags: Sequence[str], hydra_config: Any, run_dir: Path) -> lis
     of_hydra = [token for token in hydra_config.overrides.hydra if not token.lstrip("+~").startswith(_OF_SWEEPS)]
     tokens = [*of_hydra, *hydra_config.overrides.task]
     tokens = [token for token in tokens if not token.startswith("hydra.run.dir=")]
-    return [*kept, *tokens, f"hydra.run.dir={_quoted(str(run_dir))}"]
-
-
-def _quoted(path: str) -> str:
-    """A path as a value in Hydra's grammar; as it is, if that can be."""
-    if all(letter.isalnum() or letter in "/._-:+" for letter in path):
-        return path
-    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return [*kept, *tokens, override("hydra.run.dir", str(run_dir))]

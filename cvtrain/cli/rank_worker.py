@@ -7,33 +7,33 @@ import warnings
 from pathlib import Path
 
 from cvtrain.config.serialize import from_plain
-from cvtrain.distributed.rendezvous import SharedSession
+from cvtrain.distributed.rendezvous import DistributedRendezvous
 from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 
 # Where a process may meet something that the others do not.
 RANK_LOCAL_LOGGERS = ("cvtrain.data", "py.warnings")
 
 
-def join(session: SharedSession) -> int:
+def run_rank(rendezvous: DistributedRendezvous) -> int:
     """Wait for rank 0's decision and take part in it; returns the exit status.
 
     Raises:
         SystemExit: a signal has ended the run.
     """
-    plan = session.wait_for_job()
-    if "exit_code" in plan:
-        return plan["exit_code"]
-    os.environ.update(plan["environment"])
-    os.chdir(plan["folder"])
-    config = from_plain(plan["config"], plan["schemas"])
-    run_dir = Path(plan["run_dir"])
-    configure_rank_logging(session.rank.rank, run_dir / plan["log_file"], config.log_level)
+    job = rendezvous.wait_for_job()
+    if "exit_code" in job:
+        return job["exit_code"]
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    config = from_plain(job["config"], job["schemas"])
+    run_dir = Path(job["run_dir"])
+    configure_rank_logging(rendezvous.rank.rank, run_dir / job["log_file"], config.log_level)
     from cvtrain.commands.train import train
 
     try:
-        result = train(config, run_dir=run_dir, world=session.start(plan))
+        result = train(config, run_dir=run_dir, world=rendezvous.start(job))
     except Exception as error:
-        if session.tells(error):
+        if rendezvous.should_report(error):
             log_exception_to_file(error)
         raise
     if result.exit_code:
@@ -58,13 +58,13 @@ def configure_rank_logging(rank: int, path: Path, level: str) -> None:
     for handler, text in handlers:
         handler.setFormatter(DisplayFormatter(text, with_details=isinstance(handler, logging.FileHandler)))
         if level != "DEBUG":
-            handler.addFilter(is_own_concern)
+            handler.addFilter(is_rank_local)
         root.addHandler(handler)
     if not sys.warnoptions:  # rank 0 shows them
         warnings.simplefilter("ignore")
 
 
-def is_own_concern(record: logging.LogRecord) -> bool:
+def is_rank_local(record: logging.LogRecord) -> bool:
     """False for what rank 0 says as well."""
     return record.levelno >= logging.ERROR or (
         record.levelno >= logging.WARNING and record.name.startswith(RANK_LOCAL_LOGGERS)

@@ -63,7 +63,7 @@ class DistributedReplica(Replica):
         trainable = [name for name, parameter in self._module.named_parameters() if parameter.requires_grad]
         if trainable == self._trainable:
             return
-        with self._world.passing(), warnings.catch_warnings():
+        with self._world.translate_errors(), warnings.catch_warnings():
             # Its successor does not exist in torch 2.6.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self._ddp = DistributedDataParallel(
@@ -83,7 +83,7 @@ class DistributedReplica(Replica):
     @contextlib.contextmanager
     def gradients_of(self, *, last: bool) -> Iterator[None]:
         assert self._ddp is not None
-        with self._world.passing(), contextlib.nullcontext() if last else self._ddp.no_sync():
+        with self._world.translate_errors(), contextlib.nullcontext() if last else self._ddp.no_sync():
             yield
 
     def _forward(self, images: torch.Tensor) -> Any:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Others may wait this long while one fills a cache, evaluates or writes plots.
-PATIENCE = timedelta(minutes=30)
+TIMEOUT = timedelta(minutes=30)
 
 
 class ProcessGroup:
@@ -73,7 +73,7 @@ class ProcessGroup:
     def broadcast_(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace `tensors` by those of rank 0."""
 
-    def passing(self) -> contextlib.AbstractContextManager[None]:
+    def translate_errors(self) -> contextlib.AbstractContextManager[None]:
         """Surround passes of a network with collectives of its own: a lost rank raises `LostProcessError` there too."""
         return contextlib.nullcontext()
 
@@ -94,8 +94,8 @@ class TorchProcessGroup(ProcessGroup):
         self.world_size = rank.world_size
         self.node = rank.node
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        with self._talking():
-            dist.init_process_group(backend, store=store, rank=rank.rank, world_size=rank.world_size, timeout=PATIENCE)
+        with self._translate_runtime_errors():
+            dist.init_process_group(backend, store=store, rank=rank.rank, world_size=rank.world_size, timeout=TIMEOUT)
         if rank.local_rank is None or rank.local_world_size is None:
             nodes = self.all_gather(self.node)
             self.local_rank = nodes[: self.rank].count(self.node)
@@ -104,14 +104,14 @@ class TorchProcessGroup(ProcessGroup):
             self.local_rank, self.local_world_size = rank.local_rank, rank.local_world_size
 
     @contextlib.contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _translate_runtime_errors(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # gloo raises no type of its own
             raise LostProcessError(
-                f"another process of this run has ended or cannot be reached{_why(error)}"
+                f"another process of this run has ended or cannot be reached{_reason_in(error)}"
             ) from error
 
     def barrier(self) -> None:
@@ -119,24 +119,24 @@ class TorchProcessGroup(ProcessGroup):
 
     def broadcast(self, value: T) -> T:
         values = [value if self.is_main_process else None]
-        with self._talking():
+        with self._translate_runtime_errors():
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
         values: list[Any] | None = [None] * self.world_size if self.is_main_process else None
-        with self._talking():  # through the host, also where there are GPUs
+        with self._translate_runtime_errors():  # through the host, also where there are GPUs
             dist.gather_object(value, values, dst=0)
         return values or []
 
     def all_gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.world_size
-        with self._talking():
+        with self._translate_runtime_errors():
             dist.all_gather_object(values, value)
         return values
 
     def all_reduce_(self, tensor: torch.Tensor) -> torch.Tensor:
-        with self._talking():
+        with self._translate_runtime_errors():
             dist.all_reduce(tensor)
         return tensor
 
@@ -150,25 +150,25 @@ class TorchProcessGroup(ProcessGroup):
     def all_gather_scalars(self, numbers: Sequence[float]) -> list[list[float]]:
         own = torch.tensor(numbers, dtype=torch.float64)
         parts = [torch.empty_like(own) for _ in range(self.world_size)]
-        with self._talking():
+        with self._translate_runtime_errors():
             dist.all_gather(parts, own)
         return [part.tolist() for part in parts]
 
     def broadcast_(self, tensors: Sequence[torch.Tensor]) -> None:
-        with self._talking():
+        with self._translate_runtime_errors():
             for tensor in tensors:
                 dense = tensor.detach().contiguous()
                 dist.broadcast(dense, src=0)
                 tensor.detach().copy_(dense)
 
     @contextlib.contextmanager
-    def passing(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
-            with self._talking():
+            with self._translate_runtime_errors():
                 raise
 
     @contextlib.contextmanager
@@ -180,7 +180,7 @@ class TorchProcessGroup(ProcessGroup):
             self.barrier()
 
 
-def _why(error: RuntimeError) -> str:
+def _reason_in(error: RuntimeError) -> str:
     """Return the message of gloo or NCCL without the place in their source and their advice."""
     text = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().partition("\n")[0])
     return f": {text.partition('. This is ')[0]}" if text else ""

@@ -1,4 +1,4 @@
-"""What comes before and after the talk of the ranks: rank 0 decides what is run, and one of them says what failed."""
+"""Before and after the collectives: rank 0 sends the others the job to run, and one rank reports a failure."""
 
 import json
 import os
@@ -10,49 +10,49 @@ from cvtrain.distributed.env import Rank, restart_count
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 
 EXIT_FAILED, EXIT_WRONG_COMMAND = 1, 2
-# Those who wait for rank 0's decision have loaded torch by then.
-SECONDS_TO_READ = 15.0
+# For the other ranks to read the job; they have loaded torch by then.
+READ_TIMEOUT_SECONDS = 15.0
 
 
 class Rendezvous:
-    """A process that is alone. `SharedSession` is the same for one of several."""
+    """A run of one process. `DistributedRendezvous` is the same for one rank of several."""
 
-    is_synced = False
+    is_distributed = False
 
-    def claims(self, exit_code: int) -> bool:
-        """True for the process that failed first, which alone says why."""
+    def claim_failure(self, exit_code: int) -> bool:
+        """Return True in the rank that failed first, which alone reports why."""
         return True
 
-    def tells(self, error: Exception) -> bool:
-        """Whether this process is the one that says why the run ends."""
+    def should_report(self, error: Exception) -> bool:
+        """Return True if this rank reports why the run ends."""
         if isinstance(error, (LostProcessError, PeerFailedError)):
             return False
-        return self.claims(EXIT_WRONG_COMMAND if isinstance(error, ConfigError) else EXIT_FAILED)
+        return self.claim_failure(EXIT_WRONG_COMMAND if isinstance(error, ConfigError) else EXIT_FAILED)
 
     def exit_code(self) -> int:
-        """How the run ends for a process that did not fail by itself."""
+        """Return the exit code of a rank that did not fail itself."""
         return EXIT_FAILED
 
     def end(self, exit_code: int) -> None:
-        """Rank 0 will start nothing any more: those who wait for its start end with its exit code."""
+        """End the ranks that wait for a job with rank 0's exit code, if no job was started."""
 
-    def start(self, plan: dict[str, Any]) -> Any:
-        """Let all processes run `plan` (JSON values), and meet them; gives the `ProcessGroup`."""
+    def start(self, job: dict[str, Any]) -> Any:
+        """Send `job` (JSON values) to all ranks, wait for them and return the `ProcessGroup`."""
         from cvtrain.distributed.process_group import SINGLE_PROCESS
 
         return SINGLE_PROCESS
 
 
-class SharedSession(Rendezvous):
-    """One of several processes. Its store is reached when it is first needed, which loads torch."""
+class DistributedRendezvous(Rendezvous):
+    """One rank of several. Connects to the store when it is first needed, which loads torch."""
 
-    is_synced = True
+    is_distributed = True
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
         self._store: Any = None
-        self._claimed: bool | None = None
-        self._is_started = False
+        self._has_claimed: bool | None = None
+        self._has_started = False
 
     @property
     def store(self) -> Any:
@@ -60,27 +60,27 @@ class SharedSession(Rendezvous):
             import torch.distributed as dist
             from torch.distributed.rendezvous import rendezvous
 
-            from cvtrain.distributed.process_group import PATIENCE
+            from cvtrain.distributed.process_group import TIMEOUT
 
             try:
-                place = rendezvous("env://", self.rank.rank, self.rank.world_size, timeout=PATIENCE)
-                store, _, _ = next(place)
+                connected = rendezvous("env://", self.rank.rank, self.rank.world_size, timeout=TIMEOUT)
+                store, _, _ = next(connected)
             except (RuntimeError, ValueError) as error:
-                raise LostProcessError(f"the processes of this run cannot meet: {error}") from error
+                raise LostProcessError(f"the processes of this run cannot connect: {error}") from error
             self._store = dist.PrefixStore(f"cvtrain/attempt_{restart_count()}", store)
         return self._store
 
-    def claims(self, exit_code: int) -> bool:
-        if self.rank.is_main_process and not self._is_started:
-            return True  # the others wait in silence, and are told by `end`
-        if self._claimed is None:
+    def claim_failure(self, exit_code: int) -> bool:
+        if self.rank.is_main_process and not self._has_started:
+            return True  # the others wait for the job, and end with `end`
+        if self._has_claimed is None:
             try:
-                self._claimed = self.store.add("failures", 1) == 1
-                if self._claimed:
+                self._has_claimed = self.store.add("failures", 1) == 1
+                if self._has_claimed:
                     self.store.set("exit_code", str(exit_code))
             except Exception:  # the store was on a machine that is gone
-                self._claimed = True
-        return self._claimed
+                self._has_claimed = True
+        return self._has_claimed
 
     def exit_code(self) -> int:
         try:
@@ -89,32 +89,32 @@ class SharedSession(Rendezvous):
             return EXIT_FAILED
 
     def end(self, exit_code: int) -> None:
-        if self.rank.is_main_process and not self._is_started:
-            self._is_started = True
-            self.store.set("plan", json.dumps({"exit_code": exit_code}))
+        if self.rank.is_main_process and not self._has_started:
+            self._has_started = True
+            self.store.set("job", json.dumps({"exit_code": exit_code}))
             # Where the store is in this process, it stays until the others have read.
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 self._wait_for_readers()
 
-    def start(self, plan: dict[str, Any]) -> Any:
+    def start(self, job: dict[str, Any]) -> Any:
         from cvtrain.distributed.process_group import TorchProcessGroup
 
         if self.rank.is_main_process:
-            self._is_started = True
-            self.store.set("plan", json.dumps(plan))
+            self._has_started = True
+            self.store.set("job", json.dumps(job))
         return TorchProcessGroup(self.rank, self.store)
 
     def wait_for_job(self) -> dict[str, Any]:
-        """What rank 0 has decided on: `plan` of `start`, or {"exit_code": ...}."""
+        """Return the job that rank 0 has started, or {"exit_code": ...}."""
         try:
-            plan = json.loads(self.store.get("plan"))
-            if "exit_code" in plan:
+            job = json.loads(self.store.get("job"))
+            if "exit_code" in job:
                 self.store.add("read", 1)
         except Exception as error:
             raise LostProcessError(f"rank 0 cannot be reached: {error}") from error
-        return plan
+        return job
 
     def _wait_for_readers(self) -> None:
-        deadline = time.monotonic() + SECONDS_TO_READ
+        deadline = time.monotonic() + READ_TIMEOUT_SECONDS
         while self.store.add("read", 0) < self.rank.world_size - 1 and time.monotonic() < deadline:
             time.sleep(0.02)

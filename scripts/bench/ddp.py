@@ -39,12 +39,12 @@ def train_as_rank(epochs: int) -> None:
     from in_process import compose
 
     from cvtrain.distributed.env import rank_from_env
-    from cvtrain.distributed.rendezvous import Rendezvous, SharedSession
+    from cvtrain.distributed.rendezvous import DistributedRendezvous, Rendezvous
     from cvtrain.training.build import build_run
 
     torch.set_num_threads(1)
     rank = rank_from_env()
-    world = (Rendezvous() if rank is None else SharedSession(rank)).start({})
+    world = (Rendezvous() if rank is None else DistributedRendezvous(rank)).start({})
     folder = world.broadcast(tempfile.mkdtemp(prefix="cvtrain_ddp_"))
     run = build_run(compose(*SETTINGS, f"trainer.epochs={epochs}"), Path(folder), world=world)
     started = time.perf_counter()

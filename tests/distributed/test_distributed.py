@@ -88,8 +88,8 @@ def test_processes_that_know_their_rank_alone_find_out_who_shares_a_machine(tmp_
     """As in containers that a platform starts with RANK, WORLD_SIZE and MASTER_ADDR."""
     program = (
         "from cvtrain.distributed.env import rank_from_env as rank\n"
-        "from cvtrain.distributed.rendezvous import SharedSession\n"
-        "session = SharedSession(rank())\n"
+        "from cvtrain.distributed.rendezvous import DistributedRendezvous\n"
+        "session = DistributedRendezvous(rank())\n"
         "world = session.start({}) if rank().is_main_process else (session.wait_for_job(), session.start({}))[1]\n"
         "print(world.local_rank, world.local_world_size)\n"
         "world.barrier()\n"

@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT)]
 
 from cvtrain.commands.train import train  # noqa: E402
 from cvtrain.distributed.env import rank_from_env  # noqa: E402
-from cvtrain.distributed.rendezvous import SharedSession  # noqa: E402
+from cvtrain.distributed.rendezvous import DistributedRendezvous  # noqa: E402
 from cvtrain.training.build import build_run  # noqa: E402
 from tests.support.rank_runs import RUNS, compose, fingerprint, leave_gaps, poison, train_steps  # noqa: E402
 
@@ -72,7 +72,7 @@ def check_sums(world) -> dict:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    session = SharedSession(rank_from_env())
+    session = DistributedRendezvous(rank_from_env())
     world = session.start({})
     found = {"sums": check_sums(world), "runs": check_runs(world, folder)}
     resumed = train(compose(RUNS["plain"], "trainer.epochs=3", "resume=auto"), run_dir=folder / "plain", world=world)
