@@ -12,9 +12,8 @@ from cvtrain.config.schema.data import (
     Balance,
     DataConfig,
     DatasetConfig,
+    DecodedDataConfig,
     DeviceCache,
-    FileDataConfig,
-    HuggingFaceConfig,
     OnBadImage,
     Resize,
 )
@@ -40,9 +39,6 @@ _CACHED_CROP_FRACTION = 0.875
 
 # Images at once while a split is copied to the device.
 _FILL_BATCH = 256
-
-# Sources whose images are decoded as they are needed.
-_MAY_SKIP = (FileDataConfig, HuggingFaceConfig, DatasetConfig)
 
 
 @dataclass
@@ -232,7 +228,7 @@ def _build_loader(
         num_workers=_choose_num_workers(config, dataset, plan, device=device, world=world).num_workers,
         prefetch_batches=config.prefetch_batches,
         pin_memory=device.type == "cuda",
-        skip_bad_images=isinstance(config, _MAY_SKIP) and config.on_bad_image is OnBadImage.skip,
+        skip_bad_images=isinstance(config, DecodedDataConfig) and config.on_bad_image is OnBadImage.skip,
     )
 
 

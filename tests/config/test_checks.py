@@ -114,6 +114,12 @@ RULES = [
         ["data=huggingface", "data.path=x", "data.alpha_color=[0,0,0]"],
     ),
     (
+        ["data=dataset", "data.target=my.Birds", "data.alpha_color=[0,0]"],
+        "data.alpha_color",
+        "must have three values",
+        ["data=dataset", "data.target=my.Birds", "data.alpha_color=[0,0,0]"],
+    ),
+    (
         ["data=huggingface", "data.path=x", "data.val_split=dev", "data.val_fraction=0.3"],
         "data.val_fraction",
         "has no effect with data.val_split=dev",

@@ -9,6 +9,7 @@ from cvtrain.config.schema.data import (
     CustomConfig,
     DataCache,
     DatasetConfig,
+    DecodedDataConfig,
     DeviceCache,
     FileDataConfig,
     HuggingFaceConfig,
@@ -97,7 +98,7 @@ def workers_are_a_number(config: Config, is_set: Callable[[str], bool]) -> Itera
 
 def colours_have_three_parts(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     data = config.data
-    if isinstance(data, (FileDataConfig, HuggingFaceConfig)) and len(data.alpha_color) != 3:
+    if isinstance(data, DecodedDataConfig) and len(data.alpha_color) != 3:
         yield Problem("data.alpha_color", data.alpha_color, "must have three values: red, green and blue, 0 to 255")
 
 

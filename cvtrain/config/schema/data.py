@@ -123,17 +123,23 @@ class DigitsConfig(DataConfig):
 
 
 @dataclass
-class FileDataConfig(DataConfig):
-    """Sources whose images are files."""
+class DecodedDataConfig(DataConfig):
+    """Sources whose images are decoded as they are needed."""
 
-    root: str = required("folder of the images")
-    reader: Reader = setting(Reader.opencv, "library that decodes: opencv (fastest), pillow, skimage or torchvision")
     on_bad_image: OnBadImage = setting(
-        OnBadImage.error, "a file that cannot be decoded: error stops the run, skip leaves it out and lists it"
+        OnBadImage.error, "an image that cannot be decoded: error stops the run, skip leaves it out and lists it"
     )
     alpha_color: List[int] = setting(
         [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
     )
+
+
+@dataclass
+class FileDataConfig(DecodedDataConfig):
+    """Sources whose images are files."""
+
+    root: str = required("folder of the images")
+    reader: Reader = setting(Reader.opencv, "library that decodes: opencv (fastest), pillow, skimage or torchvision")
     max_image_pixels: int = setting(
         178_956_970, "images with more pixels than this count as bad, against decompression bombs", at_least=1
     )
@@ -189,7 +195,7 @@ class TorchvisionDataConfig(FileDataConfig):
 
 
 @dataclass
-class HuggingFaceConfig(DataConfig):
+class HuggingFaceConfig(DecodedDataConfig):
     """A set of the Hugging Face hub, or a local folder that `datasets.load_dataset` reads (extra: hf)."""
 
     name: str = "huggingface"
@@ -201,19 +207,13 @@ class HuggingFaceConfig(DataConfig):
     val_split: Optional[str] = setting(None, "split to select by; null: validation or val if there, else val_fraction")
     test_split: Optional[str] = setting(None, "split scored once at the end; null: test if there")
     download: bool = setting(False, "fetch from the hub what is not in the local cache")
-    alpha_color: List[int] = setting(
-        [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
-    )
-    on_bad_image: OnBadImage = setting(
-        OnBadImage.error, "an image that cannot be decoded: error stops the run, skip leaves it out and lists it"
-    )
     max_image_pixels: int = setting(
         178_956_970, "images with more pixels than this count as bad, against decompression bombs", at_least=1
     )
 
 
 @dataclass
-class DatasetConfig(DataConfig):
+class DatasetConfig(DecodedDataConfig):
     """A user's own map-style Dataset class: items are (image, class id), image a PIL image, array or tensor."""
 
     name: str = "dataset"
@@ -225,12 +225,6 @@ class DatasetConfig(DataConfig):
         {}, "more arguments for the val split; empty: there is none, so val is split off train by val_fraction"
     )
     test_kwargs: Dict[str, Any] = setting({}, "more arguments for the test split; empty: there is none")
-    alpha_color: List[int] = setting(
-        [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
-    )
-    on_bad_image: OnBadImage = setting(
-        OnBadImage.error, "an image that cannot be used: error stops the run, skip leaves it out and lists it"
-    )
 
 
 DATA_CONFIGS: Dict[str, type] = {

@@ -41,6 +41,14 @@ class ImageSource(Protocol):
         ...
 
 
+class SplittableSource(ImageSource, Protocol):
+    """A source of which a part can be taken."""
+
+    def take(self, indices: np.ndarray) -> "SplittableSource":
+        """Return a source of the images at `indices` (M,) int64, which keep their names."""
+        ...
+
+
 class ArraySource:
     """Images of one size, in memory.
 
@@ -125,21 +133,31 @@ class DatasetSource:
         labels: (N,) int64 class ids.
         convert: from the item's image to (H, W, C) uint8; what it raises becomes a `BadImageError`.
         prefix: name of the dataset, for `name`.
+        rows: (N,) int64 rows of the dataset that the images come from; None: 0..N-1.
     """
 
     uses_global_rng = True
 
-    def __init__(self, *, dataset: Any, labels: np.ndarray, convert: Callable[[Any], np.ndarray], prefix: str) -> None:
+    def __init__(
+        self,
+        *,
+        dataset: Any,
+        labels: np.ndarray,
+        convert: Callable[[Any], np.ndarray],
+        prefix: str,
+        rows: np.ndarray | None = None,
+    ) -> None:
         self.dataset = dataset
         self.labels = labels
         self.convert = convert
         self.prefix = prefix
+        self.rows = np.arange(len(labels), dtype=np.int64) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, index: int) -> np.ndarray:
-        image = self.dataset[index][0]  # what the user's own class raises goes out as it is
+        image = self.dataset[int(self.rows[index])][0]  # what the user's own class raises goes out as it is
         try:
             return self.convert(image)
         except Exception as error:  # Pillow decodes late, and raises almost any type on damaged bytes
@@ -147,26 +165,13 @@ class DatasetSource:
             raise BadImageError(self.name(index), cause) from error
 
     def name(self, index: int) -> str:
-        return f"{self.prefix}[{index}]"
+        return f"{self.prefix}[{self.rows[index]}]"
 
-
-class Subset:
-    """The images of `source` at `indices` (M,) int64, in that order."""
-
-    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
-        self.source = source
-        self.indices = np.asarray(indices, dtype=np.int64)
-        self.labels = source.labels[self.indices]
-        self.uses_global_rng = uses_global_rng(source)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int) -> np.ndarray:
-        return self.source.read(int(self.indices[index]))
-
-    def name(self, index: int) -> str:
-        return self.source.name(int(self.indices[index]))
+    def take(self, indices: np.ndarray) -> "DatasetSource":
+        """A source of the items at `indices` (M,) int64, which keep their names."""
+        taken = with_labels(self, self.labels[indices])
+        taken.rows = self.rows[indices]
+        return taken
 
 
 class Concatenation:
@@ -192,13 +197,6 @@ class Concatenation:
     def name(self, index: int) -> str:
         source, position = self._locate(index)
         return source.name(position)
-
-
-def restrict(source: ImageSource, indices: np.ndarray) -> ImageSource:
-    """`source` with only the images at `indices` (M,) int64, without a reference to the others where that is cheap."""
-    if isinstance(source, (ArraySource, FileSource)):
-        return source.take(indices)
-    return Subset(source, indices)
 
 
 def uses_global_rng(source: ImageSource) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.text import display_list
-from cvtrain.data.sources.source import FileSource, ImageSource, Splits, restrict
+from cvtrain.data.sources.source import FileSource, ImageSource, Splits, SplittableSource
 from cvtrain.runtime.rng import GOLDEN_GAMMA, mix_bits
 
 _LISTED_CLASSES = 30  # a longer table of class counts is summed up
@@ -56,7 +56,7 @@ def stratified_split(labels: np.ndarray, hashes: np.ndarray, val_fraction: float
 
 
 def complete_splits(
-    parts: Mapping[str, ImageSource],
+    parts: Mapping[str, SplittableSource],
     *,
     classes: tuple[str, ...],
     val_fraction: float,
@@ -106,8 +106,8 @@ def _similar_names(classes: tuple[str, ...]) -> list[str]:
 
 
 def _split_off_val(
-    train: ImageSource, val_fraction: float, split_seed: int, key: str
-) -> tuple[ImageSource, ImageSource]:
+    train: SplittableSource, val_fraction: float, split_seed: int, key: str
+) -> tuple[SplittableSource, SplittableSource]:
     train_indices, val_indices = stratified_split(train.labels, split_hashes(train, split_seed), val_fraction)
     if len(val_indices) == 0:
         raise ConfigError(
@@ -115,7 +115,7 @@ def _split_off_val(
             rule="no class has two images, so none can be set aside for validation",
             remedy="add images, or a val split of your own",
         )
-    return restrict(train, train_indices), restrict(train, val_indices)
+    return train.take(train_indices), train.take(val_indices)
 
 
 def _untrained_classes(

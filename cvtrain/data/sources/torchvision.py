@@ -18,7 +18,7 @@ from cvtrain.data.images.convert import to_channels
 from cvtrain.data.sources.classes import class_name
 from cvtrain.data.sources.folder import splits_of_folder
 from cvtrain.data.sources.path_table import PathTable
-from cvtrain.data.sources.source import ArraySource, FileSource, ImageSource, Splits
+from cvtrain.data.sources.source import ArraySource, FileSource, Splits, SplittableSource
 from cvtrain.data.sources.splits import complete_splits
 
 Reader = Callable[[str], np.ndarray]
@@ -92,7 +92,7 @@ def build_torchvision(config: TorchvisionDataConfig, reader: Reader) -> Splits:
         return _build_imagenet(config, root, reader)
     in_memory = config.dataset in ARRAY_SETS
     open_set = ARRAY_SETS[config.dataset] if in_memory else FILE_SETS[config.dataset]
-    parts: dict[str, ImageSource] = {}
+    parts: dict[str, SplittableSource] = {}
     classes: tuple[str, ...] = ()
     for split, arguments in open_set.splits.items():
         dataset = _load(open_set, arguments, root, config)

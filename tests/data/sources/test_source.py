@@ -5,7 +5,7 @@ import pytest
 
 from cvtrain.data.images.errors import BadImageError, ImageError
 from cvtrain.data.sources.path_table import PathTable
-from cvtrain.data.sources.source import ArraySource, DatasetSource, FileSource, Splits, Subset, restrict, with_labels
+from cvtrain.data.sources.source import ArraySource, DatasetSource, FileSource, Splits, with_labels
 
 
 def filled(value: int) -> np.ndarray:
@@ -49,20 +49,19 @@ def test_source_reads_and_names_by_index(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_restricted_source_keeps_images_labels_and_names(kind: str) -> None:
+def test_part_of_a_source_keeps_images_labels_and_names(kind: str) -> None:
     make, _ = SOURCES[kind]
     whole = make()
-    part = restrict(restrict(whole, np.array([3, 2, 0])), np.array([1, 2]))
+    part = whole.take(np.array([3, 2, 0])).take(np.array([1, 2]))
     assert len(part) == 2
     assert [int(part.read(row)[0, 0, 0]) for row in range(2)] == [2, 0]
     assert part.labels.tolist() == [0, 0]
     assert [part.name(row) for row in range(2)] == [whole.name(2), whole.name(0)]
-    assert isinstance(part, Subset) == (kind == "dataset")
 
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_source_survives_pickling_for_spawned_workers(kind: str) -> None:
-    source = restrict(SOURCES[kind][0](), np.array([1, 3]))
+    source = SOURCES[kind][0]().take(np.array([1, 3]))
     copy = pickle.loads(pickle.dumps(source))
     assert np.array_equal(copy.read(1), filled(3))
     assert copy.labels.tolist() == source.labels.tolist() == [1, 1]
