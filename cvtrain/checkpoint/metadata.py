@@ -1,4 +1,4 @@
-"""What a checkpoint holds: copies of tensors and plain values, and the rules for its entries."""
+"""The entries of a checkpoint: copies of tensors and plain values, and the rules for them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from cvtrain.config.errors import RunError
 FORMAT = "cvtrain-checkpoint"
 FORMAT_VERSION = 2
 REQUIRED = ("config", "classes", "preprocessing", "model")
-# Averaged weights: the entry's name, and its name in files of earlier versions.
+# The EMA of the weights: the entry's name, and its name in files of earlier versions.
 EMA_KEYS = ("ema", "average")
 # No photo that a network is given is larger.
 _MAX_IMAGE_SIZE = 16_384

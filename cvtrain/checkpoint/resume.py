@@ -109,7 +109,7 @@ def check_classes(classes: tuple[str, ...], state: dict[str, Any]) -> None:
 
 
 def describe_schedule_change(state: dict[str, Any], total_steps: int, learning_rate: float) -> None:
-    """Log what a run of another length does to the learning rate.
+    """Log how a run of another length changes the learning rate.
 
     Args:
         learning_rate: the largest of the resumed run's parameter groups at the checkpoint's step.

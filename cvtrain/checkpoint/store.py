@@ -69,7 +69,7 @@ class CheckpointStore:
             log.info("%s: removed, its process was killed while writing it", path)
 
     def save(self, state: dict[str, Any], *, names: tuple[str, ...] = (LAST,)) -> None:
-        """Copy `state` as it is now, and let it be written under `names` (last.pt, best.pt) while training goes on.
+        """Copy `state` as it is now, and let it be written under `names` (last.pt, best.pt) while training continues.
 
         When this returns, the copy is complete and `state` may change. `failure` and the log have what went wrong.
 
@@ -201,7 +201,7 @@ class CheckpointStore:
             # Anything but the disk's or the file's fault is a fault of the program and needs its traceback.
             unexpected = None if isinstance(error, (OSError, CheckpointError)) else error
             log.warning(
-                "%s\n  %s, training goes on, and the next save tries again%s",
+                "%s\n  %s, training continues, and the next save tries again%s",
                 failure,
                 kept,
                 f"; {remedy}" if remedy else "",

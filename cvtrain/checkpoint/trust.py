@@ -1,4 +1,4 @@
-"""What a checkpoint may ask for by itself: no code, no download, no remote source, nothing of a size that no run has.
+"""Limits on the settings of a checkpoint: no code, no download, no remote source, no size that no run has.
 
 Whoever evaluates a stranger's checkpoint trusts the command line, not the file. A setting of the file that reaches
 beyond local images counts only if the command line names it again.
@@ -53,7 +53,7 @@ def check_ranges(config: Config, path: Path) -> None:
 
 
 def trusted_data(data: DataConfig, named: EvaluateConfig) -> DataConfig:
-    """Return the data settings of a checkpoint with what the command line says differently, nothing beyond it.
+    """Return the data settings of a checkpoint, less what only the command line may set.
 
     Nothing is downloaded or cached unless the command line says so.
 
@@ -126,12 +126,12 @@ def check_sizes(data: DataConfig, named: EvaluateConfig) -> None:
 
 
 def not_by_itself(key: str, value: str, reason: str) -> ConfigError:
-    """The refusal to do what a checkpoint asks for: import code, fetch something."""
+    """Return the error for a checkpoint that would import code or fetch something."""
     never = "code to run" if key.endswith("target") else "what to fetch"
     return ConfigError(
         key=key,
         rule=f"{reason}, and a checkpoint alone never names {never}",
-        remedy=f"if you trust it, say so: {key}={value}",
+        remedy=f"if you trust it, set {key}={value}",
     )
 
 
@@ -140,7 +140,7 @@ def _refuse_size(key: str, value: int, rule: str) -> None:
         key=key,
         value=value,
         rule=f"the checkpoint asks for {rule}, which takes much memory",
-        remedy=f"if you trust it, say so: {key}={value}; or give a smaller one",
+        remedy=f"if you trust it, set {key}={value}; or a smaller one",
     )
 
 

@@ -50,17 +50,17 @@ class PassThroughError(BaseException):
 
 
 class StoppedTrialError(RunError):
-    """A signal ended a trial in a launcher's process; the others go on."""
+    """A signal ended a trial in a launcher's process; the others continue."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra calls with the composed config of each run. Launchers send it to other processes by pickle.
+    """The task function of Hydra, called with the composed config of each run. Launchers pickle it.
 
     Attributes:
         task: the verb.
-        composer: asked where a wrong value comes from.
-        rendezvous: of several processes of a run, lets one tell why it ended.
+        composer: finds where a wrong value was set.
+        rendezvous: of the ranks of a run, lets one report why it ended.
         home: the process that the command was given to.
     """
 
@@ -102,7 +102,7 @@ class Job:
         return self.task(config, Path(hydra_config.runtime.output_dir), overrides)
 
     def _run_trial(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
-        """One trial of several. Its error is told at once: at the end, the launcher tells the first one's only."""
+        """Run one trial of several. Logs its error at once: the launcher reports only the first, at the end."""
         _redact_sweep_record(Path(hydra_config.sweep.dir))
         if os.getpid() != self.home:  # a launcher's process, beside those of other jobs
             for handler in logging.getLogger().handlers:
@@ -218,7 +218,7 @@ def run_multirun(command: ParsedCommand, job: Job) -> None:
 
 
 def show(command: ParsedCommand, composer: Composer) -> None:
-    """Print what --help, --hydra-help, --cfg, --info or --shell-completion asks for."""
+    """Print the answer to --help, --hydra-help, --cfg, --info or --shell-completion."""
     app, options, name = _application(composer), command.options, composer.primary
     options.overrides = list(command.overrides)
     if options.help:

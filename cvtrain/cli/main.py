@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What a help template may ask of Hydra, which takes it 2 s to answer; ours asks for nothing.
+# Placeholders of a help template that Hydra fills in, which takes 2 s; ours has none.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
 SECONDS_TO_EXIT = 2.0
 EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -152,7 +152,7 @@ def run(arguments: list[str], *, prevalidated: bool = False) -> int:
 
 
 def exit_status_of(rendezvous: Rendezvous, task: Callable[[], int | None]) -> int:
-    """Run `task` and return the exit status; of several processes the first that fails says why."""
+    """Run `task` and return the exit status; of several ranks the first that fails reports why."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return task() or EXIT_OK
@@ -185,7 +185,7 @@ def exit_status_of(rendezvous: Rendezvous, task: Callable[[], int | None]) -> in
 
 
 def _report_trial(exit_code: int, error: Exception) -> None:
-    """Mark a trial of a W&B sweep as failed where it failed before it could say so itself."""
+    """Mark a trial of a W&B sweep as failed if it failed before its W&B run was opened."""
     from cvtrain.config.redact import redact
     from cvtrain.config.wandb_trial import is_trial
 
@@ -260,7 +260,7 @@ def _run_job(command: ParsedCommand, composer: "Composer", rendezvous: Rendezvou
 
 
 def run_sweep_command(command: ParsedCommand, composer: "Composer") -> None:
-    """Check all that a search says, then hand it to its engine. Its trials are commands of their own."""
+    """Check a search, then run it by its engine. Its trials are commands of their own."""
     from cvtrain.sweep.search import plan_search
 
     if command.options.multirun:

@@ -1,4 +1,4 @@
-"""How a run of several processes begins: what rank 0 tells the others, and `trainer.devices`."""
+"""Start a run of several processes: the job that rank 0 sends to the others, and `trainer.devices`."""
 
 import json
 import os
@@ -55,7 +55,7 @@ class TrainTask:
 
 
 def job_spec(config: Config, hydra_config: Any) -> dict[str, Any]:
-    """What rank 0 tells the others, as JSON values."""
+    """Return the job that rank 0 sends to the others, as JSON values."""
     run_dir = Path(hydra_config.runtime.output_dir)
     return {
         "config": to_plain(config),
@@ -87,8 +87,8 @@ def run_processes(count: int, flags: Sequence[str], hydra_config: Any, variables
         variables: of the environment, besides this process's.
 
     Raises:
-        SystemExit: with their exit code, if it is not 0. They have said why.
-        RunError: the same, in a sweep, which goes on with its next job.
+        SystemExit: with their exit code, if it is not 0. They have reported why.
+        RunError: the same, in a sweep, which continues with its next job.
     """
     run_dir = Path(hydra_config.runtime.output_dir).absolute()
     status = launch(job_arguments(flags, hydra_config, run_dir), count, variables)

@@ -1,4 +1,4 @@
-"""The processes of a run other than rank 0: they run what rank 0 has composed and checked, in its folder."""
+"""The ranks other than 0: they run the job that rank 0 has composed and checked, in its folder."""
 
 import logging
 import os
@@ -10,12 +10,12 @@ from cvtrain.config.serialize import from_plain
 from cvtrain.distributed.rendezvous import DistributedRendezvous
 from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 
-# Where a process may meet something that the others do not.
+# Loggers of what may concern one rank only.
 RANK_LOCAL_LOGGERS = ("cvtrain.data", "py.warnings")
 
 
 def run_rank(rendezvous: DistributedRendezvous) -> int:
-    """Wait for rank 0's decision and take part in it; returns the exit status.
+    """Wait for the job of rank 0, run this rank of it and return the exit status.
 
     Raises:
         SystemExit: a signal has ended the run.
@@ -42,9 +42,9 @@ def run_rank(rendezvous: DistributedRendezvous) -> int:
 
 
 def configure_rank_logging(rank: int, path: Path, level: str) -> None:
-    """Errors, and warnings of what concerns this process alone, go to the console and the run's log, with its number.
+    """Log errors, and warnings that concern this rank alone, to the console and the run's log, with its number.
 
-    With log_level=DEBUG all goes there.
+    With log_level=DEBUG everything is logged.
     """
     root = logging.getLogger()
     root.setLevel(level)
@@ -65,7 +65,7 @@ def configure_rank_logging(rank: int, path: Path, level: str) -> None:
 
 
 def is_rank_local(record: logging.LogRecord) -> bool:
-    """False for what rank 0 says as well."""
+    """Return False for records that rank 0 logs as well."""
     return record.levelno >= logging.ERROR or (
         record.levelno >= logging.WARNING and record.name.startswith(RANK_LOCAL_LOGGERS)
     )

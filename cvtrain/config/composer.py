@@ -82,7 +82,7 @@ class Composer:
     search_path: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle carries: the folders. Another process reads the files itself."""
+        """Pickle the folders only; another process reads the files itself."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @cached_property

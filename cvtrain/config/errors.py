@@ -61,7 +61,7 @@ class Problem:
         return display_message("\n".join(lines))
 
     def with_origin(self, origin: str) -> "Problem":
-        """The same problem, telling where the value was set; an origin that it has already stays."""
+        """Return the problem with the place where the value was set, unless it has one already."""
         return self if self.origin else replace(self, origin=origin)
 
 
@@ -90,4 +90,4 @@ def _rebuild(problems: tuple[Problem, ...]) -> ConfigError:
 
 
 class RunError(Exception):
-    """What ended a run and lies in its data or numbers, not in code: the command line prints it and exits with 1."""
+    """A fault of the data or the numbers, not of code, that ends a run: printed without a traceback, exit code 1."""

@@ -1,4 +1,4 @@
-"""Why a command does not compose: every wrong token by itself, in words that name the remedy."""
+"""Explain why a command does not compose: each wrong token by itself, with a remedy."""
 
 import re
 import textwrap
@@ -23,7 +23,7 @@ from cvtrain.config.validation import find_rule_problems, unknown_key
 
 
 def explain(composer: Composer, overrides: list[str], error: Exception) -> list[Problem]:
-    """What is wrong with a command that `composer.compose(overrides)` refused with `error`.
+    """Return the problems of a command that `composer.compose(overrides)` refused with `error`.
 
     Each token is tried alone on a config that composes without it, so that one command shows all its faults.
     """
@@ -88,7 +88,7 @@ def _grammar_problem(composer: Composer, token: str, error: OverrideParseExcepti
 
 
 def _choice_problem(composer: Composer, override: Override) -> Problem | None:
-    """What is wrong with `group=option`, if anything is."""
+    """Return the problem of `group=option`; None if there is none."""
     group, value = override.key_or_group, override.value()
     options = composer.options(group)
     if override.is_delete() or override.is_sweep_override():
@@ -205,7 +205,7 @@ def _file_problem(composer: Composer, overrides: list[str], error: BaseException
 
 
 def _file_choosing(composer: Composer, overrides: list[str], group: str, option: str) -> str:
-    """Which of the chosen files says `override /group: option`; Hydra itself names only the primary config."""
+    """Return the chosen file with `override /group: option`; Hydra itself names only the primary config."""
     for token in overrides:
         chosen, _, name = token.partition("=")
         result = composer.repository.load_config(f"{chosen}/{name}") if name in composer.options(chosen) else None

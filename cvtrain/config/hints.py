@@ -1,4 +1,4 @@
-"""What a wrong name, word, flag or bracket may have meant."""
+"""Hints (did you mean) for a wrong name, word, flag or bracket."""
 
 import difflib
 import shlex

@@ -40,7 +40,7 @@ def missing_plugin(name: str, options: Sequence[str]) -> Problem | None:
 
 
 def launcher_problems(hydra: HydraConf, *, is_sweep: bool) -> Iterator[Problem]:
-    """What keeps the launcher of a composed command from starting its trials."""
+    """Yield the problems that keep the launcher of a composed command from starting its trials."""
     name = hydra.runtime.choices.get(GROUP, BASIC)
     if name != BASIC and not is_sweep:
         remedy = "add --multirun, or leave it out"

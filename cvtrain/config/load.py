@@ -69,7 +69,7 @@ def compose_or_explain(composer: Composer, overrides: list[str]) -> DictConfig:
 
 @contextmanager
 def explained(composer: Composer, overrides: list[str]) -> Iterator[None]:
-    """Turns the errors of a composition of `overrides` into a ConfigError that names every wrong token."""
+    """Turn the errors of a composition of `overrides` into a ConfigError that names every wrong token."""
     try:
         yield
     except ConfigError:
@@ -86,9 +86,9 @@ def typed_config(
 
     Args:
         cfg: composed config; a `hydra` node in it is left out.
-        composer: composer of the job's verb, asked for origins only when something is wrong.
+        composer: composer of the job's verb, which finds origins when something is wrong.
         overrides: the overrides of this job.
-        choices: the option of each group, where `cfg` has no `hydra` node to tell.
+        choices: the option of each group, if `cfg` has no `hydra` node.
 
     Raises:
         ConfigError: every problem found, each with the place where its value was set.

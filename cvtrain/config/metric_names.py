@@ -28,12 +28,12 @@ _BETTER = {name: MONITORS[f"val/{name}"] for name in SPLIT_METRICS} | {
 
 
 def metric_problem(key: str, name: object) -> Problem | None:
-    """What is wrong with a metric that a search is to follow; None: every run logs it."""
+    """Return the problem of a metric that a search optimizes; None: every run logs it."""
     if name in LOGGED:
         return None
     text = str(name)
     if text.startswith("test/"):
-        rule = "is no figure to choose by: what is best on the test split says nothing of other images"
+        rule = "cannot be used for selection: the best value on the test split would be biased"
         return Problem(key, name, rule, did_you_mean(closest(f"val/{text[5:]}", MONITORS)))
     names = [known for known in MONITORS if known.partition("/")[2] == text] or closest(text, LOGGED)
     listed = "\n".join((f"metrics: {', '.join(MONITORS)}", f"and while training: {', '.join(TRAINING)}"))
@@ -41,5 +41,5 @@ def metric_problem(key: str, name: object) -> Problem | None:
 
 
 def metric_direction(name: object) -> MonitorMode | None:
-    """Whether a metric is better at its min or max; None: it depends on what one wants."""
+    """Return whether a metric is better at its min or max; None: that is for the user to say."""
     return _BETTER.get(str(name).partition("/")[2])

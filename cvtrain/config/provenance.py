@@ -1,4 +1,4 @@
-"""Where a setting comes from: the command line, or which file of the composition."""
+"""The origin of a setting: the command line, or a file of the composition."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

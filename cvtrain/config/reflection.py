@@ -1,4 +1,4 @@
-"""What the dataclasses say about a key: its type in words, its rule, and the options that have it."""
+"""The settings of the dataclasses by key: type in words, rule, and the options that have it."""
 
 import functools
 import math

@@ -65,7 +65,7 @@ def new_run_dir(root: str, name: Any) -> str:
 
 
 def run_dir(root: str, name: Any, resume: str | None) -> str:
-    """The folder of the run that `resume` goes on with, else a new one as `new_run_dir` makes it.
+    """Return the folder of the run that `resume` means, else a new one as `new_run_dir` makes it.
 
     A trial of a W&B sweep has one folder, however often it is started: `<root>/<name>/sweep_<id>/<run id>`.
     """

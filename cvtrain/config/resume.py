@@ -25,7 +25,7 @@ ENVIRONMENT = "environment.json"
 PATHS = ("data.root", "data.file", "model.weights")
 AUTO, MUST = "auto", "must"
 
-# What a resumed run may not change: the state would not fit, or the order of images would be another one.
+# Settings that a resumed run may not change: the state would not fit, or the order of images would differ.
 BREAKING = (
     "seed",
     "data.balance",
@@ -48,7 +48,7 @@ BREAKING = (
     "trainer.monitor",
     "trainer.overfit_one_batch",
 )
-# What makes the rest of the run another one than it would have been.
+# Settings that change the rest of the run.
 TRAINING = (
     "augment",
     "data",
@@ -66,7 +66,7 @@ TRAINING = (
     "trainer.precision",
     "trainer.sync_batchnorm",
 )
-# Exceptions from a longer prefix above: what only says where, how fast or how often.
+# Exceptions from a longer prefix above, which change only a place, the speed or how often something is done.
 HARMLESS = (
     "augment.preview",
     "data.cache_dir",
@@ -111,13 +111,13 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Cha
     found: dict[str, list[Change]] = {"breaking": [], "training": [], "harmless": []}
     for key in sorted(old.keys() | new.keys()):
         if key not in ("resume", "resume_on_changed_data") and old.get(key) != new.get(key):
-            found[_kind_of(key, old.get(key), new.get(key))].append(Change(key, old.get(key), new.get(key)))
+            found[_classify_change(key, old.get(key), new.get(key))].append(Change(key, old.get(key), new.get(key)))
     return Changes(**{kind: tuple(changes) for kind, changes in found.items()})
 
 
-def _kind_of(key: str, old: Any, new: Any) -> str:
+def _classify_change(key: str, old: Any, new: Any) -> str:
     if key == "trainer.ema_decay" and (old is None or new is None):
-        return "breaking"  # there is an average to go on with, or there is not
+        return "breaking"  # the checkpoint has an EMA or it has none
     if key == "data.cache":  # a run from before there was one had full-size images too
         full_size = [value in (None, "none") for value in (old, new)]
         return "training" if full_size[0] != full_size[1] else "harmless"
@@ -137,7 +137,7 @@ def refuse_breaking(changes: Changes, path: Path) -> None:
         raise ConfigError(
             key="resume",
             value=path,
-            rule="a run cannot go on with these settings changed",
+            rule="cannot be resumed with these settings changed",
             remedy=f"{listed}\nleave them as they were, or start a new run without resume",
         )
 
@@ -161,12 +161,12 @@ def resolve_run_dir(resume: str) -> Path | None:
         key="resume",
         value=resume,
         rule="no run and no checkpoint of one is there" if path.exists() else "there is no such file or folder",
-        remedy="give a run folder or runs/.../checkpoints/last.pt; resume=auto goes on with the newest unfinished run",
+        remedy="give a run folder or runs/.../checkpoints/last.pt; resume=auto resumes the newest unfinished run",
     )
 
 
 def resumed_folder(root: str, name: str, resume: str) -> Path | None:
-    """The folder of the run to go on with: that of a path, or the newest unfinished one in `root/name`; None: none."""
+    """Return the folder of the run to resume: that of a path, or the newest unfinished one in `root/name`."""
     folder = resolve_run_dir(resume)
     return folder if folder is not None else unfinished_run(root, name)
 
@@ -180,7 +180,7 @@ def unfinished_run(root: str, name: str) -> Path | None:
 
 
 def default_resume_for_trial(tokens: Sequence[str], multirun: bool) -> list[str]:
-    """The overrides of a training command; a sweep's trial goes on by itself where it was preempted."""
+    """Add `resume=auto` to the overrides of a sweep's trial, which resumes by itself where it was preempted."""
     if multirun or not is_trial() or any(token.startswith(("resume=", "hydra.run.dir=")) for token in tokens):
         return list(tokens)
     return [*tokens, f"resume={AUTO}"]

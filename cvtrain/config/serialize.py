@@ -39,7 +39,7 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def schema_names(config: Config) -> dict[str, str]:
-    """Which schema each group of `config` has, such as {"data": "custom", "model": "torchvision", ...}."""
+    """Return the schema of each group of `config`: {"data": "custom", "model": "torchvision", ...}."""
     return {
         group: next(name for name, schema in options.items() if schema is type(getattr(config, group)))
         for group, options in _POLYMORPHIC.items()

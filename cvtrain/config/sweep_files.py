@@ -1,4 +1,4 @@
-"""What `sweep=NAME` means, and which tokens of a `cvtrain sweep` command are the search's own."""
+"""Find the file of `sweep=NAME`, and split a `cvtrain sweep` command into the search's tokens and the trials'."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which transforms of torchvision, albumentations and kornia a config may name, and why the others may not be named.
+"""The transforms of torchvision, albumentations and kornia that a config may name, and why it may not name others.
 
 The tables are literal so that a wrong name is known in half a second, without loading the libraries, and so that
 each name in them is one that a test has built and run on uint8 images.

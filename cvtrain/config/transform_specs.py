@@ -79,7 +79,7 @@ def parse_transforms(items: list[Any], *, key: str, table: TransformTable) -> tu
 
 
 def transform_problems(augment: AugmentConfig) -> list[Problem]:
-    """What is wrong with the two lists of `augment`, by form and by name; empty if nothing."""
+    """Return the problems of the two lists of `augment`, of form and of names."""
     problems: list[Problem] = []
     _parse_list(augment.transforms, TRANSFORMS_KEY, PER_IMAGE_TABLES[augment.library.value], problems)
     _parse_list(augment.batch_transforms, BATCH_TRANSFORMS_KEY, BATCH_TRANSFORMS, problems)

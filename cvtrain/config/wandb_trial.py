@@ -1,4 +1,4 @@
-"""A trial of a W&B sweep: what the agent that started this process wants to be run.
+"""A trial of a W&B sweep: the parameters that the agent has started this process with.
 
 `wandb agent` hands a trial's parameters over twice: on the command line, as Python prints them and without quotes, and
 in a YAML file, exactly. This reads the file, and writes the command line anew as Hydra reads it.
@@ -19,7 +19,7 @@ from cvtrain.config.overrides import override
 from cvtrain.config.reflection import is_text
 
 SWEEP_ID, RUN_ID, PARAMETERS_PATH = "WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"
-# Under this name a trial's W&B config says which of its entries the sweep chose. When a preempted trial goes on, the
+# Entry of a trial's W&B config that lists the parameters of the sweep. When a preempted trial resumes, the
 # server sends the whole config as if all of it were parameters.
 CHOSEN = "sweep_parameters"
 # What the client itself puts into a config.
@@ -127,7 +127,7 @@ class _AgentsWords:
                 self.words.add(f"--{key}")
 
     def count_at(self, arguments: Sequence[str], position: int) -> int:
-        """How many arguments, from `position` on, are one that the agent wrote."""
+        """Return the number of arguments from `position` on that the agent wrote as one; 0: it is not the agent's."""
         if tuple(arguments[position : position + 2]) in self.pairs:
             return 2
         word = arguments[position]

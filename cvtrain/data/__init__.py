@@ -1,1 +1,1 @@
-"""Where images and labels come from, and how they become batches: source -> reader -> transform -> batch."""
+"""From images and labels to batches: source -> reader -> transform -> batch."""

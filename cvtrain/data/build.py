@@ -138,7 +138,7 @@ def check_enough_images(plan: EpochSampler) -> None:
         raise ConfigError(
             "data.batch_size",
             plan.batch_size,
-            f"has to be at least the number of processes, {plan.world_size}, which share each batch",
+            f"has to be at least the number of processes, {plan.world_size}, which split each batch",
             "use a larger batch, or fewer processes",
         )
     each = "two for batch norm" if plan.min_share == 2 else "one"
@@ -242,7 +242,7 @@ def _build_eval_transform(config: DataConfig) -> EvalTransform:
 
 
 def _build_cached_resize(config: DataConfig) -> EvalTransform:
-    """What is cached for an augmentation that crops: a short side a little above the crop, with its aspect."""
+    """Return the cached size for an augmentation that crops: a short side a little above the crop, aspect kept."""
     fraction = config.crop_fraction if config.resize is Resize.resize_crop else _CACHED_CROP_FRACTION
     return build_eval_transform(image_size=config.image_size, resize="resize_crop", crop_fraction=fraction)
 
@@ -253,7 +253,7 @@ def _build_cached_resize(config: DataConfig) -> EvalTransform:
 def _with_device_cache(
     config: DataConfig, loaders: Loaders, *, seed: int, device: torch.device, world: ProcessGroup
 ) -> Loaders:
-    """The same loaders; train and val from memory of the device where `data.device_cache` says so.
+    """Return the same loaders, with train and val in memory of the device by `data.device_cache`.
 
     The test split is read once, so that caching it would not pay. The train split of a Dataset of the user's, which may
     give another image in each epoch, is cached by `always` only.

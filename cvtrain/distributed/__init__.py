@@ -1,1 +1,1 @@
-"""Several processes that train one run: which of them this is, how they talk, and how they are started."""
+"""Several processes that train one run: ranks, collectives, and how they are started."""

@@ -1,4 +1,4 @@
-"""What the ranks of a run agree on before each step: a signal, the time, a failure, the images of the batch."""
+"""`Coordinator`: before each step the ranks agree on signals, the time, failures and the images of the batch."""
 
 import signal
 import time
@@ -21,7 +21,7 @@ class ImageCount(NamedTuple):
 
 
 class Coordinator:
-    """Agreement of a single process with itself. `DistributedCoordinator` is the same for several."""
+    """Coordination of a single process. `DistributedCoordinator` is the same for several."""
 
     def __init__(self, stop_signals: StopSignals) -> None:
         self.stop_signals = stop_signals
@@ -33,7 +33,7 @@ class Coordinator:
 
     @property
     def exit_code(self) -> int:
-        """That of the run, as far as signals are concerned; see `StopSignals.exit_code`."""
+        """Exit code of the run after a signal; see `StopSignals.exit_code`."""
         return self.stop_signals.exit_code
 
     def all_ranks_failed(self, error: RunError) -> bool:

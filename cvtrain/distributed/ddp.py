@@ -1,4 +1,4 @@
-"""The passes of a training step, of one process or of several, whose gradients DistributedDataParallel averages."""
+"""Forward and backward of a training step, in one process or with DistributedDataParallel."""
 
 import contextlib
 import warnings
@@ -23,7 +23,7 @@ class Replica:
         self.forward: Callable[[torch.Tensor], Any] = module
 
     def prepare(self) -> None:
-        """Take note of which parameters train; call it before an epoch and after freezing or unfreezing."""
+        """Note the trainable parameters; call it before an epoch and after freezing or unfreezing."""
 
     def total_weight(self, own: torch.Tensor | int, num_images: int) -> torch.Tensor | float:
         """Return what the losses of a batch's parts are divided by, so that gradients are those of the batch's mean.

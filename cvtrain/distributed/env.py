@@ -1,4 +1,4 @@
-"""Which process of a run this is, by what torchrun, srun or `trainer.devices` put into its environment. No torch."""
+"""The rank of this process, from the environment of torchrun, srun or `trainer.devices`. No torch."""
 
 import os
 import re
@@ -18,15 +18,15 @@ _STEP_TASKS = "SLURM_STEP_NUM_TASKS"
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of a process among those of its run.
+    """The rank of a process of a run.
 
     Attributes:
         rank: 0..world_size - 1. Rank 0 decides, logs and writes.
-        local_rank: the same among the processes of this machine: which GPU is its own. None: the environment does not
-            say, as on platforms that give each container RANK and WORLD_SIZE alone; the processes find out together.
+        local_rank: the same among the processes of this machine: which GPU is its own. None: not in the
+            environment, as on platforms that give each container RANK and WORLD_SIZE alone; the ranks find it out.
         world_size: processes of the run.
         local_world_size: processes of the run on this machine; None with local_rank.
-        node: which machine this is, in words.
+        node: name of this machine.
     """
 
     rank: int
@@ -82,7 +82,7 @@ def drop_srun_rank(environ: MutableMapping[str, str] | None = None) -> None:
 
 
 def restart_count(environ: Mapping[str, str] | None = None) -> str:
-    """How often torchrun has started the processes of this run before: what they tell each other must not mix."""
+    """Return how often torchrun has restarted the ranks of this run, whose messages must not mix."""
     environ = os.environ if environ is None else environ
     return environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 

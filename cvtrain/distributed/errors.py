@@ -1,11 +1,11 @@
-"""What a process of a run learns of the others' ends."""
+"""Errors of one rank that come from another."""
 
 from cvtrain.config.errors import RunError
 
 
 class LostProcessError(Exception):
-    """Another process of the run has ended, or cannot be reached; why, it has said itself if it could."""
+    """Another rank has ended, or cannot be reached; it has reported the reason itself if it could."""
 
 
 class PeerFailedError(RunError):
-    """Another process of the run has failed in a way that leaves the others able to talk; it tells why."""
+    """Another rank has failed, and reports why; collectives still work, so that all can save."""

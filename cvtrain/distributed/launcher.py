@@ -13,7 +13,7 @@ from types import FrameType
 
 from cvtrain.runtime.signals import SIGNALS, leave_lost_terminal, signals_to_handle
 
-# What the others may take to end once one has failed, before they are killed.
+# For the others to end once one has failed, before they are killed.
 SECONDS_TO_END = 30.0
 _POLL_SECONDS = 0.05
 _PARENT_PIPE = "CVTRAIN_PARENT_PIPE"
@@ -24,7 +24,7 @@ def launch(arguments: Sequence[str], num_processes: int, variables: Mapping[str,
 
     `variables` of their environment are set besides those of this process.
 
-    Signals go on to all of them, once each. When one fails the others are told to end; its exit code counts.
+    Signals are forwarded to all of them, once each. When one fails, the others get SIGTERM; its exit code counts.
     """
     processes: list[subprocess.Popen[bytes]] = []
     reading, writing = os.pipe()  # the processes see that this one is gone when its end of the pipe closes
@@ -32,7 +32,7 @@ def launch(arguments: Sequence[str], num_processes: int, variables: Mapping[str,
         with _forwarded_signals(processes) as received:
             port = _free_port()
             for rank in range(num_processes):
-                if received:  # the one that was being started has not been told
+                if received:  # it has not reached the process that was being started
                     _send(processes, received[0])
                     break
                 processes.append(
@@ -95,7 +95,7 @@ def _free_port() -> int:
 
 
 def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> int:
-    """Wait for all; gives 0, or the exit code of the first that failed: 128 + N for one that signal N has killed."""
+    """Wait for all; return 0, or the exit code of the first that failed: 128 + N for one that signal N has killed."""
     exit_code, deadline = 0, float("inf")
     while any(process.poll() is None for process in processes):
         failed = next((process.returncode for process in processes if process.poll()), 0)
@@ -111,7 +111,7 @@ def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> int:
 
 
 def report_killed(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
-    """Name those that a signal has ended which they could not handle: the others know only that they are gone."""
+    """Print which processes were killed by a signal that they could not handle; the others cannot report it."""
     for rank, process in enumerate(processes):
         code = process.returncode or 0
         if code < 0 and -code not in SIGNALS:
@@ -130,7 +130,7 @@ def _send(processes: "Sequence[subprocess.Popen[bytes]]", number: int) -> None:
 
 @contextlib.contextmanager
 def _forwarded_signals(processes: "list[subprocess.Popen[bytes]]") -> Iterator[list[int]]:
-    """Inside, signals go on to `processes`; gives the numbers of those that have come."""
+    """Forward signals to `processes` inside the block; yields the numbers of those received."""
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

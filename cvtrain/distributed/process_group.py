@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Others may wait this long while one fills a cache, evaluates or writes plots.
+# Ranks may wait this long while another one fills a cache, evaluates or writes plots.
 TIMEOUT = timedelta(minutes=30)
 
 
@@ -89,7 +89,7 @@ class TorchProcessGroup(ProcessGroup):
     """A run of several processes: gloo for tensors on the host, NCCL for those on GPUs."""
 
     def __init__(self, rank: Rank, store: dist.Store) -> None:
-        """Initialize torch's process group; returns when all ranks are there, which share `store`."""
+        """Initialize torch's process group over `store`; returns when all ranks have connected."""
         self.rank = rank.rank
         self.world_size = rank.world_size
         self.node = rank.node

@@ -1,4 +1,4 @@
-"""Where a run's figures go: files always; TensorBoard, W&B and MLflow by choice."""
+"""Loggers of a run: files always; TensorBoard, W&B and MLflow by choice."""
 
 from cvtrain.loggers.base import Logger, RunLogger
 from cvtrain.loggers.build import build_loggers

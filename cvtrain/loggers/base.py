@@ -11,13 +11,13 @@ log = logging.getLogger(__name__)
 
 
 class Logger:
-    """Where figures and pictures of a run go; a no-op for what a subclass does not keep.
+    """Base of all loggers; a no-op for what a subclass does not keep.
 
-    Methods may raise: `RunLogger` then switches the logger off.
+    Methods may raise: `RunLogger` then disables the logger.
     """
 
     name: str
-    # True once an answer to a figure said that the run need not go on: see `TrialChannel`.
+    # True once the run should end early: see `TrialChannel`.
     stop_requested = False
 
     def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
@@ -44,7 +44,7 @@ class Logger:
 
 
 class RunLogger:
-    """Passes every call on to all loggers. One that raises is switched off with a warning; the others go on.
+    """Forwards every call to all loggers. One that raises is disabled with a warning; the others stay.
 
     Without loggers it does nothing, which is what processes other than the main one need.
     """
@@ -101,7 +101,7 @@ class RunLogger:
         return states
 
     def finish(self, exit_code: int = 0) -> None:
-        """Close all loggers, also those switched off; always returns, and a second call does nothing."""
+        """Close all loggers, also disabled ones; always returns, and a second call does nothing."""
         if self._finished:
             return
         self._finished = True
@@ -126,6 +126,6 @@ class RunLogger:
 
 
 def warn_disabled(name: str, error: BaseException) -> None:
-    """Say once that a logger is off from here on; the traceback goes to the log at level DEBUG."""
-    log.warning("logger %s is switched off, training goes on: %s: %s", name, type(error).__name__, error)
+    """Warn once that a logger is disabled; the traceback is logged at level DEBUG."""
+    log.warning("logger %s is disabled, training continues: %s: %s", name, type(error).__name__, error)
     log.debug("logger %s failed here", name, exc_info=error)

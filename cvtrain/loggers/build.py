@@ -38,13 +38,13 @@ def build_loggers(
         run_dir: the run folder.
         run_config: the whole config, nested plain values; secrets are redacted here.
         name: name of the run where the config gives none.
-        state: what `RunLogger.state()` gave, of a run that goes on.
-        resume_step: the step of the checkpoint that the run goes on from; TensorBoard hides later points. 0: it starts
+        state: what `RunLogger.state()` gave, of a resumed run.
+        resume_step: the step of the checkpoint that the run resumes from; TensorBoard hides later points. 0: it starts
             over, and drops the rows in its files. None: a new run.
 
     Raises:
-        ConfigError: a logger is not installed, or WANDB_MODE holds no mode. Any other failure to start switches that
-            logger off with a warning.
+        ConfigError: a logger is not installed, or WANDB_MODE holds no mode. Any other failure to start disables that
+            logger with a warning.
     """
     states = state or {}
     clean_config = redact(to_plain(run_config))

@@ -45,8 +45,8 @@ class FileLogger(Logger):
 
     Args:
         run_dir: folder of the two files; files that are there are continued.
-        num_rows: rows to keep of them, the rest are dropped: those that a run logged before it goes on from a
-            checkpoint, as `state()` gave them when that was made. None: all.
+        num_rows: rows to keep of them, the rest are dropped: those that a run logged before the checkpoint that
+            it resumes from, as `state()` gave them when that was made. None: all.
     """
 
     name = "csv"

@@ -34,7 +34,7 @@ class MLflowLogger(Logger):
         tracking_uri: None: MLFLOW_TRACKING_URI, else the folder `mlruns` where the command runs.
         log_images: send pictures.
         log_checkpoint: send checkpoints as artifacts.
-        run_id: id of the run to go on with, from `state()`.
+        run_id: id of the run to resume, from `state()`.
 
     Raises:
         ConfigError: the extra, or a database's driver, is not installed.

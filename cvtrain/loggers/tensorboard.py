@@ -18,7 +18,7 @@ class TensorBoardLogger(Logger):
         run_dir: the run folder.
         config: nested plain values, without secrets.
         flush_seconds: seconds between two flushes to disk.
-        resume_step: of a run that goes on, the step of its checkpoint: points after it are hidden. None: a new run.
+        resume_step: of a resumed run, the step of its checkpoint: points after it are hidden. None: a new run.
     """
 
     name = "tensorboard"

@@ -1,4 +1,4 @@
-"""The line from a trial to the search that started it: values of its metric go up, a wish to stop comes down."""
+"""`TrialChannel`: sends a trial's metric to its search, and receives whether to stop."""
 
 import json
 import os
@@ -12,15 +12,15 @@ VARIABLE = "CVTRAIN_TRIAL_CHANNEL"
 
 
 class TrialChannel(Logger):
-    """Tells a search each value of its metric, and waits for its answer: go on, or stop.
+    """Sends each value of the search's metric, and waits for its answer: continue, or stop.
 
-    The answer comes from the process next door, which looks at the other trials before it gives it; so a trial ends at
-    the very evaluation that showed it to be hopeless.
+    The search compares the value with the other trials' before it answers, so a trial is pruned at the very evaluation
+    that showed it to be hopeless.
 
     Args:
         connection: stream socket to the search.
         trial: the trial's number; answers to another one, which ended without hearing them, are passed over.
-        metric: name of the metric that the search follows.
+        metric: name of the metric that the search optimizes.
     """
 
     name = "search"

@@ -37,9 +37,9 @@ class WandbLogger(Logger):
         project, entity, group, job_type, tags, notes, mode: as in `wandb.init`.
         log_images: send pictures.
         log_checkpoint: send checkpoints as artifacts.
-        init_timeout_seconds: how long to wait for the server before going on offline.
+        init_timeout_seconds: how long to wait for the server before logging offline.
         finish_timeout_seconds: how long to wait for the last upload; what is not sent stays on disk.
-        run_id: id of the run to go on with, from `state()`.
+        run_id: id of the run to resume, from `state()`.
 
     Raises:
         ConfigError: WANDB_MODE holds no mode; under a sweep, there is no key, or the sweep follows a metric that no run

@@ -1,4 +1,4 @@
-"""What the environment says about W&B before a run is opened: the mode, a key, a server, a sweep."""
+"""The W&B settings of the environment before a run is opened: mode, key, server, sweep."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ _ONLINE_MODES = ("online", "shared", "run")
 
 @dataclass(frozen=True)
 class WandbSession:
-    """What is known before a run is opened.
+    """W&B's settings before a run is opened.
 
     `offline_reason`: why an online run cannot be, None if it may; `has_key`: False if one is wanted and not there; the
     rest: what the environment has set.
@@ -34,9 +34,9 @@ class WandbSession:
 
 
 def check_session(*, mode: str | None, probe_seconds: float) -> WandbSession:
-    """Read the environment and W&B's own settings, find a key, knock at the server.
+    """Read the environment and W&B's own settings, find a key, try to reach the server.
 
-    Nothing is asked at the terminal: without a key the client's own start would wait for an answer there for ever.
+    Never prompts: without a key the client's own start would wait at the terminal for ever.
 
     Args:
         mode: the mode that the user's config asks for; None: WANDB_MODE, W&B's settings files, else online.

@@ -1,4 +1,4 @@
-"""A run of W&B as a trial of a sweep: what the sweep wants of it, how it is stopped, how it fails."""
+"""A run of W&B as a trial of a sweep: its metric, early stops and failures."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from cvtrain.runtime.signals import is_signal_exit
 
 log = logging.getLogger(__name__)
 
-# Seconds for a question to the server that the run can do without the answer of.
+# Timeout of queries to the server whose answer the run can do without.
 QUESTION_SECONDS = 2
 STOPPED_QUERY = """
     query RunStoppedStatus($project: String, $entity: String, $run: String!) {
@@ -27,9 +27,9 @@ _opened: set[str] = set()
 
 
 class StopRequest:
-    """What the client calls when the server wants the run to stop: by a person, or because a sweep has no use for it.
+    """Callback for the client when the server stops the run, for a person or for the sweep.
 
-    The run is told as by SIGTERM, so that it saves and ends at its next safe point.
+    Sends SIGTERM to this process, so that the run saves and ends at its next safe point.
     """
 
     def __init__(self) -> None:
@@ -67,12 +67,12 @@ def require_key(offline_reason: str | None, *, has_key: bool) -> None:
 
 
 def note_opened(run: Any) -> None:
-    """Remember that the server knows of this process's run, and hears of its end."""
+    """Remember that this process's run was opened on the server, and will be closed there."""
     _opened.add(run.id)
 
 
 def check_sweeps_metric(run: Any) -> None:
-    """Look up which metric the sweep follows. A server that does not answer is not waited for.
+    """Check the metric that the sweep optimizes. Does not wait for a server that does not answer.
 
     Raises:
         ConfigError: no run logs it; the W&B run is closed as failed then.
@@ -96,7 +96,7 @@ def exit_code_to_send(run: Any, exit_code: int, request: StopRequest) -> int:
     """The exit code that the server gets for a trial.
 
     A trial that the sweep has stopped did what it should: 0, so that its figures count. One that a signal ended
-    otherwise is preempted: the sweep gives it to an agent again, and it goes on from its checkpoint.
+    otherwise is preempted: the sweep gives it to an agent again, and it resumes from its checkpoint.
     """
     if not is_signal_exit(exit_code):
         return exit_code
@@ -123,10 +123,9 @@ def _was_stopped(run: Any) -> bool:
 
 
 def report_failure(exit_code: int, message: str) -> None:
-    """Tell the server that a trial failed before its run was opened, so that the sweep does not wait for it.
+    """Report to the server that a trial failed before its run was opened, so that the sweep does not wait for it.
 
-    Does nothing if the run was opened, which is then told by the run itself; fails silently, for there is an error to
-    be told already.
+    Does nothing if the run was opened, which reports its own end; fails silently, since there is an error already.
     """
     if os.environ.get(RUN_ID) in _opened:
         return

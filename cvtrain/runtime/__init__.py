@@ -1,1 +1,1 @@
-"""What a run stands on: devices, precision, random numbers, signals, files, the console."""
+"""Devices, precision, random numbers, signals, files, the console."""

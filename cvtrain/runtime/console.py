@@ -32,11 +32,11 @@ def get_console() -> Console:
 
     class BrokenPipeSafeConsole(Console):
         def on_broken_pipe(self) -> None:
-            """Go on without a reader, such as `head` that has seen enough: rich would end the process."""
+            """Continue without a reader, such as a `head` that has exited: rich would end the process."""
             self.quiet = True
             with Path(os.devnull).open("wb") as nothing:
                 os.dup2(nothing.fileno(), sys.stdout.fileno())
-            log.warning("nobody reads the output any more: from here on the log file alone has it")
+            log.warning("the output is closed: from here on only the log file has it")
 
     return BrokenPipeSafeConsole(highlight=False, emoji=False)
 

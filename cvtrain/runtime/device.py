@@ -1,4 +1,4 @@
-"""Devices, precision and seeds: what a run stands on. Imports nothing of cvtrain but the config's words."""
+"""Devices: which there are, and which one a rank uses."""
 
 import torch
 
@@ -17,7 +17,7 @@ def visible_gpus() -> list[str]:
     """Ids of the GPUs that this process may use, which are the same for all processes of a machine."""
     if not torch.cuda.is_available():
         return []
-    # A build of torch that knows no ids gives the same ones to all.
+    # A build of torch without uuids gives the same ids to all.
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return [str(getattr(each, "uuid", index)) for index, each in enumerate(properties)]
 
@@ -71,6 +71,6 @@ def _select_shared(name: str, key: str, available: list[str], local_rank: int, n
 
 
 def choose_memory_format(channels_last: bool | None, convolutional: bool) -> torch.memory_format:
-    """NHWC if asked for, or by default if the model is convolutional, whose kernels run faster on it."""
+    """Return channels_last if set, or by default for convolutional models, whose kernels run faster on it."""
     wanted = convolutional if channels_last is None else channels_last
     return torch.channels_last if wanted else torch.contiguous_format

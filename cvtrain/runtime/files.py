@@ -1,7 +1,7 @@
 """Files that are either whole or absent: written beside their place, checked there, then renamed into it.
 
 What is written beside is called `.NAME.HOST.PID.TOKEN.tmp`. A process that is killed leaves such a file behind, and
-the name tells a later one that its writer is gone: see `remove_temporary_files`.
+from the name a later one sees that its writer is gone: see `remove_temporary_files`.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ def atomic_write(
 
 
 def temporary_path(target: Path) -> Path:
-    """A new name beside `target` that tells which process of which machine writes it."""
+    """Return a new name beside `target` with the process and the machine that write it."""
     token = secrets.token_hex(2)
     return target.with_name(f".{target.name}.{token}.{_host()}.{os.getpid()}.{_TOKEN}.tmp")
 
@@ -75,7 +75,7 @@ def fsync_dir(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # some network and user-space file systems cannot sync a folder, and say so
+        # some network and user-space file systems cannot sync a folder
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:

@@ -45,7 +45,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 @contextlib.contextmanager
 def backend_flags(device: torch.device, dtype: torch.dtype, *, deterministic: bool) -> Iterator[None]:
-    """Inside, a GPU takes its fastest kernels for what `dtype` asks for; settings return to what they were.
+    """Use the fastest GPU kernels for `dtype` inside the block; restores the settings afterwards.
 
     cuDNN tries its convolutions out on each new shape, of which a run has few; not with `deterministic`, since the
     fastest may differ from run to run. In bf16 and fp16 what is left in float32 may use TF32; fp32 means fp32: no

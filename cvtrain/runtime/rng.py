@@ -104,7 +104,7 @@ def derive_rank_seed(*parts: int, rank: int) -> int:
 
 @contextlib.contextmanager
 def deterministic_mode(enabled: bool) -> Iterator[None]:
-    """Allow only deterministic kernels inside; settings return to what they were. Does nothing if not enabled."""
+    """Allow only deterministic kernels inside the block; a no-op if not enabled. Restores the settings afterwards."""
     if not enabled:
         yield
         return

@@ -16,9 +16,9 @@ USER_SIGNALS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if
 # The terminal is gone (a lost ssh session); the soft limit of processor time is used up, which is repeated each second.
 LIMIT_SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGXCPU") if hasattr(signal, name))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *USER_SIGNALS, *LIMIT_SIGNALS)
-# A SIGTERM reaches a process more than once where a batch system tells it, and its parent passes it on.
+# A SIGTERM reaches a process twice if a batch system sends it and its parent forwards it.
 SECONDS_TOGETHER = 1.0
-# What loggers may still take to send their last figures when a signal has ended the run.
+# For loggers to send their last figures after a signal has ended the run.
 SECONDS_TO_CLOSE = 3.0
 
 

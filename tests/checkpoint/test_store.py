@@ -236,7 +236,7 @@ def test_a_failure_is_one_warning_and_the_next_success_ends_it(tmp_path, monkeyp
         checkpoints.wait()
     (warning,) = messages(caplog, logging.WARNING)
     assert warning.startswith(f"{tmp_path / 'last.pt'} could not be saved: {os.strerror(disk.error)}\n")
-    assert "the one of step 1 is kept, training goes on" in warning
+    assert "the one of step 1 is kept, training continues" in warning
     assert remedy in warning
     assert checkpoints.failure == warning.splitlines()[0]
     assert step_of(tmp_path / "last.pt") == 1

@@ -221,7 +221,7 @@ def test_caches_of_a_checkpoint_are_not_written(trained, requests, score, tmp_pa
 )
 def test_sizes_that_nobody_named_are_refused(trained, score, key, value, remedy):
     error = score(with_setting(trained, key, value))
-    assert f"if you trust it, say so: {remedy}" in str(error)
+    assert f"if you trust it, set {remedy}" in str(error)
 
 
 def test_a_size_that_the_command_line_names_is_taken(trained, score):

@@ -202,7 +202,7 @@ def test_a_checkpoint_never_names_code_to_run(run, tmp_path, monkeypatch):
     )
     checkpoint = str(tmp_path / "run" / "checkpoints" / "best.pt")
     with pytest.raises(
-        ConfigError, match=rf"never names code to run\n  if you trust it, say so: model\.target={target}"
+        ConfigError, match=rf"never names code to run\n  if you trust it, set model\.target={target}"
     ):
         evaluate(EvaluateConfig(checkpoint=checkpoint), run_dir=tmp_path / "refused")
     config = EvaluateConfig(checkpoint=checkpoint, model=EvaluateModelConfig(target=target))

@@ -1,4 +1,4 @@
-"""One bad logger is switched off with one warning; the others and the training go on."""
+"""A bad logger is disabled with one warning; the others and the training continue."""
 
 import logging
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def test_a_broken_logger_is_switched_off_once_by_name(broken: str, caplog: pytes
         use(logger)
     assert logger.names == ("good",)
     assert [record.getMessage() for record in caplog.records] == [
-        f"logger bad is switched off, training goes on: RuntimeError: {broken} is broken"
+        f"logger bad is disabled, training continues: RuntimeError: {broken} is broken"
     ]
     assert [call[0] for call in bad.calls] == METHODS[: METHODS.index(broken) + 1]
     assert [call[0] for call in good.calls] == METHODS * 2
@@ -102,7 +102,7 @@ def test_finish_returns_when_all_are_broken(caplog: pytest.LogCaptureFixture) ->
     logger.finish(0)
     logger.log_metrics(1, 0, {"a": 1.0})
     assert bad.calls == [("finish", 0)]
-    assert "logger bad is switched off" in caplog.text
+    assert "logger bad is disabled" in caplog.text
 
 
 def test_without_loggers_nothing_happens() -> None:

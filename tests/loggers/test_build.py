@@ -72,7 +72,7 @@ def test_a_logger_that_does_not_start_is_left_out(
             LoggersConfig(tensorboard=TensorBoardConfig()), run_dir=tmp_path, run_config={}, name="x"
         )
     assert logger.names == ("csv",)
-    assert caplog.messages == ["logger tensorboard is switched off, training goes on: OSError: no room"]
+    assert caplog.messages == ["logger tensorboard is disabled, training continues: OSError: no room"]
     logger.finish(0)
 
 

@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], dict[str, str | None], str]]
     "value": ({"parameters": {"optimizer.lr": {"value": -1}}}, [], {}, "optimizer.lr=-1: must be a number above 0"),
     "metric": ({"metric": {"name": "val/acc"}}, [], {}, "did you mean val/accuracy?"),
     "test metric": (
-        {"metric": {"name": "test/accuracy", "goal": "maximize"}}, [], {}, "test/accuracy: is no figure to choose by"
+        {"metric": {"name": "test/accuracy", "goal": "maximize"}}, [], {}, "test/accuracy: cannot be used for selection"
     ),
     "logger": ({}, ["logger=csv"], {}, "error: logger=csv: the server would wait for the trials' figures"),
     "median": (

@@ -11,7 +11,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 
 
 class Resize(str, Enum):
-    """How evaluation (and training without a random crop) brings an image to a square."""
+    """Resize to a square, for evaluation and for training without a random crop."""
 
     resize_crop = "resize_crop"
     squash = "squash"
@@ -38,7 +38,7 @@ class Reader(str, Enum):
 
 
 class DataCache(str, Enum):
-    """Where decoded images are kept."""
+    """Storage of decoded images."""
 
     auto = "auto"
     none = "none"
@@ -47,7 +47,7 @@ class DataCache(str, Enum):
 
 
 class DeviceCache(str, Enum):
-    """Whether whole splits are kept on the device."""
+    """Storage of whole splits on the device."""
 
     auto = "auto"
     always = "always"
@@ -74,7 +74,7 @@ class TorchvisionSet(str, Enum):
 
 @dataclass
 class DataConfig:
-    """What every source of images shares."""
+    """Settings of every source of images."""
 
     name: str = required("name of the source, part of the run folder's name")
     image_size: int = setting(224, "side of the square image that the model sees, in pixels", at_least=1, at_most=8192)

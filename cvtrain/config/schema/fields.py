@@ -1,6 +1,6 @@
 """`setting(...)`: a dataclass field that carries its range, its meaning and its default in one place.
 
-The checker (`checks.py`) reads the ranges, the reference table in `docs/config.md` reads the meanings.
+`validation.py` reads the ranges, the reference table in `docs/config.md` reads the meanings.
 """
 
 import copy
@@ -14,7 +14,7 @@ RULE_KEY = "cvtrain"
 
 @dataclass(frozen=True)
 class FieldRule:
-    """What a value must satisfy besides its type. Bounds apply to each element of a list."""
+    """Rule for a value besides its type. Bounds apply to each element of a list."""
 
     help: str
     at_least: float | None = None

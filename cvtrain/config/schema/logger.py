@@ -27,7 +27,7 @@ class TensorBoardConfig:
 
 @dataclass
 class WandbConfig:
-    """Weights & Biases. Without a key or a network the run goes on offline and says so."""
+    """Weights & Biases. Without a key or a network the run is logged offline, with a warning."""
 
     project: Optional[str] = setting(None, "project; null: WANDB_PROJECT, else cvtrain")
     entity: Optional[str] = setting(None, "user or team; null: the account's default")
@@ -39,7 +39,7 @@ class WandbConfig:
     mode: Optional[WandbMode] = setting(None, "online, offline or disabled; null: WANDB_MODE, else online")
     log_images: bool = setting(True, "send plots: samples, confusion matrix, curves")
     log_checkpoint: bool = setting(False, "send best.pt as an artifact at the end")
-    init_timeout_seconds: int = setting(30, "seconds to wait for the server before going on offline", at_least=1)
+    init_timeout_seconds: int = setting(30, "seconds to wait for the server before logging offline", at_least=1)
     finish_timeout_seconds: int = setting(60, "seconds to wait for the last upload; the rest stays on disk", at_least=1)
 
 

@@ -40,7 +40,7 @@ class Stem(str, Enum):
 
 @dataclass
 class ModelConfig:
-    """What every network shares: the policy of fine-tuning."""
+    """Settings of every network: how it is fine-tuned."""
 
     name: str = required("name of the network, part of the run folder's name")
     freeze: Freeze = setting(

@@ -16,7 +16,7 @@ class Kernel(str, Enum):
 
 @dataclass
 class OptimizerConfig:
-    """What every optimizer shares. `lr` is the peak rate; the scheduler multiplies it by a factor per step."""
+    """Settings of every optimizer. `lr` is the peak learning rate; the scheduler multiplies it by a factor per step."""
 
     name: str = required("name of the optimizer")
     lr: float = setting(1e-3, "learning rate that the schedule's factor 1 stands for", above=0)
@@ -46,7 +46,7 @@ class SGDConfig(OptimizerConfig):
 
 @dataclass
 class MomentsConfig(OptimizerConfig):
-    """What the optimizers share that keep a first and a second moment of the gradient."""
+    """Settings of the optimizers that keep a first and a second moment of the gradient."""
 
     betas: List[float] = setting([0.9, 0.999], "decay rates of the two moments", at_least=0, below=1)
     eps: float = setting(1e-8, "added to the denominator", above=0)
@@ -110,7 +110,7 @@ class AdamaxConfig(MomentsConfig):
 
 @dataclass
 class MuonConfig(OptimizerConfig):
-    """Matrices and filters of the hidden layers by Muon, everything else by AdamW with its own rate."""
+    """Matrices and filters of the hidden layers by Muon, everything else by AdamW with its own learning rate."""
 
     name: str = "muon"
     lr: float = setting(0.02, "learning rate of what Muon trains", above=0)
@@ -197,8 +197,8 @@ class OneCycleConfig(SchedulerConfig):
 
     name: str = "onecycle"
     pct_start: float = setting(0.3, "share of the run spent going up", above=0, below=1)
-    div_factor: float = setting(25.0, "peak rate / first rate", at_least=1)
-    final_div_factor: float = setting(1e4, "first rate / last rate", at_least=1)
+    div_factor: float = setting(25.0, "peak learning rate / first one", at_least=1)
+    final_div_factor: float = setting(1e4, "first learning rate / last one", at_least=1)
 
 
 @dataclass
@@ -227,7 +227,7 @@ SCHEDULER_CONFIGS: Dict[str, type] = {
 
 @dataclass
 class LossConfig:
-    """What every loss shares."""
+    """Settings of every loss."""
 
     name: str = required("name of the loss")
     label_smoothing: float = setting(0.0, "share of the target spread over all classes", at_least=0, below=1)

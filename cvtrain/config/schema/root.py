@@ -35,7 +35,7 @@ class Config:
     seed: int = setting(0, "seed of weights, order and augmentation", at_least=0, at_most=2**32 - 1)
     resume: Optional[str] = setting(
         None,
-        "go on with a run: a run folder or checkpoint, auto (the newest unfinished run of this name, else a new one), "
+        "resume a run: a run folder or checkpoint, auto (the newest unfinished run of this name, else a new one), "
         "must (the same, but an error if there is none); null: a new run",
     )
     resume_on_changed_data: bool = setting(

@@ -62,7 +62,7 @@ class TrainerConfig:
     grad_accum_steps: int = setting(1, "micro-batches that batch_size is split into", at_least=1)
     clip_grad_norm: Optional[float] = setting(None, "largest L2 norm of the gradient; null: off", above=0)
     ema_decay: Optional[float] = setting(
-        None, "decay of the average of weights that is evaluated and saved; null: off", above=0, below=1
+        None, "decay of the EMA of the weights, which is evaluated and saved; null: off", above=0, below=1
     )
     eval_flip: bool = setting(
         False, "evaluate the mean of the logits of each image and of its mirror image; it takes twice as long"

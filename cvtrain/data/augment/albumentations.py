@@ -133,10 +133,12 @@ def _refusal(spec: TransformSpec, error: Exception) -> ConfigError:
     cause = error if isinstance(error, ValidationError) else error.__cause__
     if isinstance(cause, ValidationError):
         details = cause.errors(include_url=False, include_context=False, include_input=False)
-        told = "; ".join(f"{'.'.join(map(str, detail['loc'][:1]))}: {detail['msg']}".lstrip(": ") for detail in details)
+        reason = "; ".join(
+            f"{'.'.join(map(str, detail['loc'][:1]))}: {detail['msg']}".lstrip(": ") for detail in details
+        )
     else:
-        told = str(error)
-    return ConfigError(spec.key, dict(spec.arguments), f"albumentations refuses these arguments: {told}")
+        reason = str(error)
+    return ConfigError(spec.key, dict(spec.arguments), f"albumentations refuses these arguments: {reason}")
 
 
 def _convert(name: str, value: Any, key: str) -> Any:

@@ -12,7 +12,7 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 class Arguments:
-    """How the arguments of one library's transforms are read.
+    """Reads the arguments of one library's transforms.
 
     Args:
         library: its name, for errors.
@@ -105,7 +105,7 @@ class Arguments:
 def construct(
     spec: TransformSpec, cls: Callable[..., Any], values: Mapping[str, Any], *, library: str, **extra: Any
 ) -> Any:
-    """`cls(**values)`, or a `ConfigError` with what the library says is wrong."""
+    """Return `cls(**values)`, or raise a `ConfigError` with the library's message."""
     try:
         return cls(**values, **extra)
     except ConfigError:
@@ -122,7 +122,7 @@ def first_line(error: BaseException) -> str:
 
 
 def library_class(module: Any, spec: TransformSpec, library: str, version: str) -> type:
-    """The class that a spec names, or an error that tells the version of the library that lacks it."""
+    """Return the class that a spec names, or raise an error with the version of the library that lacks it."""
     cls = getattr(module, spec.name, None)
     if cls is None:
         rule = f"{library} {version}, which is installed, has no {spec.name}"

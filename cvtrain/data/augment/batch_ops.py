@@ -101,7 +101,7 @@ def shift_images(images: torch.Tensor, down: torch.Tensor, right: torch.Tensor, 
 
 
 def _fold(places: torch.Tensor, size: int, padding_mode: str) -> torch.Tensor:
-    """Where the pixel comes from that a padded image has at each of `places`."""
+    """Return the source position of the pixel that a padded image has at each of `places`."""
     if padding_mode == "reflect":
         return (size - 1) - ((size - 1) - places.abs()).abs()
     return places.clamp(0, size - 1)

@@ -36,7 +36,7 @@ def build_train_transform(
     channels: int,
     eval_transform: Callable[[np.ndarray], torch.Tensor],
 ) -> TrainTransform | None:
-    """What a worker does to each training image; None if `augment.transforms` is empty.
+    """Build the per-image transform of the workers; None if `augment.transforms` is empty.
 
     A list without a transform that changes sizes, or one that starts with EvalResize, works on what `eval_transform`
     makes; any other works on the image as it was read.
@@ -77,7 +77,7 @@ def build_train_transform(
 def build_batch_transform(
     augment: AugmentConfig, *, num_classes: int, image_size: int | None = None, channels: int = 3
 ) -> BatchTransform:
-    """What the device does to each training batch: kornia's transforms and our own, then mixup or cutmix.
+    """Build the per-batch transform of the device: kornia's transforms and our own, then mixup or cutmix.
 
     Args:
         augment: typed config.

@@ -74,7 +74,7 @@ _ADJUST = {_BRIGHTNESS: adjust_brightness, _CONTRAST: adjust_contrast, _SATURATI
 
 
 def find_colour_jitter(step: Step) -> FastColorJitter | None:
-    """What stands for a transform of torchvision's; None if it is another, or changes hue."""
+    """Return the fast equivalent of a transform of torchvision's; None if it is another, or changes hue."""
     from torchvision.transforms import v2
 
     jitter = step.transform

@@ -84,7 +84,7 @@ def _uniform(low: float, high: float, generator: torch.Generator) -> float:
 
 
 def find_crop_flip(steps: Sequence[Step]) -> CropFlip | None:
-    """What stands for the first transforms of a list of torchvision's; None if they are others, or set otherwise."""
+    """Return the fast equivalent of the first transforms of a list; None if they are others, or set otherwise."""
     from torchvision.transforms import InterpolationMode, v2
 
     if not steps or type(steps[0].transform) is not v2.RandomResizedCrop:

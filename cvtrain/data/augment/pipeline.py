@@ -92,7 +92,7 @@ class TrainTransform:
 
 
 def step_error(step: Step, shape: Sequence[int], error: Exception) -> ConfigError:
-    """What to tell when a library's transform fails on an image of `shape`, (H, W, C)."""
+    """Return the error of a library's transform that fails on an image of `shape`, (H, W, C)."""
     size = f"{shape[0]} x {shape[1]} pixels and {shape[2]} channel{'s' if shape[2] > 1 else ''}"
     rule = f"fails on an image of {size}: {type(error).__name__}: {first_line(error)}"
     return ConfigError(step.key, rule=rule, remedy="change its arguments, put another in its place, or take it out")

@@ -8,7 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def seeded_torch(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Inside, torch's generators start from `seed`; afterwards they go on as if nothing had been drawn.
+    """Seed torch's generators inside the block; afterwards they continue as if nothing had been drawn.
 
     About 4 us on the CPU: torch.random.fork_rng and torch.manual_seed would take 80 us more, as they visit every
     accelerator. On CUDA the generator's state lives on the host, so nothing waits for the device.

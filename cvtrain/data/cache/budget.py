@@ -1,4 +1,4 @@
-"""How much memory and disk a cache may take, and which of them it takes. Needs no torch."""
+"""The budget of a cache: memory or disk, and how much of it. Needs no torch."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ _MAX_DISK_RESERVE = 10 * 2**30
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the cache goes, and why.
+    """The kind of a cache and the reason for it.
 
     Attributes:
         kind: ram, disk or none.
@@ -25,7 +25,7 @@ class Choice:
 
 
 def choose(wanted: DataCache, *, num_bytes: int, memory: int, disk_room: Callable[[], int]) -> Choice:
-    """Where images of `num_bytes` go by `data.cache`, with room for `memory` and `disk_room()` bytes."""
+    """Choose a cache for images of `num_bytes` by `data.cache`, given `memory` and `disk_room()` bytes of room."""
     size = f"about {gib(num_bytes)}"
     if wanted is not DataCache.auto:
         return Choice(wanted, f"{size}, data.cache={wanted.value}")
@@ -46,7 +46,7 @@ def memory_budget(limit_bytes: int | None, free_bytes: int) -> int:
 
 
 def split_budget(capacity: int, wanted: Sequence[int]) -> list[int]:
-    """`capacity` bytes divided in proportion to what is wanted."""
+    """Divide `capacity` bytes in proportion to `wanted`."""
     total = max(1, sum(wanted))
     return [capacity * part // total for part in wanted]
 
@@ -57,22 +57,22 @@ def gib(num_bytes: int) -> str:
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process could still take: of the machine, and of every control group (container, job) around it.
+    """Return the bytes that this process could still take, within the limits of its containers and jobs (cgroups).
 
-    Outside Linux, where it is not easily told, half of what the machine has.
+    Outside Linux: half of the machine's memory.
     """
     limits = [_machine_memory(proc), *_group_rooms(proc, cgroups)]
     return max(0, min(limits))
 
 
 def free_disk(path: Path) -> int:
-    """Bytes that may be written to the disk of `path`, with a reserve left free."""
+    """Return the free bytes of the disk of `path`, less the reserve."""
     disk = os.statvfs(path)
     return max(0, disk.f_bavail * disk.f_frsize - disk_reserve(path))
 
 
 def disk_reserve(path: Path) -> int:
-    """Bytes of the disk of `path` that a cache leaves free."""
+    """Return the bytes of the disk of `path` that a cache must not use."""
     disk = os.statvfs(path)
     return min(_MAX_DISK_RESERVE, disk.f_blocks * disk.f_frsize // 20)
 
@@ -95,7 +95,7 @@ def _half_of_all() -> int:
 
 
 def _group_rooms(proc: Path, cgroups: Path) -> list[int]:
-    """What each control group around this process leaves, in bytes; of version 2 and version 1."""
+    """Return the free bytes of each control group of this process, of cgroups version 2 and 1."""
     try:
         lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -123,7 +123,7 @@ def _rooms_upwards(top: Path, path: str, limit_file: str, usage_file: str, inact
             statistics = (group / "memory.stat").read_text(encoding="ascii").split()
         except (OSError, ValueError):  # "max" where there is no limit
             continue
-        # File pages that nobody used lately are given up first.
+        # The kernel reclaims file pages that were not used lately.
         reclaimable = int(statistics[statistics.index(inactive) + 1]) if inactive in statistics else 0
         rooms.append(limit - usage + reclaimable)
     return rooms

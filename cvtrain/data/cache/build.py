@@ -72,7 +72,7 @@ def cache_splits(
 
 
 def build_loader(*, dataset: BatchDataset, **settings: Any) -> BatchLoader:
-    """A `BatchLoader` of `dataset`, which tells of its cache if it has one. See `BatchLoader` for the settings."""
+    """Build a `BatchLoader` of `dataset`, one that logs the state of its cache if it has one."""
     source = dataset.source
     if isinstance(source, CachedSource) and isinstance(source.store, ImageFile):
         watch = CacheMonitor(source.store, split=source.split, location=source.location)
@@ -92,7 +92,7 @@ class Part:
 def _open_on_machine(
     config: FileDataConfig, parts: Mapping[str, Part], group: ProcessGroup
 ) -> tuple[dict[str, ImageStore], str]:
-    """As `_open_stores`, once per machine: the other ranks open the files of its first rank."""
+    """Call `_open_stores` once per machine; the other ranks open the files of its first rank."""
     if group.world_size == 1:
         return _open_stores(config, parts)
     is_first = group.local_rank == 0
@@ -123,7 +123,7 @@ def _open_address(address: Mapping[str, Any] | None) -> ImageStore:
 def _open_stores(
     config: FileDataConfig, parts: Mapping[str, Part], *, named: bool = False
 ) -> tuple[dict[str, ImageStore], str]:
-    """A store for each part, and where they are, in words. Says what was chosen, or why nothing could be."""
+    """Return a store for each part and their location in words. Logs the choice, or why there is none."""
     nothing: dict[str, ImageStore] = {split: NullStore() for split in parts}
     if not SUPPORTED:
         log.warning("cache: this system lacks what sharing images between processes needs: nothing is kept")
@@ -139,7 +139,7 @@ def _open_stores(
     num_bytes = sum(part.num_bytes for part in parts.values())
 
     def disk_room() -> int:
-        # Before each of millions of files is asked for its size and time, in vain.
+        # The cheap bound first: the exact one needs the size and time of each of perhaps millions of files.
         most = folder.most_room(limit)
         if num_bytes > most:
             return most
@@ -188,9 +188,9 @@ def _open_on_disk(
         room = folder.make_room(wanted, subjects, limit)
         capacities = split_budget(room, [part.num_bytes for part in parts.values()])
         for (split, part), capacity in zip(parts.items(), capacities, strict=True):
-            promised = min(part.num_bytes, capacity)
+            reserved = min(part.num_bytes, capacity)
             file, use = folder.open(
-                prints[split].key, _describe(split, part, prints[split]), len(part.source), promised
+                prints[split].key, _describe(split, part, prints[split]), len(part.source), reserved
             )
             reserve = disk_reserve(folder.path)
             stores[split] = ImageFile(
@@ -200,7 +200,7 @@ def _open_on_disk(
 
 
 def _describe(split: str, part: Part, fingerprint: Fingerprint) -> dict[str, Any]:
-    """What the header of a cache says."""
+    """Return the description in the header of a cache."""
     return {
         "subject": fingerprint.subject,
         "root": os.path.realpath(part.source.root),
@@ -211,7 +211,7 @@ def _describe(split: str, part: Part, fingerprint: Fingerprint) -> dict[str, Any
 
 
 def estimate_bytes(source: FileSource, resize: EvalTransform, channels: int) -> int:
-    """What the images of `source` come to when they are stored, by the headers of a few of them, spread evenly."""
+    """Estimate the stored bytes of the images of `source` from the headers of a few of them, spread evenly."""
     sizes = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(np.int64)):
         shape = _read_shape(source.path(int(index)))
@@ -226,7 +226,7 @@ def _read_shape(path: str) -> tuple[int, int] | None:
     """Height and width by the header of a file, without regard to its orientation; None if it is no image."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a reader says what is wrong with a file when it is its turn
+            warnings.simplefilter("ignore")  # the reader reports a bad file when it is read
             with Image.open(path, formats=known_formats()) as image:
                 return image.height, image.width
     except Exception:  # Pillow raises almost any type on damaged bytes.

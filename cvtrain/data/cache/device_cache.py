@@ -24,7 +24,7 @@ AUTO_SHARE = 0.25
 class DeviceLoader(BatchLoader):
     """The batches of `plan` out of one uint8 tensor on the device, equal to the bit to those of a `BatchLoader`.
 
-    The tensor is filled when the first batch is asked for. A split with per-image augmentation cannot be cached so,
+    The tensor is filled at the first batch. A split with per-image augmentation cannot be cached so,
     since its images differ from epoch to epoch.
 
     Args:
@@ -70,7 +70,7 @@ class DeviceLoader(BatchLoader):
             return indices.copy(), bad
         return indices[~np.isin(indices, [image.index for image in bad])], bad
 
-    # Normal tensors, also if evaluation, which runs in inference mode, asks first.
+    # Normal tensors, even if the first batch is for evaluation, which runs in inference mode.
     @torch.inference_mode(False)
     def _fill(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, C, S, S) uint8 images and (N,) int64 labels of the whole split; images that are bad are left black."""

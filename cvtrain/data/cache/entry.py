@@ -18,10 +18,10 @@ class Entry:
     Attributes:
         path: its file.
         num_bytes: length of the file.
-        promised: bytes that it is going to have, if a process is filling it.
+        reserved: bytes that it will have, if a process is filling it.
         last_used: when a run last opened it, in seconds since 1970.
         is_used: a process has it open.
-        description: what its header says; empty if it is damaged.
+        description: the content of its header; empty if it is damaged.
         damage: why it cannot be used; empty if it can.
     """
 
@@ -31,12 +31,12 @@ class Entry:
     is_used: bool
     description: Mapping[str, Any]
     damage: str = ""
-    promised: int = 0
+    reserved: int = 0
 
     @property
     def claimed(self) -> int:
         """Bytes that nothing else can have while this is there."""
-        return max(self.num_bytes, self.promised)
+        return max(self.num_bytes, self.reserved)
 
     @property
     def key(self) -> str:
@@ -45,7 +45,7 @@ class Entry:
 
 
 def read_entry(path: Path) -> Entry | None:
-    """What lies at `path`; None if that is gone."""
+    """Read the cache at `path`; None if it is gone."""
     lock = path.with_suffix(LOCK)
     description: dict[str, Any] = {}
     damage = ""
@@ -63,7 +63,7 @@ def read_entry(path: Path) -> Entry | None:
     except FileNotFoundError:
         last_used = status.st_mtime
     is_used = _is_locked(lock)
-    return Entry(path, status.st_size, last_used, is_used, description, damage, _promised(lock) if is_used else 0)
+    return Entry(path, status.st_size, last_used, is_used, description, damage, _reserved(lock) if is_used else 0)
 
 
 def _is_locked(lock: Path) -> bool:
@@ -77,8 +77,8 @@ def _is_locked(lock: Path) -> bool:
     return False
 
 
-def _promised(lock: Path) -> int:
-    """What the run that holds this lock wrote into it; 0 where that is nothing, as by an older version."""
+def _reserved(lock: Path) -> int:
+    """Return the bytes that the holder of the lock wrote into it; 0 if it wrote none, as older versions."""
     try:
         return max(0, int(lock.read_text(encoding="ascii")))
     except (OSError, ValueError):

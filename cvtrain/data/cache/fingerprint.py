@@ -1,4 +1,4 @@
-"""Which cache belongs to which images: a digest of all that the stored pixels depend on."""
+"""The key of a cache: a digest of everything that its pixels depend on."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ _DISTRIBUTIONS = {
     "torchvision": ("torchvision",),
 }
 _PILLOW_FEATURES = ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff", "avif")
-# What tells that a file has other content: the time of change (ctime) also where the old size and time are put back.
+# These change with the content of a file: the time of change (ctime) even if the old size and time are put back.
 _FILE_STATE = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
 
 
@@ -44,7 +44,7 @@ class Fingerprint:
 
 
 def compute_fingerprint(source: FileSource, resize: EvalTransform) -> Fingerprint:
-    """The fingerprint of the images of `source` as `resize.shrink` leaves them.
+    """Return the fingerprint of the images of `source`, shrunk by `resize.shrink`.
 
     Sizes, times and inodes of all files are read: 8 us per file on a local disk, on two busy cores.
     """
@@ -62,14 +62,14 @@ def compute_fingerprint(source: FileSource, resize: EvalTransform) -> Fingerprin
 
 
 def describe_resize(resize: EvalTransform) -> dict[str, Any]:
-    """What `resize.shrink` depends on."""
+    """Return the settings that `resize.shrink` depends on."""
     return {"resize": resize.resize, "image_size": resize.image_size, "short_side": resize.short_side}
 
 
 def describe_pixels(source: FileSource) -> Mapping[str, Any]:
-    """What decoding and resizing depend on besides the files: reader, libraries, kind of processor."""
+    """Return what else decoding and resizing depend on: reader, libraries, kind of processor."""
     reader = source.reader
-    assert isinstance(reader, Reader), "a reader of another kind cannot be told apart from the next one"
+    assert isinstance(reader, Reader), "only a `Reader` says what its pixels depend on"
     return {
         "stored": STORED_VERSION,
         "cvtrain": __version__,

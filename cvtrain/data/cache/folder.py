@@ -1,7 +1,7 @@
 """`CacheFolder`: caches on disk, one file per set of images, shared by the runs of a machine. Needs no torch.
 
-KEY.images is a `ImageFile`. KEY.lock is locked as long as a run uses it, and its time of change says when one last did;
-in it stands how many bytes the cache is going to have, so that others built at the same time leave it that room.
+KEY.images is an `ImageFile`. KEY.lock is locked while a run uses the cache, and its time of change is that of the last
+use; it holds the bytes that the cache will have, so that others built at the same time leave it that room.
 One lock on the folder covers looking up, making and removing; filling needs none. All locks go with their processes.
 """
 
@@ -33,7 +33,7 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """No other process looks up, makes or removes caches: what was free stays so until it is taken."""
+        """Hold the lock of the folder: no other process looks up, makes or removes caches inside the block."""
         if self._holds_lock:
             yield
             return
@@ -47,14 +47,14 @@ class CacheFolder:
                 self._holds_lock = False
 
     def entries(self) -> list[Entry]:
-        """All caches, the one that was not used for the longest time first."""
+        """Return all caches, least recently used first."""
         if not self.path.is_dir():
             return []
         entries = [read_entry(path) for path in self.path.glob(f"*{IMAGES}")]
         return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.last_used)
 
     def remove(self, entries: list[Entry]) -> list[Entry]:
-        """Remove those of `entries` that no process uses; returns these."""
+        """Remove those of `entries` that no process uses, and return them."""
         with self.exclusive():
             return [entry for entry in entries if self._remove(entry)]
 
@@ -69,7 +69,7 @@ class CacheFolder:
         return max(0, min(self._limit(limit_bytes) - kept, self._free(others) + removable + own))
 
     def most_room(self, limit_bytes: int | None) -> int:
-        """What `room` is at most, for any keys."""
+        """Upper bound of `room` for any keys."""
         self.path.mkdir(parents=True, exist_ok=True)
         return max(0, min(self._limit(limit_bytes), free_disk(self.path) + self._bytes_there()))
 
@@ -107,7 +107,7 @@ class CacheFolder:
         """The file of cache `key`, made if it is not there or damaged, and a lock that keeps it from being removed.
 
         Args:
-            description: for the header; `subject` says what a newer cache takes the place of.
+            description: for the header; a newer cache of the same `subject` replaces this one.
             num_images: how many it is made for.
             num_bytes: that it is going to have, about.
 
@@ -160,7 +160,7 @@ class CacheFolder:
         return claimed + total <= self._limit(limit_bytes) and total - sum(own.values()) <= self._free(others)
 
     def _free(self, others: list[Entry]) -> int:
-        """Bytes of the disk that are free, and not promised to one of `others`."""
+        """Return the free bytes of the disk that are not reserved for one of `others`."""
         return free_disk(self.path) - sum(entry.claimed - entry.num_bytes for entry in others)
 
     def _remove(self, entry: Entry) -> bool:

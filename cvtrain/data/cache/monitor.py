@@ -1,4 +1,4 @@
-"""What the log says about a cache while it fills, and the loader that asks for it."""
+"""`CacheMonitor`: log lines about a cache while it fills, and the loader that logs them."""
 
 import errno
 import logging
@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class CacheMonitor:
-    """Tells once each: that a cache is complete, that nothing more fits, that something in it was damaged.
+    """Logs once each: that a cache is complete, that nothing more fits, that something in it was damaged.
 
-    Workers fill the cache; this looks at it from the main process, since they have no log of their own.
+    Workers fill the cache; the main process watches it, since they have no log of their own.
 
     Args:
         store: the cache.
@@ -29,7 +29,7 @@ class CacheMonitor:
         self.split = split
         self.location = location
         self._is_done = store.count() == store.num_images
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def check(self) -> None:
         """Warn of what has gone wrong since the last time; cheap enough for each batch."""
@@ -44,7 +44,7 @@ class CacheMonitor:
             )
 
     def after_epoch(self) -> None:
-        """Say how much is stored: after the first epoch, and once all is."""
+        """Log how much is stored: after the first epoch, and once all is."""
         if self._is_done:
             return
         stored, total = self.store.count(), self.store.num_images
@@ -69,13 +69,13 @@ class CacheMonitor:
         )
 
     def _once(self, what: str) -> bool:
-        is_new = what not in self._told
-        self._told.add(what)
+        is_new = what not in self._logged
+        self._logged.add(what)
         return is_new
 
 
 class CachedBatchLoader(BatchLoader):
-    """A `BatchLoader` over a `CachedSource`, which tells what becomes of the cache. See `BatchLoader`."""
+    """A `BatchLoader` over a `CachedSource`, which logs the state of its cache. See `BatchLoader`."""
 
     def __init__(self, *, watch: CacheMonitor, **settings: Any) -> None:
         super().__init__(**settings)

@@ -10,7 +10,7 @@ from cvtrain.data.sources.source import ImageSource, uses_global_rng
 
 
 class ImageStore(Protocol):
-    """Where images are kept. See `ImageFile`."""
+    """Storage of images by index. See `ImageFile`."""
 
     def get(self, index: int) -> np.ndarray | None: ...
 
@@ -34,7 +34,7 @@ class CachedSource:
 
     Args:
         source: images and labels.
-        resize: says by `shrink` what is kept.
+        resize: its `shrink` makes what is kept.
         store: keeps it. An image that cannot be read is not kept, and is tried again each time.
         split: whose images they are, for the log.
         location: where the store is, in words, such as "in memory".

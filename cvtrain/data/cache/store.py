@@ -1,10 +1,10 @@
 """`ImageFile`: images of any sizes in one file that many processes fill and read at once.
 
-Layout: a header, one record of 24 bytes per image, then the pixels in the order in which they came. The file's own
-length says where the next image goes, so there is no counter that a killed process could leave wrong. A record carries
+Layout: a header, one record of 24 bytes per image, then the pixels in the order in which they came. The next image
+goes at the end of the file, so there is no counter that a killed process could leave wrong. A record carries
 a checksum of itself and one of its pixels: it holds either a whole image or none, whenever a process died.
 
-All writes are `pwrite`, which says so when the disk is full, where a store through a map would be a bus error. Reads go
+All writes are `pwrite`, which raises when the disk is full; a write through a map would be a bus error. Reads go
 through a map, so that all processes share one copy. Nothing here needs torch.
 """
 
@@ -42,7 +42,7 @@ RECORD_BYTES = _BODY.size + _CHECK.size
 _ALIGNMENT = 64
 _SHARED_MEMORY = "/dev/shm"
 
-# Why nothing more is stored: a number of `errno`, or this.
+# Reason why nothing more is stored: a number of `errno`, or this.
 LIMIT_REACHED = -1
 
 
@@ -181,7 +181,7 @@ class ImageFile:
         self._map = self._map_whole()
 
     def address(self) -> dict[str, Any]:
-        """What another process of this machine needs to open the same file with `at_address`."""
+        """Return the arguments of `at_address` with which another process of this machine opens the same file."""
         return {
             "path": self.file.path,
             "lock_path": None if self.use is None else self.use.path,
@@ -222,7 +222,7 @@ class ImageFile:
         return pixels
 
     def _pixels(self, index: int, body: bytes, checksum: int) -> np.ndarray | None:
-        """The image that a record stands for, None if the record or the pixels are damaged."""
+        """Return the image of a record; None if the record or the pixels are damaged."""
         if checksum != zlib.crc32(body, index):
             return None
         offset, height, width, pixels_checksum = _BODY.unpack(body)
@@ -261,11 +261,11 @@ class ImageFile:
             self._stopped[0] = error.errno or errno.EIO
 
     def _publish(self, index: int, offset: int, pixels: np.ndarray) -> None:
-        """Write the record. Its checksum, 4 aligned bytes, goes first and comes last: 0 stands for no record."""
+        """Write the record. Its checksum, 4 aligned bytes, is cleared first and written last: 0 means no record."""
         body = _BODY.pack(offset, *pixels.shape[:2], zlib.crc32(pixels.data) if self.verify else 0)
         position = self._start + index * RECORD_BYTES
         descriptor = self.file.descriptor
-        with self._alone():
+        with self._locked():
             _write_all(descriptor, bytes(_CHECK.size), position + _BODY.size)
             _write_all(descriptor, body, position)
             _write_all(descriptor, _CHECK.pack(zlib.crc32(body, index)), position + _BODY.size)
@@ -279,7 +279,7 @@ class ImageFile:
             if disk.f_bavail * disk.f_frsize - size < self.min_free_bytes:
                 self._stopped[0] = errno.ENOSPC
                 return None
-        with self._alone():
+        with self._locked():
             offset = os.fstat(descriptor).st_size
             if offset + size > self.capacity:
                 self._stopped[0] = LIMIT_REACHED
@@ -288,7 +288,7 @@ class ImageFile:
             return offset
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """A lock on one byte of the file, held per process, which the system takes back when its holder dies; 2 us."""
         fcntl.lockf(self.file.descriptor, fcntl.LOCK_EX, 1, 0)
         try:
@@ -296,11 +296,11 @@ class ImageFile:
         finally:
             fcntl.lockf(self.file.descriptor, fcntl.LOCK_UN, 1, 0)
 
-    # ------------------------------------------------------------------ what has become of it
+    # ------------------------------------------------------------------ state
 
     @property
     def stopped(self) -> int:
-        """Why nothing more is stored in this run: 0, `LIMIT_REACHED` or a number of `errno`."""
+        """Reason why nothing more is stored in this run: 0 (none), `LIMIT_REACHED` or a number of `errno`."""
         return int(self._stopped[0])
 
     @property

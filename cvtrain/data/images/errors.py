@@ -38,7 +38,7 @@ class BadImageError(RunError, ValueError):
 
 
 class ImageError(ValueError):
-    """What is wrong with an image, in words of ours, which need no further explanation."""
+    """A fault of an image in our own words, which need no further explanation."""
 
 
 @dataclass(frozen=True)

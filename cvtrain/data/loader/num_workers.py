@@ -1,4 +1,4 @@
-"""How many data workers a loader gets with `data.num_workers=auto`."""
+"""The number of data workers by `data.num_workers=auto`."""
 
 import os
 from typing import NamedTuple
@@ -46,6 +46,6 @@ def choose_num_workers(
 def available_cores() -> int:
     """Cores that this process may use, which a container or a batch system may have made fewer."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Where Slurm binds no tasks to cores, only this says how many of the node's are the job's.
+    # If Slurm binds no tasks to cores, only this variable has the number of the job.
     granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores

@@ -11,7 +11,7 @@ _ORDER_STREAM = 0x0DE2
 
 @dataclass(frozen=True)
 class BatchIndices:
-    """Which images make a batch, or this rank's share of it.
+    """The images of a batch, or of this rank's share of it.
 
     Attributes:
         epoch: 0-based.

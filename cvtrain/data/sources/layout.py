@@ -1,4 +1,4 @@
-"""Which folders are splits and which are classes.
+"""Tell split folders from class folders.
 
 The rule, in order:
 1. Split folders are called train, val, test (or training; valid, validation; testing), in any case, one per split.
@@ -65,7 +65,7 @@ def find_layout(scanner: ImageScanner) -> Layout:
 def _layout_with_train(
     scanner: ImageScanner, listing: FolderListing, splits: dict[str, str], others: list[str]
 ) -> Layout:
-    """Whether the folder train is a split (rule 2) or a class (rule 3)."""
+    """Return the layout of a root with a folder train: a split (rule 2) or a class (rule 3)."""
     root, train = scanner.root, splits["train"]
     inside = scanner.look_into(train)
     has_held_out = len(splits) > 1

@@ -165,7 +165,7 @@ def _find_column(header: list[str], wanted: str, key: str, file: str) -> int:
 
 
 def _find_split_column(header: list[str], config: CsvConfig) -> int | None:
-    """Position of the split column; None if it is not there and was not asked for by name."""
+    """Return the position of the split column; None if it is missing and was not set by name."""
     default = CsvConfig.__dataclass_fields__["split_column"].default
     columns = [column.casefold() for column in header]
     if config.split_column == default and config.split_column.casefold() not in columns:

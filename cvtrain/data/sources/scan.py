@@ -52,7 +52,7 @@ class SkippedFiles:
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What stands directly in a folder.
+    """Content of one folder.
 
     Attributes:
         folders: names of visible folders, sorted.
@@ -105,7 +105,7 @@ class ImageScanner:
         return any(listing.images for listing in self._walk(folder))
 
     def images_below(self, folders: Sequence[str]) -> list[PathTable]:
-        """Of each folder the paths, relative to root, of the images in it and in all folders below it."""
+        """Return, for each folder, the paths relative to root of the images in it and in all folders below it."""
         with ThreadPoolExecutor(_THREADS) as threads:
             trees = list(threads.map(lambda folder: list(self._walk(folder)), folders))
         for listing in itertools.chain.from_iterable(trees):

@@ -37,7 +37,7 @@ class ImageSource(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """What people call image `index`: its path below the data root, or `digits[12]`."""
+        """Return the name of image `index` for people: its path below the data root, or `digits[12]`."""
         ...
 
 
@@ -109,7 +109,7 @@ class FileSource:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        """Where image `index` is, to open it."""
+        """Return the full path of image `index`."""
         return os.path.join(self.root, self.paths[index])
 
     def read(self, index: int) -> np.ndarray:
@@ -202,7 +202,7 @@ class Concatenation:
 def uses_global_rng(source: ImageSource) -> bool:
     """True if reading may draw from the global random generators, as code of the user's does.
 
-    A source tells so by an attribute of this name; one that has none may.
+    Given by an attribute of this name; True for a source without it.
     """
     return bool(getattr(source, "uses_global_rng", True))
 

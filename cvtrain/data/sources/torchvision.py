@@ -26,7 +26,7 @@ Reader = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class OpenSet:
-    """How torchvision holds a set.
+    """A set as torchvision stores it.
 
     Attributes:
         library_class: name in `torchvision.datasets`.
