@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, Node, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from cvtrain.config.checks import find_conflicts
 from cvtrain.config.composer import COMPOSITION_ERRORS, Composer
@@ -134,8 +134,8 @@ def option_name_problems(cfg: DictConfig, origins: Origins) -> Iterator[Problem]
     """
     for group in NAMED_GROUPS if origins.composer.verb == "train" else ():
         section = cfg.get(group)
-        node = section._get_node("name") if isinstance(section, DictConfig) and not section._is_none() else None
-        name = node._value() if isinstance(node, Node) else None
+        raw: Any = OmegaConf.to_container(section, resolve=False) if isinstance(section, DictConfig) else {}
+        name = raw.get("name")
         chosen = (origins.choices or {}).get(group)
         key = f"{group}.name"
         # Files are read only where the name is not the option's.

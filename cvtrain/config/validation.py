@@ -1,44 +1,45 @@
-"""The rules that every field carries, held against a composed config: known names, set values, ranges."""
+"""Check a composed config against its dataclasses: known names, set values, ranges."""
 
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from omegaconf import DictConfig, Node, OmegaConf, ValueNode
-from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from cvtrain.config.composer import Composer
 from cvtrain.config.errors import Problem
 from cvtrain.config.hints import OTHER_NAMES, closest, closest_keys, did_you_mean
-from cvtrain.config.reflection import Setting, breaks_rule, settings_by_key, settings_of
+from cvtrain.config.reflection import Setting, breaks_rule, is_missing, settings_by_key, settings_of
 
 
 def find_rule_problems(cfg: DictConfig, composer: Composer) -> list[Problem]:
-    """Every setting that is unknown, not set, unresolvable or out of its range.
+    """Return every setting that is unknown, not set, unresolvable or out of its range.
 
-    Types need no look here: OmegaConf holds them while it composes. But it lets `+optimizer.lrr=1` add a key to a
-    dataclass, and knows no ranges.
+    OmegaConf checks types while it composes. But it lets `+optimizer.lrr=1` add a key to a dataclass, and knows no
+    ranges.
     """
-    return list(_walk(cfg, "", composer))
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    raw.pop("hydra", None)
+    return list(_walk(cfg, raw, "", composer))
 
 
-def _walk(node: DictConfig, prefix: str, composer: Composer) -> Iterator[Problem]:
+def _walk(node: DictConfig, raw: dict[Any, Any], prefix: str, composer: Composer) -> Iterator[Problem]:
+    """Yield the problems of a section, whose values are `raw` before interpolation."""
     schema: Any = OmegaConf.get_type(node)
     settings = {item.key: item for item in settings_of(schema, prefix)}
-    for name, child in node.items_ex(resolve=False):
+    for name, value in raw.items():
         key = f"{prefix}.{name!s}" if prefix else str(name)
-        if key == "hydra":
-            continue
         if name not in {field.name for field in fields(schema)}:
-            yield unknown_key(key, child._value() if isinstance(child, ValueNode) else child, composer)
+            yield unknown_key(key, value, composer)
         elif key in settings:
-            yield from _check_setting(node, str(name), settings[key])
-        elif isinstance(child, DictConfig) and not child._is_none():
-            yield from _walk(child, key, composer)
+            yield from _check_setting(node, str(name), value, settings[key])
+        elif isinstance(value, dict):
+            yield from _walk(node[name], value, key, composer)
 
 
-def _check_setting(node: DictConfig, name: str, item: Setting) -> Iterator[Problem]:
-    if OmegaConf.is_missing(node, name):
+def _check_setting(node: DictConfig, name: str, raw: Any, item: Setting) -> Iterator[Problem]:
+    if is_missing(raw):
         meaning = item.rule.help if item.rule else ""
         yield Problem(item.key, rule=f"has to be set: {meaning}", remedy=f"set {item.key}=...")
         return
@@ -46,12 +47,9 @@ def _check_setting(node: DictConfig, name: str, item: Setting) -> Iterator[Probl
         value = node[name]
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except InterpolationToMissingValueError:
-        return  # what it points to is reported by itself
-    except (InterpolationResolutionError, OmegaConfBaseException) as error:
-        raw = node._get_node(name)
-        is_filled = OmegaConf.is_config(raw) and not OmegaConf.is_interpolation(node, name)
-        text = OmegaConf.to_container(raw) if is_filled else raw._value() if isinstance(raw, Node) else raw
-        yield Problem(item.key, text, "cannot be resolved", str(error).splitlines()[0])
+        return  # the missing value is reported by itself
+    except OmegaConfBaseException as error:
+        yield Problem(item.key, raw, "cannot be resolved", str(error).splitlines()[0])
         return
     if item.rule is not None and plain is not None and not item.is_open() and breaks_rule(plain, item.rule):
         yield Problem(item.key, plain, f"must be {item.allowed()}", item.rule.help)

@@ -3,6 +3,7 @@
 import contextlib
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -10,12 +11,12 @@ from cvtrain.config.errors import ConfigError
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """True if the hardware multiplies bfloat16 itself: Ampere and later GPUs, CPUs with AVX512-BF16 or AMX."""
+    """True if the hardware multiplies bfloat16 itself: Ampere and later GPUs, CPUs with AVX512-BF16 or AMX (Linux)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
-        # No public name for this question up to torch 2.15.
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    cpu_info = Path("/proc/cpuinfo")  # Linux; up to torch 2.15 only private functions tell it
+    if device.type == "cpu" and platform.machine() == "x86_64" and cpu_info.is_file():
+        return not {"avx512_bf16", "amx_tile"}.isdisjoint(cpu_info.read_text(encoding="utf-8").split())
     return False
 
 

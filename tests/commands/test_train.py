@@ -201,9 +201,7 @@ def test_a_checkpoint_never_names_code_to_run(run, tmp_path, monkeypatch):
         "model=custom", f"model.target={target}", "model.kwargs.width=6", "trainer.epochs=1", "trainer.precision=fp32"
     )
     checkpoint = str(tmp_path / "run" / "checkpoints" / "best.pt")
-    with pytest.raises(
-        ConfigError, match=rf"never names code to run\n  if you trust it, set model\.target={target}"
-    ):
+    with pytest.raises(ConfigError, match=rf"never names code to run\n  if you trust it, set model\.target={target}"):
         evaluate(EvaluateConfig(checkpoint=checkpoint), run_dir=tmp_path / "refused")
     config = EvaluateConfig(checkpoint=checkpoint, model=EvaluateModelConfig(target=target))
     assert evaluate(config, run_dir=tmp_path / "scored").metrics == result.metrics
