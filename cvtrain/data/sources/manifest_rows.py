@@ -1,7 +1,6 @@
 """Read the rows of a manifest: encoding, delimiter, header, and errors that name the line."""
 
 import csv
-import difflib
 import logging
 import re
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.hints import closest
 from cvtrain.config.schema.data import IMAGE_EXTENSIONS, CsvConfig
 from cvtrain.config.text import unescape_formula
 
@@ -153,8 +153,7 @@ def _find_column(header: list[str], wanted: str, key: str, file: str) -> int:
         return found[0]
     if found:
         raise ConfigError(key=key, value=wanted, rule=f"{file} has {len(found)} columns of this name")
-    close = difflib.get_close_matches(wanted.casefold(), [column.casefold() for column in header], n=1)
-    nearest = [column for column in header if close and column.casefold() == close[0]]
+    nearest = closest(wanted, header)
     columns = ", ".join(header) if any(header) else "none"
     raise ConfigError(
         key=key,

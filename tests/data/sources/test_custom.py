@@ -116,7 +116,7 @@ def test_arguments_of_a_split_come_over_those_of_all(module: types.ModuleType) -
 
 def test_only_train_is_made_unless_the_other_splits_have_arguments(module: types.ModuleType) -> None:
     splits = build("Birds", train_kwargs={}, val_fraction=0.25)
-    assert splits.train.source.dataset.split == "all"
+    assert splits.train.dataset.split == "all"
     assert (len(splits.train), len(splits.val), splits.test) == (9, 3, None)
 
 
