@@ -6,13 +6,11 @@ can run code. At its end is a checksum of all of it. Writing leaves the old file
 
 from cvtrain.checkpoint.errors import CheckpointError
 from cvtrain.checkpoint.file import inspect_checkpoint, load_checkpoint, save_checkpoint
-from cvtrain.checkpoint.metadata import FORMAT, FORMAT_VERSION, SnapshotError, inference_weights, snapshot
+from cvtrain.checkpoint.metadata import SnapshotError, inference_weights, snapshot
 from cvtrain.checkpoint.store import BEST, LAST, CheckpointStore, NullStore, latest_checkpoint
 
 __all__ = [
     "BEST",
-    "FORMAT",
-    "FORMAT_VERSION",
     "LAST",
     "CheckpointError",
     "CheckpointStore",

@@ -25,7 +25,7 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.transform_names import ALBUMENTATIONS
 from cvtrain.config.transform_specs import TransformSpec
 from cvtrain.data.augment.arguments import Arguments, construct, library_class
-from cvtrain.data.augment.pipeline import Step, step_error
+from cvtrain.data.augment.pipeline import Chain, Step, step_error
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,8 @@ _CV2_CONSTANT = re.compile(r"(?:cv2\.)?((INTER|BORDER)_[A-Z0-9_]+)")
 _NO_UPDATE_CHECK = "NO_ALBUMENTATIONS_UPDATE"
 
 
-class AlbumentationsChain:
-    """albumentations transforms one after the other; see `Chain`."""
-
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self.steps = tuple(steps)
-
-    def alone(self, step: Step) -> "AlbumentationsChain":
-        return AlbumentationsChain([step])
+class AlbumentationsChain(Chain):
+    """albumentations transforms one after the other."""
 
     def __getstate__(self) -> bytes:
         # Packed, so that a spawned worker imports the library by import_albumentations and not by unpickling.

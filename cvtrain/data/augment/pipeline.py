@@ -1,8 +1,9 @@
 """`TrainTransform`: what a worker does to one training image."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +25,13 @@ class Step:
         return self.key.rpartition(".")[2]
 
 
-class Chain(Protocol):
-    """The steps of one library: (H, W, C) uint8 image and sample seed -> (C, h, w) uint8 tensor."""
+class Chain(ABC):
+    """Steps of one library: (H, W, C) uint8 image and sample seed -> (C, h, w) uint8 tensor."""
 
-    @property
-    def steps(self) -> Sequence[Step]: ...
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = tuple(steps)
 
-    def alone(self, step: Step) -> "Chain":
-        """A chain of this one step."""
-
+    @abstractmethod
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor: ...
 
 

@@ -39,7 +39,7 @@ def probe_train_transform(transform: TrainTransform, *, certain: TrainTransform,
             transform(image, seed)
         images = [image if certain.resize is None else _as_array(certain.resize(image))] * len(_SEEDS)
         for step in certain.chain.steps:
-            alone = certain.chain.alone(step)
+            alone = type(certain.chain)([step])
             results = [_as_array(alone(start, seed)) for seed, start in zip(_SEEDS, images, strict=True)]
             changed = any(not np.array_equal(*pair) for pair in zip(images, results, strict=True))
             if not changed and not (certain.resize is None and step.name in sizing):

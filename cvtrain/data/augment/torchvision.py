@@ -17,23 +17,20 @@ from cvtrain.config.transform_specs import TransformSpec
 from cvtrain.data.augment.arguments import Arguments, construct, library_class
 from cvtrain.data.augment.color_jitter import find_colour_jitter
 from cvtrain.data.augment.crop_flip import find_crop_flip
-from cvtrain.data.augment.pipeline import Step, step_error
+from cvtrain.data.augment.pipeline import Chain, Step, step_error
 from cvtrain.data.augment.rng import seeded_torch
 
 _RGB = 3  # channels
 
 
-class TorchvisionChain:
-    """v2 transforms one after the other; see `Chain`."""
+class TorchvisionChain(Chain):
+    """v2 transforms one after the other."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        self.steps = tuple(steps)
+        super().__init__(steps)
         self._crop_flip = find_crop_flip(self.steps)
         others = self.steps if self._crop_flip is None else self.steps[self._crop_flip.num_steps :]
         self._others = tuple((step, find_colour_jitter(step)) for step in others)
-
-    def alone(self, step: Step) -> "TorchvisionChain":
-        return TorchvisionChain([step])
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
         with seeded_torch(seed):
