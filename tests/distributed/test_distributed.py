@@ -317,7 +317,7 @@ def test_an_unreadable_image_ends_all_and_what_was_learnt_is_kept(tmp_path):
     done = cvtrain(tmp_path, "broken", *overrides, *options, "trainer.epochs=3")
     assert done.returncode == 1
     assert len(re.findall(r"^error: .*broken.png", done.stderr, re.MULTILINE)) == 1 and "Traceback" not in done.stderr
-    assert "cache: in memory" in done.stdout  # one for both
+    assert "cache: in RAM" in done.stdout  # one for both
     again = cvtrain(tmp_path, "skipped", *overrides, *options, "data.on_bad_image=skip")
     assert again.returncode == 0, again.stderr
     rows = (tmp_path / "skipped" / "skipped_images.csv").read_text().splitlines()

@@ -30,13 +30,13 @@ def choose(wanted: DataCache, *, num_bytes: int, memory: int, disk_room: Callabl
     if wanted is not DataCache.auto:
         return Choice(wanted, f"{size}, data.cache={wanted.value}")
     if num_bytes <= memory:
-        return Choice(DataCache.ram, f"{size}, where up to {gib(memory)} may be taken")
+        return Choice(DataCache.ram, f"{size} of {gib(memory)} allowed")
     on_disk = disk_room()
     if num_bytes <= on_disk:
-        return Choice(DataCache.disk, f"{size}, more than the {gib(memory)} that may be taken of memory")
+        return Choice(DataCache.disk, f"{size}, more than the {gib(memory)} of RAM allowed")
     return Choice(
         DataCache.none,
-        f"{size} do not fit into {gib(memory)} of memory, nor into {gib(on_disk)} of the disk of data.cache_dir",
+        f"{size} exceed the {gib(memory)} of RAM and the {gib(on_disk)} of the disk of data.cache_dir allowed",
     )
 
 

@@ -116,7 +116,7 @@ def _open_address(address: Mapping[str, Any] | None) -> ImageStore:
     try:
         return NullStore() if address is None else ImageFile.at_address(**address)
     except (OSError, DamagedCacheError) as error:
-        log.warning("cache: cannot open the one of another rank, so images are decoded in every epoch: %s", error)
+        log.warning("cache: none: that of another rank cannot be opened, images are decoded in each epoch: %s", error)
         return NullStore()
 
 
@@ -126,7 +126,7 @@ def _open_stores(
     """Return a store for each part and their location in words. Logs the choice, or why there is none."""
     nothing: dict[str, ImageStore] = {split: NullStore() for split in parts}
     if not SUPPORTED:
-        log.warning("cache: this system lacks what sharing images between processes needs: nothing is kept")
+        log.warning("cache: none: this system cannot share images between processes")
         return nothing, ""
     limit = None if config.cache_limit_gib is None else int(config.cache_limit_gib * 2**30)
     folder = CacheFolder(Path(config.cache_dir).expanduser() if config.cache_dir else default_folder())
@@ -148,23 +148,21 @@ def _open_stores(
     try:
         choice = choose(config.cache, num_bytes=num_bytes, memory=memory, disk_room=disk_room)
         if choice.kind is DataCache.ram:
-            location, stores = "in memory", _open_in_memory(parts, config.channels, memory, named=named)
+            location, stores = "in RAM", _open_in_memory(parts, config.channels, memory, named=named)
         elif choice.kind is DataCache.disk:
             location = f"on disk in {folder.path}"
             stores = _open_on_disk(folder, parts, prints(), config.channels, limit)
         else:
             log.info(
-                "cache: none: %s; images are decoded and shrunk in every epoch, to the pixels that a cache would hold",
+                "cache: none: %s; images are decoded and shrunk in each epoch, to the pixels that a cache would hold",
                 choice.reason,
             )
             return nothing, ""
     except OSError as error:
-        log.warning("cache: %s: nothing is kept, images are decoded in every epoch", error)
+        log.warning("cache: none: %s; images are decoded in each epoch", error)
         return nothing, ""
     there = ", ".join(f"{store.count()} of {store.num_images} {split}" for split, store in stores.items())
-    log.info(
-        "cache: %s: %s%s", location, choice.reason, f"; {there} images are there" if location != "in memory" else ""
-    )
+    log.info("cache: %s: %s%s", location, choice.reason, f"; {there} images are stored" if location != "in RAM" else "")
     return dict(stores), location
 
 

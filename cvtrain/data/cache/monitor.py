@@ -21,7 +21,7 @@ class CacheMonitor:
     Args:
         store: the cache.
         split: whose images they are.
-        location: where it is, in words, such as "in memory".
+        location: where it is, in words, such as "in RAM".
     """
 
     def __init__(self, store: ImageFile, *, split: str, location: str) -> None:
@@ -37,7 +37,7 @@ class CacheMonitor:
             log.warning("%s", self._why_stopped(self.store.stopped))
         if self.store.first_damaged is not None and self._once("damaged"):
             log.warning(
-                "cache: %s has damaged images (the first is number %d of %s): they are decoded and stored anew",
+                "cache: %s has damaged images (the first is number %d of %s): they are decoded and stored again",
                 self.location,
                 self.store.first_damaged,
                 self.split,
@@ -59,14 +59,13 @@ class CacheMonitor:
         stored, total = self.store.count(), self.store.num_images
         if reason == LIMIT_REACHED:
             room = f"{self.store.capacity / 2**20:.0f} MiB"
-            cause = f"the {room} that it may take are used (data.cache_limit_gib, else half of what there is)"
+            cause = f"the {room} allowed are used (data.cache_limit_gib, by default half of what is free)"
         elif reason in (errno.ENOSPC, errno.EDQUOT):
             cause = "the disk is full, but for a reserve that the cache leaves free"
         else:
             cause = os.strerror(reason)
-        return (
-            f"cache: {cause}: {stored} of {total} {self.split} images are {self.location}, the others are decoded anew"
-        )
+        stored_now = f"{stored} of {total} {self.split} images are {self.location}"
+        return f"cache: {cause}: {stored_now}, the others are decoded each time"
 
     def _once(self, what: str) -> bool:
         is_new = what not in self._logged

@@ -37,7 +37,7 @@ class CachedSource:
         resize: its `shrink` makes what is kept.
         store: keeps it. An image that cannot be read is not kept, and is tried again each time.
         split: whose images they are, for the log.
-        location: where the store is, in words, such as "in memory".
+        location: where the store is, in words, such as "in RAM".
     """
 
     def __init__(

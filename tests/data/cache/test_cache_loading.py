@@ -238,7 +238,7 @@ def test_a_full_disk_leaves_one_warning(photos, caplog, monkeypatch, num_workers
     loaders.close()
     assert [record.getMessage() for record in caplog.records] == [
         "cache: the disk is full, but for a reserve that the cache leaves free: 0 of 18 train images are on disk in "
-        f"{photos.parent / 'caches'}, the others are decoded anew"
+        f"{photos.parent / 'caches'}, the others are decoded each time"
     ]
 
 
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_made_leaves_one_warning(photos, caplog):
     assert torch.equal(pixels(loaders.train), expected)
     assert isinstance(loaders.train.dataset.source.store, NullStore)
     (warning,) = caplog.records
-    assert "nothing is kept, images are decoded in every epoch" in warning.getMessage()
+    assert "images are decoded in each epoch" in warning.getMessage()
 
 
 def test_the_limit_holds_for_all_splits_together(photos, caplog):
@@ -274,10 +274,10 @@ def test_the_log_says_what_was_picked_and_when_it_is_complete(photos, caplog):
         pixels(loaders.val)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
-    assert lines[0].startswith("cache: in memory: about 0.00 GiB, where up to ")
+    assert lines[0].startswith("cache: in RAM: about 0.00 GiB of ")
     assert lines[1:] == [
-        "cache: 18 train images, 0.00 GiB in memory, complete",
-        "cache: 8 val images, 0.00 GiB in memory, complete",
+        "cache: 18 train images, 0.00 GiB in RAM, complete",
+        "cache: 8 val images, 0.00 GiB in RAM, complete",
     ]
 
 
