@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.machine import usable_cores
 from cvtrain.config.schema.data import (
     Balance,
     DataConfig,
@@ -25,7 +26,7 @@ from cvtrain.data.cache.device_cache import DeviceLoader, can_be_resident, fits_
 from cvtrain.data.images.resize import EvalTransform, build_eval_transform
 from cvtrain.data.loader.batch import Batch, BatchDataset, TrainTransform
 from cvtrain.data.loader.loader import BatchLoader
-from cvtrain.data.loader.num_workers import WorkerChoice, available_cores, choose_num_workers
+from cvtrain.data.loader.num_workers import WorkerChoice, choose_num_workers
 from cvtrain.data.loader.sampler import EpochSampler
 from cvtrain.data.sources.source import ImageSource, Splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -295,7 +296,7 @@ def _choose_num_workers(
         is_in_memory=dataset.is_ready_made,
         num_images=plan.num_images,
         num_batches=plan.num_batches,
-        num_cores=available_cores(),
+        num_cores=usable_cores(),
         num_ranks=world.local_world_size,
         on_cpu=device.type == "cpu",
     )

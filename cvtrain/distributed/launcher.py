@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
+from cvtrain.config.machine import usable_cores
 from cvtrain.runtime.signals import SIGNALS, leave_lost_terminal, signals_to_handle
 
 # For the others to end once one has failed, before they are killed.
@@ -75,8 +76,7 @@ def _start(arguments: Sequence[str], environment: dict[str, str], pipe: int) -> 
 
 def _environment(rank: int, num_processes: int, port: int, pipe: int) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
     return environment | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from cvtrain.config.machine import usable_cores
 from cvtrain.config.schema.data import DataCache, FileDataConfig
 from cvtrain.config.schema.root import Config
 from cvtrain.data.cache.device_cache import DeviceLoader, can_be_resident
 from cvtrain.data.loader.loader import BatchLoader
-from cvtrain.data.loader.num_workers import MAX_WORKERS, available_cores
+from cvtrain.data.loader.num_workers import MAX_WORKERS
 from cvtrain.runtime.precision import has_native_bf16
 from cvtrain.training.build import Run
 
@@ -130,7 +131,7 @@ def collect_facts(run: Run) -> RunFacts:
             loader.num_workers,
             is_in_memory=loader.dataset.is_ready_made,
             num_batches=loader.num_batches,
-            num_cores=available_cores() // run.trainer.world.local_world_size,
+            num_cores=usable_cores() // run.trainer.world.local_world_size,
             on_cpu=not on_cuda,
         ),
         eval_setting=less_evaluation(config),

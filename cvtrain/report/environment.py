@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from cvtrain.config.machine import usable_cores
 from cvtrain.report.json_file import write_json
 
 # The packages whose version can change a run's figures or files.
@@ -61,7 +62,7 @@ def describe_environment(*, argv: Sequence[str] | None = None) -> dict[str, Any]
             "platform": platform.platform(),
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
-            "usable_cores": _usable_cores(),
+            "usable_cores": usable_cores(),
             "memory_gib": _memory_gib(),
         },
         "devices": _describe_devices(),
@@ -146,11 +147,6 @@ def _cpu_model() -> str:
         # Not Linux: the platform module knows.
         return platform.processor() or platform.machine()
     return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int | None:
-    # A container or a job scheduler may grant fewer than there are.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory_gib() -> float | None:

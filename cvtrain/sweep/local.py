@@ -7,8 +7,8 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from cvtrain.config.checks.sweep import usable_cores
 from cvtrain.config.errors import RunError
+from cvtrain.config.machine import usable_cores
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.signals import SIGNALS
 from cvtrain.sweep.display import best_trial, build_display, describe_values

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from cvtrain.config.checks.sweep import usable_cores
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.machine import usable_cores
 from cvtrain.config.redact import redact
 from cvtrain.loggers.wandb_session import check_session
 from cvtrain.runtime.files import atomic_write

@@ -1,23 +1,16 @@
 """Rules of the verb `sweep`. What the sweep file asks of its trials is checked in `cvtrain.sweep.checks`."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 
 from cvtrain.config.checks.run import RUN_NAME
 from cvtrain.config.errors import Problem
+from cvtrain.config.machine import usable_cores
 from cvtrain.config.redact import redact
 from cvtrain.config.schema.sweep import Engine, SweepConfig
 
 LOCAL_ONLY = ("storage", "seed", "sampler", "max_initial_failures", "warm")
 STORAGE_URL = re.compile(r"(sqlite|postgresql|mysql|mariadb)(\+\w+)?://.+")
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def workers_have_cores(config: SweepConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:

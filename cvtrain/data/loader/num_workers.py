@@ -1,6 +1,5 @@
 """The number of data workers by `data.num_workers=auto`."""
 
-import os
 from typing import NamedTuple
 
 # More workers than this seldom help one device, and each holds batches in shared memory.
@@ -41,11 +40,3 @@ def choose_num_workers(
         enough = 0 if cores <= 2 else max(1, cores // _CORES_PER_WORKER_ON_CPU)
         return WorkerChoice(min(enough, MAX_WORKERS, num_batches), f"{words}, shared with the network")
     return WorkerChoice(min(cores, MAX_WORKERS, num_batches), words)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which a container or a batch system may have made fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # If Slurm binds no tasks to cores, only this variable has the number of the job.
-    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores

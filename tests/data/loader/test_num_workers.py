@@ -2,7 +2,7 @@
 
 import pytest
 
-from cvtrain.data.loader.num_workers import available_cores, choose_num_workers
+from cvtrain.data.loader.num_workers import choose_num_workers
 
 PHOTOS = {"is_in_memory": False, "num_images": 10_000, "num_batches": 100, "num_cores": 16, "num_ranks": 1}
 
@@ -32,11 +32,3 @@ PHOTOS = {"is_in_memory": False, "num_images": 10_000, "num_batches": 100, "num_
 )
 def test_rule(changes, num_workers, reason):
     assert choose_num_workers(**{**PHOTOS, **changes}) == (num_workers, reason)
-
-
-@pytest.mark.parametrize(("granted", "cores"), [("1", 1), ("100000", None), ("0", None), ("(null)", None)])
-def test_slurm_limits_the_cores(monkeypatch, granted, cores):
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    of_process = available_cores()
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", granted)
-    assert available_cores() == (cores or of_process)
