@@ -22,6 +22,7 @@ import torch
 
 from cvtrain.checkpoint.errors import CheckpointError
 from cvtrain.checkpoint.metadata import FORMAT, FORMAT_VERSION, snapshot, validate_entries
+from cvtrain.config.text import first_line
 from cvtrain.runtime.files import atomic_write, fsync_dir, temporary_path
 
 log = logging.getLogger(__name__)
@@ -220,8 +221,7 @@ def _read(path: Path, *, copy: bool) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # torch and zipfile raise many types for what only an adversary writes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(path, f"cannot be read ({reason})", _FOREIGN_REMEDY) from error
+        raise CheckpointError(path, f"cannot be read ({first_line(error)})", _FOREIGN_REMEDY) from error
 
 
 def _check_entries(path: Path, state: dict[str, Any]) -> None:

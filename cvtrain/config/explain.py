@@ -19,6 +19,7 @@ from cvtrain.config.launchers import missing_plugin
 from cvtrain.config.provenance import COMMAND_LINE, readable
 from cvtrain.config.redact import redact
 from cvtrain.config.reflection import settings_by_key, settings_of
+from cvtrain.config.text import first_line
 from cvtrain.config.validation import find_rule_problems, unknown_key
 
 
@@ -79,7 +80,7 @@ def _grammar_problem(composer: Composer, token: str, error: OverrideParseExcepti
     key, equals, _ = token.partition("=")
     if not equals:
         return explain_word(composer, token)
-    reason = redact(str(error).splitlines()[0])
+    reason = redact(first_line(error))
     shown = redact(token).partition("=")[2]
     remedy = grammar_remedy(key, shown)
     if not reason.startswith("Error parsing override"):
@@ -143,7 +144,7 @@ def _describe_value(composer: Composer, base: DictConfig, override: Override, er
         return Problem(key, value, f"must be {item.allowed()}", meaning)
     if isinstance(OmegaConf.select(base, key, throw_on_missing=False), DictConfig):
         return Problem(key, value, "is a section with settings of its own", f"set one of them: {key}.<name>=...")
-    return Problem(key, value, _first_line(error))
+    return Problem(key, value, first_line(error.__cause__ or error))
 
 
 def _owner_in(base: DictConfig, key: str, owners: dict[str, Any]) -> Any:
@@ -173,11 +174,6 @@ def _unknown(composer: Composer, base: DictConfig, key: str, value: Any) -> Prob
 
 def _unknown_group(composer: Composer, group: str, value: Any) -> Problem:
     return Problem(group, value, "no such config group", did_you_mean(closest(group, composer.groups)))
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
 
 
 def _file_problem(composer: Composer, overrides: list[str], error: BaseException) -> Problem:
@@ -228,4 +224,4 @@ def _file_value_problem(composer: Composer, cause: OmegaConfBaseException, origi
         problem = unknown_key(key, None, composer)
         return Problem(key, rule=problem.rule, remedy=problem.remedy, origin=origin)
     item = next(iter(owners.values()))
-    return Problem(key, rule=f"must be {item.allowed()}", remedy=str(cause).splitlines()[0], origin=origin)
+    return Problem(key, rule=f"must be {item.allowed()}", remedy=first_line(cause), origin=origin)

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.root import GROUP_SCHEMAS, Config
+from cvtrain.config.text import first_line
 
 # Groups whose options differ in type: the schema's name is kept beside the values.
 _POLYMORPHIC = {group: schemas for group, schemas in GROUP_SCHEMAS.items() if group != "logger"}
@@ -60,9 +61,8 @@ def from_plain(plain: dict[str, Any], schemas: dict[str, str]) -> Config:
             base[group] = OmegaConf.structured(options[schemas[group]])
         config = OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.create(_escape(plain))))
     except (OmegaConfBaseException, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
-            rule=f"the saved config does not fit this version of cvtrain: {reason}",
+            rule=f"the saved config does not fit this version of cvtrain: {first_line(error)}",
             remedy="use the version that made it, named in the run folder's environment.json",
         ) from error
     assert isinstance(config, Config)

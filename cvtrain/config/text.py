@@ -36,6 +36,13 @@ def display_list(items: Sequence[object], limit: int = 10) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit:,} more"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none."""
+    # torch writes its advice in bold
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def escape_formula(cell: str) -> str:
     """Return a text cell of a CSV file with `'` before what a spreadsheet would run as a formula."""
     return f"'{cell}" if _FORMULA.match(cell) else cell

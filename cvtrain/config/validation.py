@@ -11,6 +11,7 @@ from cvtrain.config.composer import Composer
 from cvtrain.config.errors import Problem
 from cvtrain.config.hints import OTHER_NAMES, closest, closest_keys, did_you_mean
 from cvtrain.config.reflection import Setting, breaks_rule, is_missing, settings_by_key, settings_of
+from cvtrain.config.text import first_line
 
 
 def find_rule_problems(cfg: DictConfig, composer: Composer) -> list[Problem]:
@@ -49,7 +50,7 @@ def _check_setting(node: DictConfig, name: str, raw: Any, item: Setting) -> Iter
     except InterpolationToMissingValueError:
         return  # the missing value is reported by itself
     except OmegaConfBaseException as error:
-        yield Problem(item.key, raw, "cannot be resolved", str(error).splitlines()[0])
+        yield Problem(item.key, raw, "cannot be resolved", first_line(error))
         return
     if item.rule is not None and plain is not None and not item.is_open() and breaks_rule(plain, item.rule):
         yield Problem(item.key, plain, f"must be {item.allowed()}", item.rule.help)

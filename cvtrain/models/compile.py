@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from cvtrain.config.text import first_line
+
 log = logging.getLogger(__name__)
 
 # Names in the config, and torch's own.
@@ -63,7 +65,7 @@ class CompiledModel:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # what a compiler, or a model that it cannot read, may raise has no common type
-            self._turn_off(f"{type(error).__name__}: {_first_line(error)}")
+            self._turn_off(f"{type(error).__name__}: {first_line(error)}")
             return self.model(images)
         self._size = size
         log.info("trainer.compile: compiled in %.0f s", time.perf_counter() - started)
@@ -78,8 +80,3 @@ class CompiledModel:
         self.is_off = True
         self._compiled = None
         log.warning("trainer.compile: going on without: %s", reason)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"

@@ -2,7 +2,6 @@
 
 import argparse
 import pickle
-import re
 import shlex
 import zipfile
 from collections import OrderedDict
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.config.text import first_line
 from cvtrain.models.heads import is_inside
 
 # Where training programs keep the state dict in a larger file. An EMA comes first, as in timm: those weights were
@@ -67,7 +67,7 @@ def read_state(path: Path, *, entry: str | None = None, key: str = "model.weight
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
-        raise ConfigError(key=key, value=path, rule=f"is no safetensors file: {_first_line(error)}") from error
+        raise ConfigError(key=key, value=path, rule=f"is no safetensors file: {first_line(error)}") from error
     return _select_entry(content, path, entry, key)
 
 
@@ -81,7 +81,7 @@ def _unreadable(path: Path, key: str, error: Exception) -> ConfigError:
         return ConfigError(
             key=key,
             value=path,
-            rule=f"cannot be read as tensors and plain values: {_first_line(error)}",
+            rule=f"cannot be read as tensors and plain values: {first_line(error)}",
             remedy="save only the state dict: torch.save(network.state_dict(), path)",
         )
     shown = ", ".join(classes[:_NAMES_SHOWN])
@@ -108,11 +108,6 @@ def _read_safetensors(path: Path) -> Any:
     from safetensors.torch import load_file
 
     return load_file(path)
-
-
-def _first_line(error: BaseException) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # torch writes its advice in bold
-    return (text.splitlines() or [""])[0] or type(error).__name__
 
 
 def _select_entry(content: Any, path: Path, entry: str | None, key: str) -> FileWeights:

@@ -6,7 +6,15 @@ import logging
 import pytest
 
 from cvtrain.config.errors import ConfigError, Problem
-from cvtrain.config.text import MAX_LINE, display_list, display_message, display_text, escape_formula, unescape_formula
+from cvtrain.config.text import (
+    MAX_LINE,
+    display_list,
+    display_message,
+    display_text,
+    escape_formula,
+    first_line,
+    unescape_formula,
+)
 from cvtrain.data.sources.classes import class_name
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
 from cvtrain.runtime.console import DisplayFormatter
@@ -102,3 +110,8 @@ def test_csv_files_hold_no_formulas(tmp_path):
         assert list(csv.reader(file))[1] == ["'@x.png", "'=cmd()", "'-b", "0.75", "0.25", "0.75"]
     with (tmp_path / "c.csv").open(newline="") as file:
         assert list(csv.reader(file))[1:] == [["'=cmd()", "-0.5"], ["'-b", "-0.5"]]
+
+
+def test_first_line_of_an_error_or_its_type() -> None:
+    assert first_line(ValueError("\x1b[1ma is bad\x1b[0m\nand why")) == "a is bad"
+    assert first_line(KeyError()) == "KeyError"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.text import first_line
 from cvtrain.config.transform_specs import TransformSpec, closest_names
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
@@ -113,12 +114,6 @@ def construct(
     except Exception as error:
         rule = f"{library} refuses these arguments: {first_line(error)}"
         raise ConfigError(spec.key, dict(spec.arguments), rule) from error
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line of text, its type if it has no message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def library_class(module: Any, spec: TransformSpec, library: str, version: str) -> type:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.text import first_line
 from cvtrain.config.transform_specs import TRANSFORMS_KEY
-from cvtrain.data.augment.arguments import first_line
 
 
 @dataclass(frozen=True)
