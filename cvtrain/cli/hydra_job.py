@@ -61,16 +61,16 @@ class Job:
         task: the verb.
         composer: finds where a wrong value was set.
         rendezvous: of the ranks of a run, lets one report why it ended.
-        home: the process that the command was given to.
+        launcher_pid: the process that the command was given to.
     """
 
     task: Task
     composer: Composer
     rendezvous: Rendezvous = field(default_factory=Rendezvous)
-    home: int = field(default_factory=os.getpid)
+    launcher_pid: int = field(default_factory=os.getpid)
 
     def __call__(self, cfg: DictConfig) -> float | None:
-        if os.getpid() != self.home:  # a fresh interpreter knows neither
+        if os.getpid() != self.launcher_pid:  # a fresh interpreter knows neither
             register_schemas()
             register_resolvers(self.composer)
         hydra_config = HydraConfig.get()
@@ -104,7 +104,7 @@ class Job:
     def _run_trial(self, cfg: DictConfig, hydra_config: HydraConf) -> float | None:
         """Run one trial of several. Logs its error at once: the launcher reports only the first, at the end."""
         _redact_sweep_record(Path(hydra_config.sweep.dir))
-        if os.getpid() != self.home:  # a launcher's process, beside those of other jobs
+        if os.getpid() != self.launcher_pid:  # a launcher's process, beside those of other jobs
             for handler in logging.getLogger().handlers:
                 if isinstance(handler, ConsoleHandler):
                     handler.setFormatter(DisplayFormatter(f"[job {hydra_config.job.num}] %(message)s"))
@@ -114,7 +114,7 @@ class Job:
         except SystemExit as request:
             code = request.code if isinstance(request.code, int) else 1
             # Here a signal is for the whole command; and Slurm starts the same trial again.
-            if os.getpid() == self.home or "SLURM_JOB_ID" in os.environ or not is_signal_exit(code):
+            if os.getpid() == self.launcher_pid or "SLURM_JOB_ID" in os.environ or not is_signal_exit(code):
                 raise
             folder = hydra_config.runtime.output_dir
             error: Exception = StoppedTrialError(

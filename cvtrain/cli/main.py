@@ -197,8 +197,8 @@ def _report_trial(exit_code: int, error: Exception) -> None:
 
 
 def dispatch(arguments: list[str], rendezvous: Rendezvous, *, prevalidated: bool = False) -> None:
-    from cvtrain.config.load import check_command, check_files, compose_or_explain, explained
-    from cvtrain.config.overrides import repeated
+    from cvtrain.config.load import check_command, check_files, compose_or_explain, explaining_errors
+    from cvtrain.config.overrides import duplicate_keys
     from cvtrain.config.resolvers import register_resolvers
     from cvtrain.config.schema.root import register_schemas
 
@@ -216,13 +216,13 @@ def dispatch(arguments: list[str], rendezvous: Rendezvous, *, prevalidated: bool
         return
     command = parse_command(apply_wandb_parameters(arguments))
     options = command.options
-    twice = {} if prevalidated else repeated(options.overrides)
+    twice = {} if prevalidated else duplicate_keys(options.overrides)
     for key, word in twice.items():
         print(display_message(f"warning: {key} is given more than once: {word} counts"), file=sys.stderr)
     composer = build_composer(command.verb, options, command.overrides)
     register_resolvers(composer)
     if options.help:
-        with explained(composer, command.overrides):
+        with explaining_errors(composer, command.overrides):
             template = composer.compose(command.overrides).hydra.help.template
         if not any(name in template for name in HYDRA_HELP_NAMES):
             with contextlib.suppress(BrokenPipeError):  # a reader such as head that has seen enough
@@ -235,7 +235,7 @@ def dispatch(arguments: list[str], rendezvous: Rendezvous, *, prevalidated: bool
 
         if options.cfg:
             check_files(composer, command.overrides)
-        with explained(composer, command.overrides):
+        with explaining_errors(composer, command.overrides):
             show(command, composer)
         return
     if command.verb == "sweep":

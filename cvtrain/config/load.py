@@ -63,12 +63,12 @@ def check_command(composer: Composer, overrides: list[str], multirun: bool) -> D
 
 def compose_or_explain(composer: Composer, overrides: list[str]) -> DictConfig:
     """The composed config of one job; a ConfigError that names every wrong token if there is none."""
-    with explained(composer, overrides):
+    with explaining_errors(composer, overrides):
         return composer.compose(overrides)
 
 
 @contextmanager
-def explained(composer: Composer, overrides: list[str]) -> Iterator[None]:
+def explaining_errors(composer: Composer, overrides: list[str]) -> Iterator[None]:
     """Turn the errors of a composition of `overrides` into a ConfigError that names every wrong token."""
     try:
         yield

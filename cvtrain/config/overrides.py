@@ -178,7 +178,7 @@ def _mapping_key(name: Any) -> str:
     raise ValueError(f"{name!r} cannot be a key in {{key:value}}: letters, digits, _ . / and - after a letter or _")
 
 
-def repeated(words: list[str]) -> dict[str, str]:
+def duplicate_keys(words: list[str]) -> dict[str, str]:
     """The word that counts, the last one, for each key that a command gives more than once."""
     by_key: dict[str, list[str]] = {}
     for word in words:

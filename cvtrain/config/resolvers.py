@@ -19,7 +19,7 @@ from cvtrain.config.wandb_trial import trial_folder
 HELP_WIDTH = 100
 
 
-class Once:
+class CachedText:
     """Makes each text at its first call. Unlike `functools.cache`, it goes to launchers' processes by pickle.
 
     Args:
@@ -42,9 +42,9 @@ def register_resolvers(composer: Composer) -> None:
     OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
     # Parts of the help text, which every composition resolves.
-    OmegaConf.register_new_resolver("list_groups", Once(partial(list_groups, composer)), replace=True)
-    OmegaConf.register_new_resolver("list_settings", Once(list_settings), replace=True)
-    OmegaConf.register_new_resolver("list_sweeps", Once(partial(list_sweeps, composer)), replace=True)
+    OmegaConf.register_new_resolver("list_groups", CachedText(partial(list_groups, composer)), replace=True)
+    OmegaConf.register_new_resolver("list_settings", CachedText(list_settings), replace=True)
+    OmegaConf.register_new_resolver("list_sweeps", CachedText(partial(list_sweeps, composer)), replace=True)
 
 
 def new_run_dir(root: str, name: Any) -> str:

@@ -46,7 +46,7 @@ class Trial:
         tokens = []
         for key, value in _leaves(self.parameters):
             try:
-                tokens.append(override(key, value if is_text(key, "train") and value != "null" else _as_meant(value)))
+                tokens.append(override(key, value if is_text(key, "train") and value != "null" else _coerce(value)))
             except ValueError as error:
                 raise ConfigError(f"parameter {key} of sweep {self.sweep_id}", value, str(error)) from error
         return tokens
@@ -88,7 +88,7 @@ def with_parameters(arguments: Sequence[str], trial: Trial) -> list[str]:
     Whichever macro of the sweep's `command` brought them (`${args}`, `${args_no_hyphens}`, `${args_append_hydra}`,
     `${args_json_file}`, ...), or none did: a parameter of the sweep always reaches the run.
     """
-    written = _AgentsWords(trial)
+    written = _AgentArguments(trial)
     kept: list[str] = []
     place = None
     position = 0
@@ -111,12 +111,12 @@ def trial_folder(root: str, name: str) -> Path | None:
     return Path(root).expanduser() / name / f"sweep_{os.environ[SWEEP_ID]}" / os.environ[RUN_ID]
 
 
-class _AgentsWords:
+class _AgentArguments:
     """Recognises what an agent's macros put on the command line."""
 
     def __init__(self, trial: Trial) -> None:
         path = os.environ.get(PARAMETERS_PATH, "")
-        # As the agent knows them: with the entries of a whole config that are no parameters.
+        # As the agent has them: with the entries of a whole config that are no parameters.
         self.values = _read_values(path)
         self.words = {str(Path(path).with_suffix(".json")), *trial.overrides}
         self.pairs = set()
@@ -147,12 +147,12 @@ def _read_values(path: str) -> dict[str, Any]:
     return {name: entry["value"] for name, entry in content.items() if name != "wandb_version"}
 
 
-def _as_meant(value: Any) -> Any:
+def _coerce(value: Any) -> Any:
     """The number or null that a text means: to W&B's reader of YAML `1e-5` is text, and `"null"` is common there."""
     if isinstance(value, list):
-        return [_as_meant(item) for item in value]
+        return [_coerce(item) for item in value]
     if isinstance(value, dict):
-        return {name: _as_meant(item) for name, item in value.items()}
+        return {name: _coerce(item) for name, item in value.items()}
     if not isinstance(value, str):
         return value
     if value == "null":

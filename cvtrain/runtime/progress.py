@@ -22,7 +22,7 @@ class Progress:
 
     def start(self, title: str, total_images: int, done_images: int = 0) -> None: ...
     def advance(self, num_images: int) -> None: ...
-    def show(self, text: str) -> None: ...
+    def set_text(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -49,7 +49,7 @@ class LineProgress(Progress):
         line = f"{self._title}: {self._done:,} of {self._total:,} images, {format_duration(left)} left"
         log.info("%s", f"{line}  {self._text}".rstrip())
 
-    def show(self, text: str) -> None:
+    def set_text(self, text: str) -> None:
         self._text = text
 
 
@@ -84,7 +84,7 @@ class RichProgress(Progress):
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, num_images)
 
-    def show(self, text: str) -> None:
+    def set_text(self, text: str) -> None:
         self._text = text
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, text=text)

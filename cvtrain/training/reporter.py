@@ -88,7 +88,7 @@ class Reporter:
             text += f"  run {format_duration(left)} left"
             if self._steps_per_epoch * seconds_per_step > LONG_EPOCH_SECONDS:
                 self._estimate(left, f"{rate:,.0f} images/s, without evaluations")
-        self.progress.show(text)
+        self.progress.set_text(text)
 
     def log_epoch(self, state: TrainState, values: dict[str, float]) -> None:
         """Log the training figures of an epoch, `train/epoch_...`; an epoch without steps has none."""

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from cvtrain.config.composer import Composer
-from cvtrain.config.resolvers import Once, list_groups, new_run_dir
+from cvtrain.config.resolvers import CachedText, list_groups, new_run_dir
 from cvtrain.config.schema.root import register_schemas
 
 
@@ -27,9 +27,9 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path):
 
 def test_texts_of_the_help_are_made_once_and_go_by_pickle():
     calls = []
-    text = Once(lambda *words: calls.append(words) or f"made {len(words)}")
+    text = CachedText(lambda *words: calls.append(words) or f"made {len(words)}")
     assert [text(), text("a"), text(), text("a")] == ["made 0", "made 1", "made 0", "made 1"]
     assert calls == [(), ("a",)]
     register_schemas()
-    groups = Once(partial(list_groups, Composer("train")))
+    groups = CachedText(partial(list_groups, Composer("train")))
     assert pickle.loads(pickle.dumps(groups))() == groups()

@@ -41,7 +41,7 @@ def test_a_line_a_minute(monkeypatch, caplog):
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     bar = LineProgress()
     bar.start("epoch 1/3", 1000)
-    bar.show("loss 1.0")
+    bar.set_text("loss 1.0")
     with caplog.at_level(logging.INFO):
         for clock[0] in range(10, 130, 10):
             bar.advance(50)

@@ -75,8 +75,8 @@ def build_loader(*, dataset: BatchDataset, **settings: Any) -> BatchLoader:
     """Build a `BatchLoader` of `dataset`, one that logs the state of its cache if it has one."""
     source = dataset.source
     if isinstance(source, CachedSource) and isinstance(source.store, ImageFile):
-        watch = CacheMonitor(source.store, split=source.split, location=source.location)
-        return CachedBatchLoader(watch=watch, dataset=dataset, **settings)
+        monitor = CacheMonitor(source.store, split=source.split, location=source.location)
+        return CachedBatchLoader(monitor=monitor, dataset=dataset, **settings)
     return BatchLoader(dataset=dataset, **settings)
 
 

@@ -76,12 +76,12 @@ class CacheMonitor:
 class CachedBatchLoader(BatchLoader):
     """A `BatchLoader` over a `CachedSource`, which logs the state of its cache. See `BatchLoader`."""
 
-    def __init__(self, *, watch: CacheMonitor, **settings: Any) -> None:
+    def __init__(self, *, monitor: CacheMonitor, **settings: Any) -> None:
         super().__init__(**settings)
-        self.watch = watch
+        self.monitor = monitor
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         for batch in super().epoch(epoch, start_batch):
-            self.watch.check()
+            self.monitor.check()
             yield batch
-        self.watch.after_epoch()
+        self.monitor.after_epoch()

@@ -262,7 +262,7 @@ def test_the_limit_holds_for_all_splits_together(photos, caplog):
             pixels(loaders.val)
         sizes = [loader.dataset.source.store.num_bytes for loader in (loaders.train, loaders.val)]
         assert 30_000 < sum(sizes) <= 40_000
-        assert caplog.text.count("(data.cache_limit_gib, else half") == 2  # one of train, one of val
+        assert caplog.text.count("(data.cache_limit_gib, by default half") == 2  # one of train, one of val
         caplog.clear()
 
 
