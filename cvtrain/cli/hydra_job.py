@@ -12,7 +12,6 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
@@ -180,8 +179,8 @@ def make_run_folder(config: DictConfig) -> None:
         ) from error
 
 
-def with_sweep_folder(command: ParsedCommand, job: Job) -> ParsedCommand:
-    """Return a --multirun with a sweep folder that no other command uses.
+def with_sweep_folder(command: ParsedCommand, job: Job) -> tuple[ParsedCommand, Path]:
+    """Return a --multirun with a sweep folder that no other command uses, and that folder.
 
     Raises:
         ConfigError: hydra.sweep.dir holds another sweep or run and nothing is resumed.
@@ -190,30 +189,24 @@ def with_sweep_folder(command: ParsedCommand, job: Job) -> ParsedCommand:
     sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     if sweep["dir"].startswith(DEFAULT_SWEEP_DIR):
         folder = new_run_dir(config.output_root, "multirun")
-        return replace(command, overrides=[*command.overrides, override("hydra.sweep.dir", folder)])
+        return replace(command, overrides=[*command.overrides, override("hydra.sweep.dir", folder)]), Path(folder)
+    HydraConfig.instance().set_config(config)  # for ${hydra:...}
+    chosen = Path(config.hydra.sweep.dir)
     if config.get("resume") is None and not was_requeued():
-        HydraConfig.instance().set_config(config)  # for ${hydra:...}
-        refuse_used_folder(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
-    return command
-
-
-def sweep_folder(command: ParsedCommand) -> Path:
-    """Return the folder of a --multirun as `with_sweep_folder` has set it; else one that is not there."""
-    tokens = [token for token in command.overrides if token.startswith("hydra.sweep.dir=")]
-    value = OverridesParser.create().parse_override(tokens[-1]).value() if tokens else None
-    return Path(value if isinstance(value, str) else "/nonexistent")
+        refuse_used_folder(chosen, "hydra.sweep.dir")
+    return command, chosen
 
 
 def run_multirun(command: ParsedCommand, job: Job) -> None:
     """Run `job` for each trial of a --multirun, and log a table of them at the end."""
-    command = with_sweep_folder(command, job)
+    command, folder = with_sweep_folder(command, job)
     start = _application(job.composer).multirun
     try:
         start(job.composer.primary, job, [*command.overrides, "hydra.mode=MULTIRUN"])
     except PassThroughError as carrier:
         raise carrier.error from carrier.__cause__
     finally:
-        for line in describe_jobs(sweep_folder(command)):
+        for line in describe_jobs(folder):
             log.info("%s", line)
 
 

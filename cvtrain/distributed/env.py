@@ -81,12 +81,6 @@ def drop_srun_rank(environ: MutableMapping[str, str] | None = None) -> None:
     environ.pop(_STEP_TASKS, None)
 
 
-def restart_count(environ: Mapping[str, str] | None = None) -> str:
-    """Return how often torchrun has restarted the ranks of this run, whose messages must not mix."""
-    environ = os.environ if environ is None else environ
-    return environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-
-
 def _has_agent_for_task(environ: Mapping[str, str]) -> bool:
     """True for a trial whose agent of W&B is what srun has started: its other tasks are agents with other trials."""
     run, task = environ.get(RUN_ID), environ.get("SLURM_TASK_PID")

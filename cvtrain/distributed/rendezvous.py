@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.distributed.env import Rank, restart_count
+from cvtrain.distributed.env import Rank
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 
 EXIT_FAILED, EXIT_WRONG_COMMAND = 1, 2
@@ -67,7 +67,9 @@ class DistributedRendezvous(Rendezvous):
                 store, _, _ = next(connected)
             except (RuntimeError, ValueError) as error:
                 raise LostProcessError(f"the processes of this run cannot connect: {error}") from error
-            self._store = dist.PrefixStore(f"cvtrain/attempt_{restart_count()}", store)
+            # Messages of the ranks before a restart by torchrun must not mix with these.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            self._store = dist.PrefixStore(f"cvtrain/attempt_{attempt}", store)
         return self._store
 
     def claim_failure(self, exit_code: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.redact import redact
-from cvtrain.config.schema.logger import LoggersConfig, MLflowConfig, TensorBoardConfig, WandbConfig
+from cvtrain.config.schema.logger import LoggersConfig, MLflowConfig, WandbConfig
 from cvtrain.config.serialize import to_plain
 from cvtrain.loggers.base import Logger, RunLogger, warn_disabled
 from cvtrain.loggers.files import FileLogger
@@ -53,7 +53,9 @@ def build_loggers(
     makers: dict[str, Callable[[], Logger]] = {FileLogger.name: lambda: FileLogger(run_dir=run_dir, **files_state)}
     if config.tensorboard is not None:
         tensorboard = config.tensorboard
-        makers[TensorBoardLogger.name] = lambda: _tensorboard(tensorboard, run_dir, clean_config, resume_step)
+        makers[TensorBoardLogger.name] = lambda: TensorBoardLogger(
+            run_dir=run_dir, config=clean_config, flush_seconds=tensorboard.flush_seconds, resume_step=resume_step
+        )
     if config.wandb is not None:
         wandb = config.wandb
         makers[WandbLogger.name] = lambda: _wandb(wandb, run_dir, clean_config, name, states.get("wandb", {}))
@@ -72,14 +74,6 @@ def build_loggers(
         except Exception as error:
             warn_disabled(logger_name, error)
     return RunLogger(loggers)
-
-
-def _tensorboard(
-    config: TensorBoardConfig, run_dir: Path, run_config: Mapping[str, Any], resume_step: int | None
-) -> Logger:
-    return TensorBoardLogger(
-        run_dir=run_dir, config=run_config, flush_seconds=config.flush_seconds, resume_step=resume_step
-    )
 
 
 def _wandb(

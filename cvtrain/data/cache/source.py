@@ -1,20 +1,11 @@
 """`CachedSource`: a source that decodes each image once."""
 
-from typing import Protocol
-
 import numpy as np
 
+from cvtrain.data.cache.store import ImageFile
 from cvtrain.data.images.resize import EvalTransform
 from cvtrain.data.loader.timing import stage
 from cvtrain.data.sources.source import ImageSource, uses_global_rng
-
-
-class ImageStore(Protocol):
-    """Storage of images by index. See `ImageFile`."""
-
-    def get(self, index: int) -> np.ndarray | None: ...
-
-    def put(self, index: int, pixels: np.ndarray) -> None: ...
 
 
 class NullStore:
@@ -25,6 +16,9 @@ class NullStore:
 
     def put(self, index: int, pixels: np.ndarray) -> None:
         return
+
+
+ImageStore = ImageFile | NullStore
 
 
 class CachedSource:
