@@ -1,4 +1,4 @@
-"""The one open door: a user's own class by its import path."""
+"""Import a user's own class by its import path."""
 
 import importlib
 import sys

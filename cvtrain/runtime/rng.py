@@ -82,7 +82,7 @@ def set_rng_state(states: dict[str, Any], device: torch.device) -> None:
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch's generators for one optimizer step, differently in each process of the run.
 
-    What a step draws (dropout, stochastic depth) is then a pure function of (seed, step): evaluation,
+    The random numbers of a step (dropout, stochastic depth) are then a pure function of (seed, step): evaluation,
     logging or a restart in between cannot change it, and no generator state has to be kept.
     """
     derived = derive_rank_seed(seed, 0x57E9, step, rank=rank)
@@ -98,7 +98,7 @@ def _has_accelerator() -> bool:
 
 
 def derive_rank_seed(*parts: int, rank: int) -> int:
-    """`derive_seed` for what each process of a run draws by itself; rank 0 draws as a process that is alone."""
+    """Return `derive_seed` with the rank, for random numbers that differ by rank; rank 0 has those of one process."""
     return derive_seed(*parts, rank) if rank else derive_seed(*parts)
 
 

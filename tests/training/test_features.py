@@ -183,7 +183,7 @@ def test_checkpoints_hold_the_whole_network(cvtrain, tmp_path):
         (("augment.mixup_alpha=0.2",), "augment.mixup_alpha changes images anew in each step"),
         (("trainer.limit_train_batches=2",), "trainer.limit_train_batches takes other images in each epoch"),
         (("trainer.eval_flip=true",), "trainer.eval_flip=true evaluates mirror images too"),
-        (("data.balance=oversample",), "data.balance=oversample draws other images"),
+        (("data.balance=oversample",), "data.balance=oversample samples other images"),
         (("model.target=feature_networks.GoesOn",), "the network goes on after its head, classifier"),
         (("model.cache_features=false",), "model.cache_features=false"),
     ],

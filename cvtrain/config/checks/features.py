@@ -36,7 +36,7 @@ def feature_obstacle(config: Config) -> Blocker | None:
     if config.trainer.eval_flip:
         return Blocker("trainer.eval_flip=true evaluates mirror images too", "leave it out")
     if config.data.balance is Balance.oversample:
-        return Blocker("data.balance=oversample draws other images in each epoch", "set data.balance=class_weights")
+        return Blocker("data.balance=oversample samples other images in each epoch", "set data.balance=class_weights")
     if isinstance(config.data, DatasetConfig) and augment.views is None and model.cache_features is None:
         return Blocker(
             "a Dataset of your own may give another image each time",

@@ -101,7 +101,8 @@ class DataConfig:
         at_most=1,
     )
     balance: Balance = setting(
-        Balance.none, "class imbalance: none, class_weights (in the loss) or oversample (rare classes drawn more often)"
+        Balance.none,
+        "class imbalance: none, class_weights (in the loss) or oversample (rare classes sampled more often)",
     )
     val_fraction: float = setting(
         0.2, "share of each class set aside for validation where the source has no val split", above=0, below=1

@@ -42,7 +42,7 @@ class Config:
         False, "resume within an epoch although images were added, removed, renamed, moved or replaced since"
     )
     log_level: str = setting("INFO", "level of console and train.log", choices=LOG_LEVELS)
-    plots: bool = setting(True, "draw the pictures of the run; off in the trials of cvtrain sweep unless given")
+    plots: bool = setting(True, "plot the pictures of the run; off in the trials of cvtrain sweep unless given")
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

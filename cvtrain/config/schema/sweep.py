@@ -41,7 +41,7 @@ class SweepSettings:
         "URL of the study's database, such as postgresql+psycopg://user@host/db, which many machines may share; "
         "null: SQLite in the study's folder",
     )
-    seed: int = setting(0, "seed of what a random or bayes search draws", at_least=0, at_most=2**32 - 1)
+    seed: int = setting(0, "seed of a random or bayes search", at_least=0, at_most=2**32 - 1)
     sampler: Sampler = setting(
         Sampler.auto,
         "of method bayes: tpe (tree of Parzen estimators), gp (Gaussian process), or auto: gp for the first 200 trials "

@@ -1,6 +1,6 @@
-"""Transforms of a whole batch of small images at once, with a draw of its own for each: a few operations, no loop.
+"""Transforms of a whole batch of small images at once, each with its own random numbers: a few operations, no loop.
 
-They draw from torch's generator of the images' device, as kornia's do, and may stand in one list with them.
+They use torch's generator of the images' device, as kornia's do, and may be mixed with them in one list.
 """
 
 import torch

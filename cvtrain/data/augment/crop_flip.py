@@ -14,7 +14,7 @@ import torch
 from cvtrain.data.augment.pipeline import Step
 from cvtrain.data.images.resize import resize_pixels
 
-# As often torchvision draws a box before it takes the middle of the image.
+# Number of boxes that torchvision samples before it takes the centre of the image.
 _ATTEMPTS = 10
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# Keeps the draws of mixing apart from others made with the same seed.
+# Keeps the random numbers of mixing apart from others of the same seed.
 _MIX_STREAM = 0x6D6978
 
 
@@ -121,7 +121,7 @@ class BatchMixer:
         A batch of one image has no partner and is never mixed.
         """
         rng = np.random.default_rng((seed, _MIX_STREAM))
-        # Always the same draws in the same order, so that one setting does not change the meaning of another's draw.
+        # Always the same random numbers in the same order, so that one setting does not change those of another.
         mixes, cuts = rng.random() < self.mix_prob, rng.random() < self.cutmix_share
         if not mixes or len(images) < 2:
             return images, labels

@@ -47,7 +47,7 @@ LIMIT_REACHED = -1
 
 
 class DamagedCacheError(ValueError):
-    """A file that is no cache, of another format, or whose header or index is not whole."""
+    """A file that is no cache, has another format, or an incomplete header or index."""
 
 
 class SharedFile:

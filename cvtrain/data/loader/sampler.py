@@ -34,8 +34,8 @@ class EpochSampler:
         batch_size: images per batch, over all ranks.
         seed: of the order.
         shuffle: a new order in each epoch; otherwise 0..N-1 in each.
-        weights: (N,) not negative: each epoch draws as many samples as it would have, with replacement, each with
-            the probability weight / sum. Needs shuffle.
+        weights: (N,) not negative: each epoch samples with replacement, with the probability weight / sum, as many
+            images as it would have without. Needs shuffle.
         limit_batches: an epoch ends after this many batches. Without shuffle these are spread evenly over the
             source, since neighbours are often of one class.
         subset: (M,) the only samples to use, in this order if not shuffled.
@@ -62,7 +62,7 @@ class EpochSampler:
         world_size: int = 1,
         min_share: int = 0,
     ) -> None:
-        assert shuffle or weights is None, "weights only matter to a drawn order"
+        assert shuffle or weights is None, "weights need shuffle"
         assert weights is None or len(weights) == num_samples
         assert 0 <= rank < world_size
         self.batch_size = batch_size

@@ -200,7 +200,7 @@ class Concatenation:
 
 
 def uses_global_rng(source: ImageSource) -> bool:
-    """True if reading may draw from the global random generators, as code of the user's does.
+    """Return True if reading may use the global random generators, as a user's own code does.
 
     Given by an attribute of this name; True for a source without it.
     """
