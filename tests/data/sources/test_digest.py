@@ -1,5 +1,6 @@
 """Ranks that find different images stop at the start; so does a run that is resumed on other images."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from PIL import Image
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import CustomConfig
+from cvtrain.data.sources import digest as digest_module
 from cvtrain.data.sources.build import build_splits
 from cvtrain.data.sources.digest import DatasetDigest, check_splits_match, check_unchanged, dataset_digest
 from cvtrain.data.sources.path_table import PathTable
@@ -120,10 +122,48 @@ def test_changed_data_is_refused_within_an_epoch_and_warned_of_at_its_start(tmp_
     check_unchanged(None, now, is_within_epoch=True, allow_changed=False)  # a checkpoint of an older version
 
 
-def test_a_copy_elsewhere_at_another_time_is_the_same_data(tmp_path):
+def replace_by_same_size(path: Path, keep_mtime: bool) -> None:
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 0xFF
+    path.write_bytes(content)
+    if keep_mtime:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
+@pytest.mark.parametrize("keep_mtime", [False, True])
+def test_file_of_the_same_size_is_refused_within_an_epoch(tmp_path, caplog, keep_mtime):
+    write_images(tmp_path)
+    before = digest_of(tmp_path)
+    replace_by_same_size(tmp_path / "train/a/4.png", keep_mtime)
+    now = digest_of(tmp_path)
+    words = "train: 12 images before, the same names and sizes now, but other content"
+    with pytest.raises(ConfigError, match=words):
+        check_unchanged(before, now, is_within_epoch=True, allow_changed=False)
+    check_unchanged(before, now, is_within_epoch=False, allow_changed=False)
+    assert words in caplog.text
+
+
+def test_file_of_the_same_size_outside_the_sample_is_warned_of(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(digest_module, "_SAMPLED_FILES", 3)
+    write_images(tmp_path)
+    before = digest_of(tmp_path)
+    replace_by_same_size(tmp_path / "train/a/2.png", keep_mtime=True)
+    check_unchanged(before, digest_of(tmp_path), is_within_epoch=True, allow_changed=False)
+    assert "image files of train have other times" in caplog.text and "the content of 3 of 12 are" in caplog.text
+
+
+def test_a_copy_elsewhere_at_another_time_is_the_same_data(tmp_path, caplog):
     write_images(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copyfile)
-    assert digest_of(tmp_path / "one") == digest_of(tmp_path / "two")
+    one, two = digest_of(tmp_path / "one"), digest_of(tmp_path / "two")
+    check_splits_match(one, SINGLE_PROCESS)
+    for split in ("train", "val"):
+        assert {**one[split], "times": ""} == {**two[split], "times": ""}
+    check_unchanged(one, two, is_within_epoch=True, allow_changed=False)
+    assert caplog.text.count("image files of train and val have other times") == 1
+    assert "the content of all 12 and all 4 are the same" in caplog.text
 
 
 def test_a_run_keeps_the_digest_and_refuses_other_images(cvtrain, tmp_path):
