@@ -31,6 +31,7 @@ from cvtrain.distributed.rendezvous import Rendezvous
 from cvtrain.report.multirun import describe_jobs
 from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 from cvtrain.runtime.lock import unusable_folder
+from cvtrain.runtime.run_folder import removed_if_refused
 from cvtrain.runtime.signals import is_signal_exit
 
 # As conf/train.yaml and conf/evaluate.yaml have it, up to the time.
@@ -135,25 +136,25 @@ def run_composed(job: Job, config: DictConfig) -> None:
     with read_write(config.hydra):
         config.hydra.mode = RunMode.RUN
     HydraConfig.instance().set_config(config)
-    make_run_folder(config)
-    callbacks = Callbacks(config)
-    callbacks.on_run_start(config=config, config_name=job.composer.primary)
-    try:
-        result = run_job(
-            task_function=job,
-            config=config,
-            job_dir_key="hydra.run.dir",
-            job_subdir_key=None,
-            hydra_context=HydraContext(config_loader=job.composer.loader, callbacks=callbacks),
-        )
-    except PassThroughError as carrier:
-        raise carrier.error from carrier.__cause__
-    callbacks.on_run_end(config=config, config_name=job.composer.primary, job_return=result)
-    _ = result.return_value  # raises what the job raised
+    with removed_if_refused(make_run_folder(config), config.output_root):
+        callbacks = Callbacks(config)
+        callbacks.on_run_start(config=config, config_name=job.composer.primary)
+        try:
+            result = run_job(
+                task_function=job,
+                config=config,
+                job_dir_key="hydra.run.dir",
+                job_subdir_key=None,
+                hydra_context=HydraContext(config_loader=job.composer.loader, callbacks=callbacks),
+            )
+        except PassThroughError as carrier:
+            raise carrier.error from carrier.__cause__
+        callbacks.on_run_end(config=config, config_name=job.composer.primary, job_return=result)
+        _ = result.return_value  # raises what the job raised
 
 
-def make_run_folder(config: DictConfig) -> None:
-    """Make the run folder of a composed config before Hydra writes to it.
+def make_run_folder(config: DictConfig) -> Path:
+    """Make the run folder of a composed config before Hydra writes to it, and return its path.
 
     Raises:
         ConfigError: it cannot be made, or holds another run and nothing is resumed.
@@ -164,6 +165,7 @@ def make_run_folder(config: DictConfig) -> None:
         if config.get("resume") is None:
             refuse_used_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        return folder
     except OSError as error:
         raise unusable_folder(folder, error) from error
     except InterpolationResolutionError as error:  # of the resolver that makes new folders

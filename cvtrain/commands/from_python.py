@@ -25,6 +25,7 @@ from cvtrain.distributed.env import rank_from_env
 from cvtrain.models import build as model_build
 from cvtrain.runtime.console import ConsoleHandler
 from cvtrain.runtime.device import select_device
+from cvtrain.runtime.run_folder import removed_if_refused
 
 FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -49,7 +50,7 @@ def train(*config: Config | str, run_dir: str | os.PathLike[str] | None = None) 
         settings, overrides = compose_verb("train", [_as_override(word) for word in config])
     _refuse_several_processes(settings)
     folder = Path(run_dir or choose_run_dir(settings.output_root, settings.name, settings.resume))
-    with run_logging(folder / "train.log", settings.log_level):
+    with removed_if_refused(folder, settings.output_root), run_logging(folder / "train.log", settings.log_level):
         return run_train(settings, run_dir=folder, overrides=overrides)
 
 
@@ -68,7 +69,7 @@ def evaluate(
     """
     settings, tokens = compose_verb("evaluate", [override("checkpoint", os.fspath(checkpoint)), *overrides])
     folder = Path(run_dir or new_run_dir(settings.output_root, settings.split.value))
-    with run_logging(folder / "evaluate.log", settings.log_level):
+    with removed_if_refused(folder, settings.output_root), run_logging(folder / "evaluate.log", settings.log_level):
         return run_evaluate(settings, run_dir=folder, overrides=tokens)
 
 

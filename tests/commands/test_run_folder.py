@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
+import cvtrain as cvtrain_package
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.commands.train import train
 from cvtrain.config.errors import ConfigError, RunError
@@ -134,3 +136,45 @@ def test_a_run_folder_deleted_in_the_middle_ends_with_one_line(cvtrain, tmp_path
     assert answer.status == 1
     (line,) = answer.err.splitlines()
     assert line.endswith("was deleted while the run was going on: what it held is lost, and no report is written")
+
+
+def write_photos(root):
+    for name in ("ants", "bees"):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / name / "1.png")
+
+
+REFUSED = {
+    "evaluate of no checkpoint": ("evaluate", "checkpoint=photos/ants/1.png"),
+    "evaluate of other data": ("evaluate", "checkpoint=run/checkpoints/best.pt", "split=test", "data.root=photos"),
+    "train on one image per class": (*TINY, "data=custom", "data.root=photos", "data.val_fraction=0.5"),
+    "two processes": (*TINY, "data=custom", "data.root=photos", "data.val_fraction=0.5", "trainer.devices=2"),
+    "resume of a damaged checkpoint": (*TINY, "resume=photos/ants/1.png"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_command_leaves_no_run_folder(cvtrain, tmp_path, case):
+    write_photos(tmp_path / "photos")
+    if "checkpoint=run/checkpoints/best.pt" in REFUSED[case]:
+        assert cvtrain(*TINY, "hydra.run.dir=run").status == 0
+    before = {path for path in tmp_path.rglob("*") if path != tmp_path / "runs"}
+    for place in ((), ("hydra.run.dir=given",)):
+        answer = cvtrain(*REFUSED[case], *place)
+        assert answer.status == 2, answer.err
+        assert set(tmp_path.rglob("*")) == before
+
+
+def test_refused_command_keeps_a_folder_that_had_files(cvtrain, tmp_path):
+    write_photos(tmp_path / "photos")
+    answer = cvtrain("evaluate", "checkpoint=photos/ants/1.png", "hydra.run.dir=photos")
+    assert answer.status == 2 and (tmp_path / "photos/ants/1.png").exists()
+
+
+@pytest.mark.parametrize("call", [cvtrain_package.evaluate, lambda path: cvtrain_package.train(f"resume={path}")])
+def test_refused_call_from_python_leaves_no_run_folder(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos")
+    with pytest.raises(ConfigError):
+        call("photos/ants/1.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
