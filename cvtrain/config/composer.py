@@ -22,7 +22,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -125,7 +125,8 @@ class Composer:
     def with_values(self, config: DictConfig, overrides: list[Override]) -> DictConfig:
         """A copy of a composed config with values set as a composition sets them last; a fifth of its time."""
         changed = deepcopy(config)
-        ConfigLoaderImpl._apply_overrides_to_config(overrides, changed)
+        for override in overrides:
+            _apply(override, changed)
         return changed
 
     def is_choice(self, override: Override) -> bool:
@@ -198,6 +199,17 @@ class Composer:
         for override in (self.parse(token) for token in tokens):
             choices[override.get_key_element()] = _job_tokens(override)
         return jobs_to_check(list(choices.values()))
+
+
+def _apply(override: Override, config: DictConfig) -> None:
+    """Set one `key=value`, as Hydra does; raises one of COMPOSITION_ERRORS where Hydra refuses it."""
+    key, value = override.key_or_group, override.value()
+    if override.package is not None or override.is_delete():
+        raise ConfigCompositionException(f"{override.input_line}: not a setting of a composed config")
+    is_there = OmegaConf.select(config, key, throw_on_missing=False) is not None
+    if override.is_add() and is_there and not isinstance(value, (dict, list)):
+        raise ConfigCompositionException(f"{override.input_line}: {key} is there already; leave the + out")
+    OmegaConf.update(config, key, value, merge=True, force_add=override.is_add() or override.is_force_add())
 
 
 def jobs_to_check(lists: list[list[str]]) -> list[list[str]]:

@@ -137,6 +137,10 @@ def _describe_value(composer: Composer, base: DictConfig, override: Override, er
     if not _has_key(base, key):
         is_choice = "/" in key
         return _unknown_group(composer, key, value) if is_choice else _unknown(composer, base, key, value)
+    if override.is_add():
+        group = key.removesuffix(".name")
+        meant = f"{group}={value}" if str(value) in composer.options(group) else f"{key}={value}"
+        return Problem(f"+{key}", value, "is a setting that is there already", did_you_mean([meant]))
     owners = settings_by_key(composer.verb).get(key)
     if owners is not None:
         item = _owner_in(base, key, owners)

@@ -36,6 +36,8 @@ OTHER_NAMES = {
     "data_dir": "data.root",
     "dir": "data.root",
     "warmup": "scheduler.warmup_epochs",
+    "label_smoothing": "loss.label_smoothing",
+    "early_stopping": "trainer.early_stop_patience",
 }
 
 
@@ -79,8 +81,9 @@ def closest_keys(key: str, candidates: Iterable[str]) -> list[str]:
     """
     keys = list(candidates)
     last = key.rpartition(".")[2]
-    if "." not in key and OTHER_NAMES.get(last) in keys:
-        return [OTHER_NAMES[last]]
+    other = OTHER_NAMES.get(last, "")
+    if other in keys and ("." not in key or key.partition(".")[0] == other.partition(".")[0]):
+        return [other]
     same_last = [candidate for candidate in keys if candidate.rpartition(".")[2] == last]
     if same_last:
         return closest(key, same_last, 3) or same_last[:3]

@@ -6,10 +6,18 @@ from typing import Any
 
 from cvtrain.config.errors import ConfigError
 
+NO_IMPORT_PATH = "must be an import path with a dot, such as my_package.nets.MyNet"
+
 
 def install_remedy(extra: str, package: str | None = None) -> str:
     """Return how to get an optional package; cvtrain itself is on no index, so `pip install cvtrain[...]` fails."""
     return f"uv sync --extra {extra}, or pip install {package or extra}"
+
+
+def is_import_path(path: str) -> bool:
+    """True for names joined by dots, at least two."""
+    parts = path.split(".")
+    return len(parts) >= 2 and all(part.isidentifier() for part in parts)
 
 
 def import_object(path: str, key: str) -> Any:
@@ -26,13 +34,9 @@ def import_object(path: str, key: str) -> Any:
         ConfigError: the path is no dotted name, its module is not found, or the module lacks the attribute.
         Exception: whatever the user's module raises while it is imported, with its own traceback.
     """
+    if not is_import_path(path):  # as of `evaluate`, which has no checks of its own
+        raise ConfigError(key, path, NO_IMPORT_PATH)
     parts = path.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(
-            key=key,
-            value=path,
-            rule="is no import path: package and name joined by dots, such as my_package.nets.MyNet",
-        )
     if "" not in sys.path and "." not in sys.path:
         sys.path.insert(0, "")
     importlib.invalidate_caches()

@@ -19,6 +19,7 @@ from cvtrain.config.provenance import Origins
 from cvtrain.config.schema.data import Normalize
 from cvtrain.config.schema.model import PretrainedConfig, is_file_name
 from cvtrain.config.schema.root import GROUP_SCHEMAS
+from cvtrain.config.unicode_paths import find_stored_forms
 from cvtrain.config.validation import find_rule_problems
 
 # Groups of which one option is chosen; a logger has no name.
@@ -100,6 +101,7 @@ def typed_config(
     problems += origins.misread_scalars()
     if not problems:
         config = _to_dataclass(cfg)
+        find_stored_forms(getattr(config, "data", None))
         _prefer_own_statistics(config, origins)
         problems = find_conflicts(config, origins.is_explicit)
     if problems:

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-aten: Any = torch.ops.aten
-
 
 class MacCounter(TorchDispatchMode):
     """Within it, the multiply-accumulates of matrix products, convolutions and attention add up in `macs`.
@@ -28,7 +26,7 @@ class MacCounter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        formula = FORMULAS.get(func.overloadpacket)
+        formula = FORMULAS.get(str(func.overloadpacket).removeprefix("aten."))
         if formula is not None:
             self.macs += formula(args, output)
         return output
@@ -53,15 +51,16 @@ def _attention(args: tuple[Any, ...], output: Any) -> int:
     return math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
-    aten.mm: _product(0, 1),
-    aten.bmm: _product(0, 1),
-    aten.addmm: _product(1, 2),
-    aten.baddbmm: _product(1, 2),
-    aten.convolution: _convolution,
-    aten._convolution: _convolution,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention: _attention,
-    aten._scaled_dot_product_efficient_attention: _attention,
-    aten._scaled_dot_product_cudnn_attention: _attention,
+# By the names of torch's operators, https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/native_functions.yaml
+FORMULAS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
+    "mm": _product(0, 1),
+    "bmm": _product(0, 1),
+    "addmm": _product(1, 2),
+    "baddbmm": _product(1, 2),
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
 }

@@ -1,6 +1,7 @@
 """State dicts: reading them from files, and loading them with every difference told by name."""
 
 import argparse
+import copy
 import pickle
 import shlex
 import zipfile
@@ -250,8 +251,13 @@ def with_metadata(
     entries: Mapping[str, Any], state: Mapping[str, Any], own: Mapping[str, Any]
 ) -> "OrderedDict[str, Any]":
     """`entries` as a state dict with the layout versions of `state`, or those of `own` where it has none."""
-    result = OrderedDict(entries)
-    result._metadata = getattr(state, "_metadata", None) or getattr(own, "_metadata", None)  # type: ignore[attr-defined]
+    # torch keeps them as an attribute of the dict, which a copy has too.
+    versioned = next((each for each in (state, own) if isinstance(each, OrderedDict) and vars(each)), None)
+    if versioned is None:
+        return OrderedDict(entries)
+    result = copy.copy(versioned)
+    result.clear()
+    result.update(entries)
     return result
 
 

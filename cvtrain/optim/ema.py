@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ModelEma:
@@ -25,17 +26,14 @@ class ModelEma:
     def update(self, model: nn.Module) -> None:
         """Move the EMA towards the weights of `model`, once after each optimizer step."""
         self.num_updates += 1
-        weight = 1.0 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         parameters = zip(self.model.parameters(), model.parameters(), strict=True)
         # What is frozen is its own EMA.
         moving = [(ema, parameter.detach()) for ema, parameter in parameters if parameter.requires_grad]
-        torch._foreach_lerp_([ema for ema, _ in moving], [parameter for _, parameter in moving], weight)
-        # One launch per type on a GPU, where a small network's many batch norms would cost one for each buffer.
-        pairs = list(zip(self.model.buffers(), model.buffers(), strict=True))
-        for real in (True, False):
-            chosen = [pair for pair in pairs if pair[0].is_floating_point() == real]
-            if chosen:
-                torch._foreach_copy_([ema for ema, _ in chosen], [buffer for _, buffer in chosen])
+        # torch's own average: one launch on a GPU for all parameters.
+        get_ema_multi_avg_fn(decay)([ema for ema, _ in moving], [parameter for _, parameter in moving], None)
+        for ema_buffer, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            ema_buffer.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_updates": self.num_updates, "model": self.model.state_dict()}

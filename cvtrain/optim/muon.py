@@ -30,7 +30,7 @@ def muon_parameters(module: nn.Module, *, head: tuple[str, ...], layers: tuple[t
     names = set()
     for name, parameter in module.named_parameters():
         owner = owners[name.rpartition(".")[0]]
-        dense_filter = isinstance(owner, nn.modules.conv._ConvNd) and not owner.transposed and owner.groups == 1
+        dense_filter = isinstance(owner, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and owner.groups == 1
         if parameter.ndim == 2 or dense_filter:
             names.add(name)
     names = (names & weight_names(module)) - excluded

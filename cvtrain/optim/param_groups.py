@@ -8,12 +8,16 @@ from torch import nn
 from cvtrain.config.errors import ConfigError
 
 NORMS = (
-    nn.modules.batchnorm._NormBase,
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
 )
-LINEAR_MAPS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+LINEAR_MAPS = (
+    *(nn.Linear, nn.Bilinear, nn.MultiheadAttention),
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 # Learned positions and tokens of transformers, as torchvision and timm call them.
 EMBEDDINGS = (
     "class_token",

@@ -7,12 +7,10 @@ update of a run is `total_steps - 1`.
 import logging
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from torch.optim import Optimizer
 
-from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.optim import (
     ConstantConfig,
     CosineConfig,
@@ -152,13 +150,12 @@ def build_schedule(
         steps_per_epoch: updates per epoch, at least 1.
         total_steps: updates in the whole run, at least 1; more when a run is extended.
         monitor_mode: "max" or "min", which direction of the monitored value is better; for plateau.
-
-    Raises:
-        ConfigError: a warm-up before onecycle, which has its own; milestones that do not rise.
     """
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
         warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    if isinstance(config, OneCycleConfig):  # rises by itself; a warm-up of a shared experiment file has no effect
+        warmup_steps = 0
     if warmup_steps >= total_steps:
         logger.warning(
             "the warm-up of %d steps is as long as the run of %d: the learning rate never gets to optimizer.lr",
@@ -192,7 +189,6 @@ def _main_factor(
             return partial(step_decay, period_steps=period, gamma=config.gamma, first_step=warmup_steps)
         case MultiStepConfig():
             milestones = tuple(max(1, round(epoch * steps_per_epoch)) for epoch in config.milestones_epochs)
-            _check_rising(config.milestones_epochs)
             return partial(multistep, milestones=milestones, gamma=config.gamma, first_step=warmup_steps)
         case ExponentialConfig():
             return partial(exponential, steps_per_epoch=steps_per_epoch, gamma=config.gamma)
@@ -203,7 +199,6 @@ def _main_factor(
         case CosineConfig():
             return partial(cosine, num_steps=num_steps, end_factor=config.end_factor)
         case OneCycleConfig():
-            _check_no_warmup(warmup_steps)
             return partial(
                 onecycle,
                 num_steps=total_steps,
@@ -212,20 +207,3 @@ def _main_factor(
                 final_div_factor=config.final_div_factor,
             )
     raise ValueError(f"{type(config).__name__} is no schedule of SCHEDULER_CONFIGS")
-
-
-def _check_rising(milestones: list[float]) -> None:
-    if any(later <= earlier for earlier, later in pairwise(milestones)):
-        raise ConfigError(
-            key="scheduler.milestones_epochs", value=milestones, rule="has to rise", remedy="sort it, each epoch once"
-        )
-
-
-def _check_no_warmup(warmup_steps: int) -> None:
-    if warmup_steps:
-        raise ConfigError(
-            key="scheduler.warmup_epochs",
-            value=f"{warmup_steps} steps",
-            rule="onecycle warms up by itself",
-            remedy="set scheduler.pct_start for its length and scheduler.div_factor for its start, no warm-up",
-        )

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.hints import closest, did_you_mean
@@ -87,8 +88,9 @@ def load_spec(path: Path) -> SweepSpec:
     """
     where = f"in {readable(path)}"
     try:
-        # Hydra's own reading of YAML: 1e-3 is a number, and a key that is there twice an error.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+        written = read_as_written(path)
+        # As config files are read: 1e-3 is a number, and a key that is there twice an error.
+        content: Any = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")), resolve=False)
     except OSError as error:
         raise ConfigError("sweep", path, f"cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -96,10 +98,12 @@ def load_spec(path: Path) -> SweepSpec:
         line = f", line {mark.line + 1}" if mark else ""
         rule = f"is not valid YAML: {getattr(error, 'problem', None) or error}"
         raise ConfigError(f"{readable(path)}{line}", rule=rule) from error
-    if not isinstance(content, dict):
+    except OmegaConfBaseException as error:
+        raise ConfigError("sweep", path, f"cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(written, dict):
         raise ConfigError("sweep", path, "is no sweep file: it has no keys such as method, metric and parameters")
     problems = list(_find_problems(content))
-    problems += misread_parameters(content.get("parameters"), read_as_written(path).get("parameters"))
+    problems += misread_parameters(content.get("parameters"), written.get("parameters"))
     read = list(read_parameters(content.get("parameters")))
     problems += [item for item in read if isinstance(item, Problem)]
     parameters = tuple(item for item in read if isinstance(item, Parameter))

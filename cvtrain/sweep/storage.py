@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -26,13 +26,6 @@ PASSING_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
 LOCK_TIMEOUT_SECONDS = 300.0
 STOPPING_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-# Everything that a running search asks of the storage, by the names that Optuna's own cache calls.
-REPEATED = (
-    "_create_new_trial", "_get_trials", "_set_trial_param", "get_trial", "set_trial_state_values",
-    "set_trial_intermediate_value", "set_trial_user_attr", "set_trial_system_attr", "get_study_directions",
-    "get_study_user_attrs", "get_study_system_attrs", "set_study_user_attr", "set_study_system_attr",
-    "_get_best_trial_id",
-)  # fmt: skip
 # Options of drivers against a server that is gone without a word, which else hangs a query for hours.
 CONNECT_ARGUMENTS: dict[str, dict[str, int]] = {
     "postgresql": {
@@ -116,16 +109,18 @@ class RetryPolicy:
             time.sleep(0.1)  # a signal does not shorten a sleep
 
 
-class PatientStorage(RDBStorage):
-    """Optuna's storage, each of whose answers is waited for."""
+class PatientStorage:
+    """A storage of Optuna's, each of whose answers is waited for."""
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: RetryPolicy) -> None:
-        super().__init__(url, engine_kwargs=engine_kwargs)
-        for name in REPEATED:
-            setattr(self, name, functools.partial(patience.repeat, getattr(self, name)))
+    def __init__(self, storage: BaseStorage, patience: RetryPolicy) -> None:
+        self.storage = storage
+        self.patience = patience
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(self.patience.repeat, getattr(self.storage, name))
 
 
-def open_storage(url: str, patience: RetryPolicy, *, is_own: bool) -> PatientStorage:
+def open_storage(url: str, patience: RetryPolicy, *, is_own: bool) -> BaseStorage:
     """The database at a URL.
 
     Raises:
@@ -144,10 +139,11 @@ def open_storage(url: str, patience: RetryPolicy, *, is_own: bool) -> PatientSto
     elif driver in ("", *KNOWN_DRIVERS):
         arguments["connect_args"] = CONNECT_ARGUMENTS[dialect]
     with explained_storage(url):
-        storage = create_storage(url, arguments, patience)
+        storage = create_storage(url, arguments)
         if is_own:
             make_quick(storage)
-        return storage
+        # With Optuna's cache of finished trials.
+        return cast(BaseStorage, PatientStorage(get_storage(storage), patience))
 
 
 def dialect_of(url: str) -> tuple[str, str]:
@@ -156,17 +152,17 @@ def dialect_of(url: str) -> tuple[str, str]:
     return "mysql" if dialect == "mariadb" else dialect, driver
 
 
-def create_storage(url: str, arguments: dict[str, Any], patience: RetryPolicy) -> PatientStorage:
+def create_storage(url: str, arguments: dict[str, Any]) -> RDBStorage:
     """The database, its tables made if they are not there; another search may be making them at the same moment."""
     for attempt in range(1, 6):
         try:
-            return PatientStorage(url, arguments, patience)
+            return RDBStorage(url, engine_kwargs=arguments)
         except DATABASE_ERRORS as error:
             text = str(error).lower()
             if not any(words in text for words in ("already exists", "unique", "duplicate", "locked")):
                 raise
             time.sleep(0.3 * attempt)
-    return PatientStorage(url, arguments, patience)
+    return RDBStorage(url, engine_kwargs=arguments)
 
 
 def make_quick(storage: RDBStorage) -> None:

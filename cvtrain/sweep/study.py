@@ -141,7 +141,7 @@ class StudyStore:
 
     def put_back(self, trial: Trial) -> None:
         """Leave a trial that was cut for the next start of the search."""
-        self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        self._set_waiting(trial)
 
     def heartbeat(self, running: list[Trial]) -> None:
         """Say now and then that this machine still runs these trials."""
@@ -155,7 +155,12 @@ class StudyStore:
         """Put trials back whose search was killed: on this machine at once, on another after ten minutes' silence."""
         for trial in self.trials():
             if trial.state is TrialState.RUNNING and self._is_lost(trial):
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+                self._set_waiting(trial)
+
+    def _set_waiting(self, trial: Trial | FrozenTrial) -> None:
+        study_id = self._storage.get_study_id_from_name(self.study.study_name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get(RUN, {}).get("owner")

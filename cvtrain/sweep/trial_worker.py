@@ -166,7 +166,6 @@ def count_gpus() -> int:
 
 def run_trial(order: dict[str, Any]) -> NoReturn:
     """Be the trial: an ordinary `cvtrain` command, in a session of its own, that prints into a file."""
-    status = 1
     try:
         os.setsid()
         output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -180,23 +179,11 @@ def run_trial(order: dict[str, Any]) -> NoReturn:
         torch.set_num_threads(order["threads"])
         sys.argv = ["cvtrain", *order["arguments"]]
         main(order["arguments"], prevalidated=True)
-    except SystemExit as request:
-        status = request.code if isinstance(request.code, int) else int(request.code is not None)
+    except SystemExit:
+        raise  # through `serve`, to the normal end of a process
     except BaseException:
         traceback.print_exc()
-    leave(status)
-
-
-def leave(status: int) -> NoReturn:
-    """End as a process does that was not forked: with what libraries do at exit, and without this file's `serve`."""
-    import atexit
-
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+        sys.exit(1)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

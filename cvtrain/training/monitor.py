@@ -15,8 +15,11 @@ class Monitor:
         self.best_step: int | None = None
         self.num_bad_evals = 0
 
-    def observe(self, value: float, step: int) -> bool:
-        """Return True if `value` is better than the best so far by more than min_delta. NaN never is."""
+    def observe(self, value: float, step: int, *, is_counted: bool = True) -> bool:
+        """Return True if `value` is better than the best so far by more than min_delta. NaN never is.
+
+        `is_counted=False` leaves `num_bad_evals` as it is where the value is not better.
+        """
         if self.best is None:
             better = value == value
         else:
@@ -25,7 +28,7 @@ class Monitor:
         if better:
             self.best, self.best_step, self.num_bad_evals = value, step, 0
         else:
-            self.num_bad_evals += 1
+            self.num_bad_evals += is_counted
         return better
 
     def state_dict(self) -> dict[str, float | int | None]:

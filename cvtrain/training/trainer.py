@@ -251,7 +251,8 @@ class Trainer(TrainerParts):
         state.metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
         monitored = state.metrics[self.monitor.name]
         self.schedule.observe(monitored)
-        is_best = self.monitor.observe(monitored, state.step)
+        is_counted = state.finished_epoch + 1 >= self.config.early_stop_from_epoch
+        is_best = self.monitor.observe(monitored, state.step, is_counted=is_counted)
         if is_best:
             self.best_evaluation = evaluation
         self.reporter.log_evaluation(state, is_best=is_best)

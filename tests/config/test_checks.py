@@ -1,6 +1,8 @@
 """Rules between settings: each is broken once, and kept by its nearest neighbour."""
 
 import sys
+import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -207,6 +209,18 @@ RULES = [
         ["trainer.early_stop_min_delta=0.01", "trainer.early_stop_patience=3"],
     ),
     (
+        ["trainer.early_stop_from_epoch=5"],
+        "trainer.early_stop_from_epoch",
+        "without trainer.early_stop_patience",
+        ["trainer.early_stop_from_epoch=5", "trainer.early_stop_patience=3"],
+    ),
+    (
+        ["trainer.early_stop_from_epoch=5", "trainer.early_stop_patience=3", "trainer.epochs=4"],
+        "trainer.early_stop_from_epoch",
+        "is behind the end of the run, trainer.epochs=4",
+        ["trainer.early_stop_from_epoch=4", "trainer.early_stop_patience=3", "trainer.epochs=4"],
+    ),
+    (
         ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
         "optimizer.nesterov",
         "no effect with optimizer.momentum=0",
@@ -409,3 +423,25 @@ def test_own_statistics_win_over_those_of_a_local_file(composer_of, tmp_path):
         composer = composer_of("train")
         config = typed_config(composer.compose([*tokens, *more]), composer, [*tokens, *more])
         assert config.data.normalize is normalize
+
+
+def test_unreadable_root_is_one_problem(problems_of, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("cvtrain.config.checks.data_files.os.scandir", refuse)
+    (problem,) = problems_of("data=custom", f"data.root={tmp_path / 'photos'}")
+    assert (problem.key, problem.rule) == ("data.root", "cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize(("stored", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_root_in_another_unicode_form_is_found(compose_config, tmp_path, stored, typed):
+    name = "V\u00f6gel \u00e9t\u00e9"
+    folder = tmp_path / unicodedata.normalize(stored, name) / unicodedata.normalize(stored, "\u00fc")
+    for class_name in ("a", "b"):
+        (folder / class_name).mkdir(parents=True)
+    given = tmp_path / unicodedata.normalize(typed, name) / unicodedata.normalize(typed, "\u00fc")
+    assert not given.exists()
+    assert Path(compose_config("data=custom", f"data.root={given}").data.root) == folder

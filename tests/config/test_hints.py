@@ -76,6 +76,23 @@ def test_a_value_outside_of_the_grammar_says_how_it_is_written(problems_of, toke
 
 
 @pytest.mark.parametrize(
+    ("token", "meant"),
+    [
+        ("patience=3", "trainer.early_stop_patience"),
+        ("trainer.patience=3", "trainer.early_stop_patience"),
+        ("data.path=photos", "data.root"),
+        ("scheduler=none", "scheduler=constant"),
+        ("optimizer.name=sgd", "optimizer=sgd"),
+        ("+optimizer.name=sgd", "optimizer=sgd"),
+        ("+optimizer.lr=1", "optimizer.lr=1"),
+    ],
+)
+def test_names_of_other_tools_say_what_they_mean(problems_of, token, meant):
+    (problem,) = problems_of(token)
+    assert problem.remedy.splitlines()[0] == f"did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
     ("token", "remedy"),
     [
         ("+foo=1", "cvtrain --cfg job shows what there is"),

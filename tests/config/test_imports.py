@@ -36,9 +36,9 @@ def test_finds_what_is_installed():
 @pytest.mark.parametrize(
     ("path", "rule", "remedy"),
     [
-        ("Net", "is no import path", ""),
-        ("a..b", "is no import path", ""),
-        ("a b.c", "is no import path", ""),
+        ("Net", "must be an import path with a dot", ""),
+        ("a..b", "must be an import path with a dot", ""),
+        ("a b.c", "must be an import path with a dot", ""),
         ("no_such_module.Net", "no module no_such_module in the working folder", "start from the folder"),
         ("collections.OrderdDict", "collections has no OrderdDict", "did you mean collections.OrderedDict?"),
         ("collections.OrderedDict.nope", "collections.OrderedDict has no nope", ""),

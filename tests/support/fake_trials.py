@@ -40,7 +40,7 @@ def run_trial(order):
         import traceback
 
         traceback.print_exc()
-    trial_worker.leave(status)
+    sys.exit(status)
 
 
 def train(settings):

@@ -58,6 +58,16 @@ def test_monitor(mode, sign):
     assert other.state_dict() == monitor.state_dict()
 
 
+def test_evaluations_that_do_not_count_still_find_the_best():
+    monitor = Monitor(name="val/x", mode="max")
+    values = [0.5, 0.4, 0.3, 0.6, 0.5, 0.4]
+    bad = []
+    for epoch, value in enumerate(values, 1):
+        monitor.observe(value, epoch, is_counted=epoch >= 5)
+        bad.append(monitor.num_bad_evals)
+    assert bad == [0, 0, 0, 0, 1, 2] and monitor.best_step == 4
+
+
 def test_a_first_nan_is_not_the_best():
     monitor = Monitor(name="val/loss", mode="min")
     assert not monitor.observe(math.nan, 0)

@@ -14,7 +14,14 @@ LAYOUT = "expected: train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg 
 def folder_has_classes(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if not isinstance(config.data, CustomConfig):
         return
-    given, root = config.data.root, Path(config.data.root).expanduser()
+    try:
+        yield from list(_folder_problems(config.data.root, config, is_set))
+    except OSError as error:
+        yield _unreadable("data.root", config.data.root, error)
+
+
+def _folder_problems(given: str, config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    root = Path(given).expanduser()
     if not given:  # as of a shell's variable that is not set; a Path makes the current folder of it
         yield Problem("data.root", given, "is empty", "name the folder of the photos; data.root=. is this one")
     elif not root.exists():
@@ -53,18 +60,30 @@ def _layout_problems(given: str, root: Path, config: Config, is_set: Callable[[s
 def manifest_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if not isinstance(config.data, CsvConfig):
         return
-    file, root = Path(config.data.file).expanduser(), Path(config.data.root).expanduser()
+    try:
+        yield from list(_manifest_problems(config.data))
+    except OSError as error:
+        yield _unreadable("data.file", config.data.file, error)
+
+
+def _manifest_problems(data: CsvConfig) -> Iterator[Problem]:
+    file, root = Path(data.file).expanduser(), Path(data.root).expanduser()
     if file.is_dir():
-        yield Problem("data.file", config.data.file, "is a folder, not a manifest file")
+        yield Problem("data.file", data.file, "is a folder, not a manifest file")
     elif file.exists() and not file.is_file():
         remedy = "save the rows in a file and name that"
-        yield Problem("data.file", config.data.file, "is a pipe or a device, not a regular file", remedy)
+        yield Problem("data.file", data.file, "is a pipe or a device, not a regular file", remedy)
     elif not file.is_file():
-        yield Problem("data.file", config.data.file, "no such file", _nearest(file))
+        yield Problem("data.file", data.file, "no such file", _nearest(file))
     elif file.stat().st_size == 0:
-        yield Problem("data.file", config.data.file, "is empty; its first row has to name the columns")
-    if config.data.root and not root.is_dir():
-        yield Problem("data.root", config.data.root, "no such folder", _nearest(root))
+        yield Problem("data.file", data.file, "is empty; its first row has to name the columns")
+    if data.root and not root.is_dir():
+        yield Problem("data.root", data.root, "no such folder", _nearest(root))
+
+
+def _unreadable(key: str, given: str, error: OSError) -> Problem:
+    remedy = "see to it that you may read and enter the folder (ls -ld), or name another one"
+    return Problem(key, given, f"cannot be read: {error.strerror or error}", remedy)
 
 
 def _visible_folders(folder: Path) -> set[str]:

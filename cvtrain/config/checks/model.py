@@ -6,6 +6,7 @@ from pathlib import Path
 from cvtrain.config.architectures import AUXILIARY_ARCHS, SMALLEST_IMAGE, STEM_FAMILIES, TORCHVISION_ARCHS
 from cvtrain.config.errors import Problem
 from cvtrain.config.hints import closest, did_you_mean
+from cvtrain.config.imports import NO_IMPORT_PATH, is_import_path
 from cvtrain.config.schema.data import DatasetConfig
 from cvtrain.config.schema.model import (
     CustomModelConfig,
@@ -127,9 +128,8 @@ def targets_are_dotted(config: Config, is_set: Callable[[str], bool]) -> Iterato
     for key, owner in (("model.target", config.model), ("data.target", config.data)):
         if not isinstance(owner, (CustomModelConfig, DatasetConfig)):
             continue
-        parts = owner.target.split(".")
-        if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-            yield Problem(key, owner.target, "must be an import path with a dot, such as my_package.nets.MyNet")
+        if not is_import_path(owner.target):
+            yield Problem(key, owner.target, NO_IMPORT_PATH)
 
 
 MODEL_CHECKS = (

@@ -36,12 +36,20 @@ def monitor_is_measured(config: Config, is_set: Callable[[str], bool]) -> Iterat
 
 def early_stop_is_on(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     trainer = config.trainer
-    if trainer.early_stop_patience is None and is_set("trainer.early_stop_min_delta"):
+    for key in ("early_stop_min_delta", "early_stop_from_epoch"):
+        if trainer.early_stop_patience is None and is_set(f"trainer.{key}"):
+            yield Problem(
+                f"trainer.{key}",
+                getattr(trainer, key),
+                "has no effect without trainer.early_stop_patience",
+                "set trainer.early_stop_patience, or leave it out",
+            )
+    if trainer.early_stop_patience is not None and trainer.early_stop_from_epoch > trainer.epochs:
         yield Problem(
-            "trainer.early_stop_min_delta",
-            trainer.early_stop_min_delta,
-            "has no effect without trainer.early_stop_patience",
-            "set trainer.early_stop_patience, or leave it out",
+            "trainer.early_stop_from_epoch",
+            trainer.early_stop_from_epoch,
+            f"is behind the end of the run, trainer.epochs={trainer.epochs}: nothing would stop early",
+            "set a smaller epoch, or leave early_stop_patience out",
         )
 
 

@@ -70,6 +70,9 @@ class TrainerConfig:
     early_stop_patience: Optional[int] = setting(
         None, "evaluations without a better monitor before the run ends; null: off", at_least=1
     )
+    early_stop_from_epoch: int = setting(
+        1, "first epoch whose evaluations count for early_stop_patience, such as the one after the warm-up", at_least=1
+    )
     early_stop_min_delta: float = setting(0.0, "smallest change of the monitor that counts as better", at_least=0)
     monitor: str = setting("val/accuracy", "metric that best.pt, early stopping and plateau follow")
     monitor_mode: MonitorMode = setting(MonitorMode.auto, "max or min is better; auto: min for losses and errors")

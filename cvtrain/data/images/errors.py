@@ -1,6 +1,7 @@
 """Files that cannot be decoded: the error that a reader raises, and the list that a run leaves behind."""
 
 import csv
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,22 @@ class BadImageError(RunError, ValueError):
             f"{path}{place}: {self.cause}\n"
             "  mend or remove the file; data.on_bad_image=skip leaves files that cannot be read out and lists them"
         )
+
+
+class TooManyFilesError(RunError):
+    """The process may open no more files: the fault of no image, so that the run ends instead of leaving images out."""
+
+    def __str__(self) -> str:
+        return (
+            f"too many open files: {super().__str__()} cannot be opened\n"
+            "  raise the limit before the start (ulimit -n 65535), or set a smaller data.num_workers\n"
+            "  a Dataset of your own must close the files that it opens"
+        )
+
+
+def is_out_of_files(error: BaseException) -> bool:
+    """True if this process, or the whole system, has too many files open."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 class ImageError(ValueError):

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cvtrain.data.images.errors import BadImageError, ImageError
+from cvtrain.data.images.errors import BadImageError, ImageError, TooManyFilesError, is_out_of_files
 
 # Seconds to wait before the second and the third try.
 RETRY_DELAYS = (0.1, 0.5)
@@ -71,6 +71,7 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     Raises:
         BadImageError: it is missing, no regular file, has more than `max_bytes`, or still cannot be read at the third
             try.
+        TooManyFilesError: no further file can be opened.
     """
     for delay in (*RETRY_DELAYS, None):
         try:
@@ -78,6 +79,8 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         except MemoryError as error:
             raise BadImageError(path, "not enough memory to read it") from error
         except OSError as error:
+            if is_out_of_files(error):
+                raise TooManyFilesError(os.fspath(path)) from error
             cause = error.strerror or str(error)
             if error.errno not in _PASSING:
                 raise BadImageError(path, f"cannot be opened: {cause}") from error

@@ -61,6 +61,7 @@ class Reader:
 
         Raises:
             BadImageError: the file is missing, unreadable, no image, incomplete, too large or of unknown range.
+            TooManyFilesError: no further file can be opened.
         """
         with stage("read"):
             data = read_bytes(path, SPARE_BYTES + BYTES_PER_PIXEL * self.max_image_pixels)

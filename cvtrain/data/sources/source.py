@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from cvtrain.config.text import display_list
-from cvtrain.data.images.errors import BadImageError, describe_error
+from cvtrain.data.images.errors import BadImageError, TooManyFilesError, describe_error, is_out_of_files
 from cvtrain.data.sources.path_table import PathTable, printable
 
 SourceT = TypeVar("SourceT", bound="ImageSource")
@@ -161,6 +161,8 @@ class DatasetSource:
         try:
             return self.convert(image)
         except Exception as error:  # Pillow decodes late, and raises almost any type on damaged bytes
+            if is_out_of_files(error):
+                raise TooManyFilesError(self.name(index)) from error
             cause = error.cause if isinstance(error, BadImageError) else describe_error(error)
             raise BadImageError(self.name(index), cause) from error
 

@@ -1,6 +1,8 @@
 """Files that cannot be read whole: every reader judges alike, with a clear cause and no other type of error."""
 
+import errno
 import os
+import pickle
 import warnings
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from made_images import READERS, encode, noise, photo, write
 from PIL import Image
 
+from cvtrain.config.errors import RunError
 from cvtrain.data.images import integrity
 from cvtrain.data.images.reader import BadImageError, build_reader
 
@@ -166,3 +169,19 @@ def test_readers_agree_on_randomly_damaged_files(tmp_path: Path) -> None:
             assert len(outcomes) == 1, (name, outcomes)
             num_bad += outcomes == {"bad"}
     assert 30 < num_bad < 140  # the damage hits, and not always
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_no_bad_image(tmp_path, monkeypatch, number):
+    path = tmp_path / "1.png"
+    Image.new("RGB", (8, 8)).save(path)
+
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(RunError, match=r"too many open files: .*1\.png cannot be opened(.|\n)*ulimit -n") as caught:
+        build_reader()(path)
+    assert not isinstance(caught.value, BadImageError)
+    again = pickle.loads(pickle.dumps(caught.value))  # as it comes out of a data worker
+    assert str(again) == str(caught.value)
