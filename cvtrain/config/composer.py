@@ -206,8 +206,9 @@ def _apply(override: Override, config: DictConfig) -> None:
     key, value = override.key_or_group, override.value()
     if override.package is not None or override.is_delete():
         raise ConfigCompositionException(f"{override.input_line}: not a setting of a composed config")
-    is_there = OmegaConf.select(config, key, throw_on_missing=False) is not None
-    if override.is_add() and is_there and not isinstance(value, (dict, list)):
+    # Asked only of a new key: a look at hydra.run.dir would make the folder.
+    is_new = override.is_add() and not isinstance(value, (dict, list))
+    if is_new and OmegaConf.select(config, key, throw_on_missing=False) is not None:
         raise ConfigCompositionException(f"{override.input_line}: {key} is there already; leave the + out")
     OmegaConf.update(config, key, value, merge=True, force_add=override.is_add() or override.is_force_add())
 
