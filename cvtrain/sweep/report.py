@@ -1,4 +1,4 @@
-"""What a search leaves: `sweep_report/` with a table, pictures, a page, the best checkpoint and the command for it."""
+"""The report of a search, `sweep_report/`: a table, pictures, a page, the best checkpoint and its command."""
 
 import base64
 import csv
@@ -32,11 +32,11 @@ MIN_TRIALS_FOR_IMPORTANCE = 6
 
 
 def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTrial], folder: Path) -> None:
-    """Write `folder/sweep_report/`, over that of an earlier start. What cannot be drawn yet is left out.
+    """Write `folder/sweep_report/`, over that of an earlier start. Pictures that need more trials are left out.
 
     Args:
         search: the search.
-        study: the study, asked for the importance of its parameters.
+        study: Optuna's study, for the importance of the parameters.
         trials: its trials.
         folder: the folder of the study.
     """
@@ -46,7 +46,7 @@ def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTri
     metric = search.spec.metric
     write_table(search, finished, report / "trials.csv")
     points = [point_of(trial) for trial in finished]
-    pictures = draw_pictures(search, study, points, report)
+    pictures = plot_search(search, study, points, report)
     best = best_trial(list(finished), metric)
     command = "" if best is None else reproducing_command(search, best.user_attrs[RUN]["overrides"])
     if best is not None:
@@ -56,13 +56,13 @@ def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTri
     with atomic_write(report / "report.html") as file:
         file.write(page(search, finished, best, command, pictures))
     counts = {state: sum(trial.state is state for trial in finished) for state in STATES}
-    told = ", ".join(f"{count} {STATES[state]}" for state, count in counts.items() if count)
+    ended = ", ".join(f"{count} {STATES[state]}" for state, count in counts.items() if count)
     open_counts = {
-        "cut": sum(trial.state is TrialState.WAITING for trial in trials),
+        "interrupted": sum(trial.state is TrialState.WAITING for trial in trials),
         "running elsewhere": sum(trial.state is TrialState.RUNNING for trial in trials),
     }
     others = "".join(f"; {count} {name}" for name, count in open_counts.items() if count)
-    log.info("%d of %s trials: %s%s", len(finished), search.trials, told or "none has ended", others)
+    log.info("%d of %s trials: %s%s", len(finished), search.trials, ended or "none has ended", others)
     if best is not None:
         log.info("best: trial %d, %s %.4f", best.number, metric.name, best.value)
         log.info("its command: %s", command)
@@ -70,7 +70,7 @@ def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTri
 
 
 def point_of(trial: FrozenTrial) -> Point:
-    """A trial as the pictures draw it; a pruned one with the last value that it told."""
+    """Return a trial for the pictures; a pruned one with its last value."""
     value = None if trial.state is TrialState.FAIL else trial.value
     value = last_value(trial) if value is None and trial.state is TrialState.PRUNED else value
     value = None if value is not None and not math.isfinite(value) else value
@@ -78,7 +78,7 @@ def point_of(trial: FrozenTrial) -> Point:
 
 
 def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> None:
-    """One row per trial: number, state, value, step of the best evaluation, seconds, parameters, folder, message."""
+    """Write a row per trial: number, state, value, step of its best, seconds, parameters, folder, message."""
     keys = [parameter.key for parameter in search.spec.parameters]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -103,30 +103,30 @@ def _cell(value: Any) -> str:
     return escape_formula(value) if isinstance(value, str) else format_value(value)
 
 
-def draw_pictures(search: Search, study: optuna.Study, points: Sequence[Point], report: Path) -> list[Path]:
-    """Draw what there are trials enough for; the paths of the pictures."""
-    metric = search.spec.metric
+def plot_search(search: Search, study: optuna.Study, points: Sequence[Point], report: Path) -> list[Path]:
+    """Write the pictures that there are enough trials for, and return their paths."""
+    metric, title = search.spec.metric, f"search {search.name}"
     done = [point for point in points if point.value is not None]
     for name in ("history", "parallel", "importance"):
         (report / f"{name}.png").unlink(missing_ok=True)
     pictures = []
     if points:
-        plot_history(points, metric, report / "history.png")
+        plot_history(points, metric, report / "history.png", title=title)
         pictures.append(report / "history.png")
     if len(done) > 1:
-        plot_parallel(done, search.spec.parameters, metric, report / "parallel.png")
+        plot_parallel(done, search.spec.parameters, metric, report / "parallel.png", title=title)
         pictures.append(report / "parallel.png")
     importances = parameter_importance(study)
     if importances:
-        plot_importance(importances, metric, report / "importance.png")
+        plot_importance(importances, metric, report / "importance.png", title=title)
         pictures.append(report / "importance.png")
     return pictures
 
 
 def parameter_importance(study: optuna.Study) -> dict[str, float]:
-    """Share of the variance by parameter (fANOVA, Hutter et al. 2014); empty if the trials do not say.
+    """Return each parameter's share of the variance (fANOVA, Hutter et al. 2014).
 
-    So it is if a single parameter varies: all of the variance is its own.
+    It is empty for too few trials, and where a single parameter varies: all of the variance is its own.
     """
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(done) < MIN_TRIALS_FOR_IMPORTANCE or len({trial.value for trial in done}) < 2:
@@ -147,7 +147,7 @@ def parameter_importance(study: optuna.Study) -> dict[str, float]:
 
 
 def copy_best(run: Path, report: Path) -> None:
-    """Put the best trial's best.pt into the report, if this machine has it."""
+    """Copy the best trial's best.pt into the report, if this machine has it."""
     source = run / "checkpoints" / "best.pt"
     if source.exists():
         shutil.copyfile(source, report / ".best.pt.part")
@@ -157,7 +157,7 @@ def copy_best(run: Path, report: Path) -> None:
 def page(
     search: Search, trials: Sequence[FrozenTrial], best: FrozenTrial | None, command: str, pictures: Sequence[Path]
 ) -> str:
-    """The report as one HTML file that needs no other."""
+    """Return the report as one self-contained HTML file."""
     spec, esc = search.spec, html.escape
     goal = "highest" if spec.metric.maximize else "lowest"
     body = [f"<h1>{esc(search.name)}</h1>"]
@@ -185,7 +185,7 @@ def page(
 
 
 def html_table(search: Search, trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> str:
-    """All trials, the best first, those that failed last."""
+    """Return a table of all trials, the best first, failed ones last."""
     esc, metric = html.escape, search.spec.metric
 
     def order(trial: FrozenTrial) -> tuple[int, float]:

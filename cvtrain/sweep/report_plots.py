@@ -1,4 +1,7 @@
-"""Pictures of a search: its history, its trials as lines through their parameters, and which parameter matters."""
+"""Pictures of a search: its history, its trials as lines through their parameters, and their importance.
+
+Each has the name of the search in its title.
+"""
 
 import math
 import os
@@ -23,34 +26,34 @@ MAX_NAMES = 14
 
 @dataclass(frozen=True)
 class Point:
-    """A trial as it is drawn. `value` is None for one that failed."""
+    """A trial in a picture. `value` is None for one that failed."""
 
     number: int
     value: float | None
-    pruned: bool
+    is_pruned: bool
     values: Mapping[str, Any]
 
 
-def plot_history(points: Sequence[Point], metric: Metric, path: str | os.PathLike[str]) -> None:
-    """The metric of each trial over its number, and the best so far.
+def plot_history(points: Sequence[Point], metric: Metric, path: str | os.PathLike[str], *, title: str) -> None:
+    """Plot the metric of each trial over its number, and the best so far.
 
-    Values far below (or above) the others are drawn as triangles at the edge, so that they do not squeeze the rest.
+    Values far below (or above) the others become triangles at the edge, so that they do not squeeze the rest.
     """
     from matplotlib.ticker import MaxNLocator
 
-    told = [point for point in points if point.value is not None]
+    scored = [point for point in points if point.value is not None]
     with style():
         figure = new_figure(7.2, 3.8)
         axes = figure.add_subplot()
-        axes.set_title(f"{printable_text(metric.name)} of {number_of_trials(len(points))}")
+        axes.set_title(_with_name(title, f"{metric.name} of {number_of_trials(len(points))}"))
         axes.set_xlabel("trial")
         axes.set_ylabel(f"{printable_text(metric.name)} ({'higher' if metric.maximize else 'lower'} is better)")
         axes.grid(True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        low, high = robust_limits([point.value for point in told if point.value is not None], metric)
+        low, high = robust_limits([point.value for point in scored if point.value is not None], metric)
         axes.set_ylim(low, high)
         for pruned, color, label in ((False, TRAIN_COLOR, "done"), (True, PRUNED_COLOR, "pruned")):
-            _scatter(axes, [point for point in told if point.pruned is pruned], color, label, low, high)
+            _scatter(axes, [point for point in scored if point.is_pruned is pruned], color, label, low, high)
         failed = [point.number for point in points if point.value is None]
         if failed:
             axes.plot(
@@ -81,7 +84,11 @@ def _scatter(axes: "Axes", points: Sequence[Point], color: str, label: str, low:
 def _draw_best(axes: "Axes", points: Sequence[Point], metric: Metric) -> None:
     best, numbers, values = None, [], []
     for point in points:
-        if point.value is not None and not point.pruned and (best is None or (point.value > best) == metric.maximize):
+        if (
+            point.value is not None
+            and not point.is_pruned
+            and (best is None or (point.value > best) == metric.maximize)
+        ):
             best = point.value
         if best is not None:
             numbers.append(point.number)
@@ -91,7 +98,7 @@ def _draw_best(axes: "Axes", points: Sequence[Point], metric: Metric) -> None:
 
 
 def robust_limits(values: Sequence[float], metric: Metric) -> tuple[float, float]:
-    """Limits of an axis that show the good end in full, and of the bad end what is not far off."""
+    """Return limits of an axis that show all good values, and the bad ones that are not far off."""
     if not values:
         return 0.0, 1.0
     low, high = robust_range(values, metric)
@@ -100,7 +107,7 @@ def robust_limits(values: Sequence[float], metric: Metric) -> tuple[float, float
 
 
 def robust_range(values: Sequence[float], metric: Metric) -> tuple[float, float]:
-    """From the best value to the worst that is not far off the others."""
+    """Return the range from the best value to the worst that is not far off the others."""
     low, high = min(values), max(values)
     quarter, middle, three = np.quantile(values, [0.25, 0.5, 0.75])
     reach = 3.0 * max(three - quarter, abs(middle) * 1e-3)
@@ -112,54 +119,72 @@ def robust_range(values: Sequence[float], metric: Metric) -> tuple[float, float]
 
 
 def plot_parallel(
-    points: Sequence[Point], parameters: Sequence[Parameter], metric: Metric, path: str | os.PathLike[str]
+    points: Sequence[Point],
+    parameters: Sequence[Parameter],
+    metric: Metric,
+    path: str | os.PathLike[str],
+    *,
+    title: str,
 ) -> None:
-    """Each trial as a line through its parameters and its metric, coloured by the metric; the best one is black."""
-    from matplotlib import colormaps
+    """Plot each trial as a line through its parameters and its metric, coloured by the metric; the best is black."""
     from matplotlib.colors import ListedColormap, Normalize
 
-    told = in_drawing_order(points, metric)
-    shown = [item for item in parameters if len({format_value(point.values.get(item.key)) for point in told}) > 1]
-    columns = [Column.of(item, [point.values.get(item.key) for point in told]) for item in shown]
-    values_told = [point.value for point in told if point.value is not None]
-    low, high = robust_range(values_told, metric)
-    is_cut = (min(values_told) < low, max(values_told) > high)
+    scored = in_drawing_order(points, metric)
+    shown = [item for item in parameters if len({format_value(point.values.get(item.key)) for point in scored}) > 1]
+    columns = [Column.of(item, [point.values.get(item.key) for point in scored]) for item in shown]
+    values_scored = [point.value for point in scored if point.value is not None]
+    low, high = robust_range(values_scored, metric)
+    is_cut = (min(values_scored) < low, max(values_scored) > high)
     columns.append(Column(metric.name, low, high, False, (), is_cut))
-    # Without the yellow end, which cannot be seen on white.
-    shades = colormaps["viridis"](np.linspace(0.0, 0.8, 256))
+    shades = visible_shades()
     colors = ListedColormap(shades if metric.maximize else shades[::-1])
     norm = Normalize(low - (low == high and metric.maximize), high + (low == high and not metric.maximize))
     with style():
         figure = new_figure(max(5.0, 1.75 * len(columns) + 1.2), 4.4)
         axes = figure.add_subplot()
-        for rank, point in enumerate(told):
+        for rank, point in enumerate(scored):
             values = [*(point.values.get(item.key) for item in shown), point.value]
             heights = [column.height(value) for column, value in zip(columns, values, strict=True)]
-            is_best = rank == len(told) - 1 and not point.pruned
+            is_best = rank == len(scored) - 1 and not point.is_pruned
             color = INK if is_best else colors(norm(point.value or 0.0))
-            width, alpha = (2.2, 1.0) if is_best else (1.2, 0.35 if point.pruned else 0.75)
-            axes.plot(range(len(columns)), heights, color=color, lw=width, alpha=alpha, zorder=2 + rank / len(told))
+            line = "--" if point.is_pruned else "-"
+            width = 2.2 if is_best else 1.2
+            axes.plot(range(len(columns)), heights, line, color=color, lw=width, zorder=2 + rank / len(scored))
         for position, column in enumerate(columns):
-            _draw_column(axes, position, column, is_last=position == len(columns) - 1)
+            _draw_column(axes, position, column)
         axes.set_xlim(-0.35, len(columns) - 1 + 0.45)
         axes.set_ylim(-0.04, 1.1)
         axes.axis("off")
-        pruned = ", pruned ones are pale" if any(point.pruned for point in told) else ""
-        title = f"{number_of_trials(len(told))}; the greener the better, the best is black{pruned}"
-        axes.set_title(title, pad=10)
+        pruned = ", pruned ones are dashed" if any(point.is_pruned for point in scored) else ""
+        text = f"{number_of_trials(len(scored))}; the greener the better, the best is black{pruned}"
+        axes.set_title(_with_name(title, text), pad=10)
         save_figure(figure, path)
 
 
-def in_drawing_order(points: Sequence[Point], metric: Metric) -> list[Point]:
-    """Trials with a value from the worst to the best; the last is that which the search calls its best.
+def visible_shades() -> np.ndarray:
+    """Return 256 colours from blue to green, each with a contrast of 3 or more against white; (256, 4) in 0 to 1.
 
-    That is the earliest of the best among those that came to their end, if any did.
+    They are the dark part of viridis, whose bright part is hard to see as a thin line on white.
+    """
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps["viridis"](np.linspace(0.0, 0.6, 256)))
+
+
+def _with_name(title: str, text: str) -> str:
+    return f"{printable_text(title, 60)}\n{printable_text(text)}"
+
+
+def in_drawing_order(points: Sequence[Point], metric: Metric) -> list[Point]:
+    """Return the trials that have a value from the worst to the best.
+
+    The last is the best of the search: the earliest of equals among those that were not pruned, if there are any.
     """
     sign = 1.0 if metric.maximize else -1.0
-    told = [point for point in points if point.value is not None]
-    told.sort(key=lambda point: (sign * (point.value or 0.0), -point.number))
-    whole = [point for point in told if not point.pruned]
-    return [*(point for point in told if point is not whole[-1]), whole[-1]] if whole else told
+    scored = [point for point in points if point.value is not None]
+    scored.sort(key=lambda point: (sign * (point.value or 0.0), -point.number))
+    whole = [point for point in scored if not point.is_pruned]
+    return [*(point for point in scored if point is not whole[-1]), whole[-1]] if whole else scored
 
 
 def number_of_trials(count: int) -> str:
@@ -170,7 +195,7 @@ def number_of_trials(count: int) -> str:
 class Column:
     """An upright axis of the parallel plot.
 
-    `names`: for choices, else empty. `is_cut`: whether values beyond its lower and its upper end are drawn at them.
+    `names`: for choices, else empty. `is_cut`: whether values beyond its lower and its upper end lie at that end.
     """
 
     title: str
@@ -191,7 +216,7 @@ class Column:
         return Column(parameter.key, float(min(values)), float(max(values)), log, ())
 
     def height(self, value: Any) -> float:
-        """Where a value is on the axis, 0 to 1."""
+        """Return the position of a value on the axis, 0 to 1."""
         if self.names:
             return self.names.index(format_value(value)) / self.high
         if self.low == self.high:
@@ -201,7 +226,7 @@ class Column:
         return min(1.0, max(0.0, (float(value) - self.low) / (self.high - self.low)))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Heights and their labels."""
+        """Return positions and their labels."""
         if self.names:
             every = math.ceil(len(self.names) / MAX_NAMES)
             return [(n / self.high, printable_text(name, 18)) for n, name in enumerate(self.names) if n % every == 0]
@@ -216,7 +241,7 @@ class Column:
         return list(zip(shares, texts, strict=True))
 
 
-def _draw_column(axes: "Axes", position: int, column: Column, *, is_last: bool) -> None:
+def _draw_column(axes: "Axes", position: int, column: Column) -> None:
     axes.plot([position, position], [0, 1], color="#666666", lw=1.0, zorder=4)
     axes.text(position, 1.05, printable_text(column.title, 26), ha="center", va="bottom", fontsize=8, weight="bold")
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
@@ -225,8 +250,10 @@ def _draw_column(axes: "Axes", position: int, column: Column, *, is_last: bool) 
         axes.text(position + 0.04, height, text, ha="left", va="center", fontsize=7, bbox=box, zorder=5)
 
 
-def plot_importance(importances: Mapping[str, float], metric: Metric, path: str | os.PathLike[str]) -> None:
-    """A bar per parameter: its share of what makes the metric differ from trial to trial."""
+def plot_importance(
+    importances: Mapping[str, float], metric: Metric, path: str | os.PathLike[str], *, title: str
+) -> None:
+    """Plot a bar per parameter: its share of the metric's variance over the trials."""
     names = sorted(importances, key=lambda name: importances[name])
     with style():
         figure = new_figure(6.4, 0.9 + 0.34 * len(names))
@@ -237,7 +264,7 @@ def plot_importance(importances: Mapping[str, float], metric: Metric, path: str 
         for position, name in enumerate(names):
             axes.text(importances[name] + 0.01, position, f"{importances[name]:.2f}", va="center", fontsize=8)
         axes.set_xlim(0, min(1.0, 1.12 * max(importances.values()) + 0.05) + 0.03)
-        axes.set_title(f"What {printable_text(metric.name)} depends on (fANOVA)")
+        axes.set_title(_with_name(title, f"What {metric.name} depends on (fANOVA)"))
         axes.set_xlabel("share of the variance")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)

@@ -2,19 +2,19 @@
 
 import csv
 import json
-from pathlib import Path
 
+import fake_trials
 import pytest
 import yaml
-
-FAKE_WORKER = Path(__file__).parents[1] / "support" / "fake_trials.py"
 
 
 @pytest.fixture
 def search(cvtrain, tmp_path, monkeypatch):
     """`search(parameters, "sweep.trials=3", method="grid", ...)` runs a search and gives what it answered."""
-    monkeypatch.setattr("cvtrain.sweep.workers.PROGRAM", (str(FAKE_WORKER),))
-    monkeypatch.setattr("cvtrain.sweep.report.draw_pictures", lambda *arguments: [])
+    for name in ("run_trial", "count_gpus"):
+        monkeypatch.setattr(f"cvtrain.sweep.workers.{name}", getattr(fake_trials, name))
+    monkeypatch.setattr("cvtrain.sweep.workers.PRELOADED", ("pytest", "fake_trials"))
+    monkeypatch.setattr("cvtrain.sweep.report.plot_search", lambda *arguments: [])
 
     def run(parameters, *arguments, **content):
         content = {

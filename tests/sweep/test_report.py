@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cvtrain.config.schema.root import register_schemas
+from cvtrain.sweep import report_plots
 from cvtrain.sweep.parameters import Parameter, read_parameters
 from cvtrain.sweep.report import parameter_importance
 from cvtrain.sweep.report_plots import (
@@ -81,9 +82,9 @@ def points(count):
 
 def test_pictures_are_drawn(parameters, tmp_path):
     metric = Metric()
-    plot_history(list(points(20)), metric, tmp_path / "history.png")
-    plot_parallel(list(points(20)), parameters, metric, tmp_path / "parallel.png")
-    plot_importance({"optimizer.lr": 0.8, "model.dropout": 0.2}, metric, tmp_path / "importance.png")
+    plot_history(list(points(20)), metric, tmp_path / "history.png", title="search a")
+    plot_parallel(list(points(20)), parameters, metric, tmp_path / "parallel.png", title="search a")
+    plot_importance({"optimizer.lr": 0.8, "model.dropout": 0.2}, metric, tmp_path / "importance.png", title="search a")
     for name in ("history", "parallel", "importance"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 150 and len(image.convert("RGB").getcolors(1 << 20) or [0] * 9) > 8
@@ -101,6 +102,26 @@ def test_importance_is_shared_out_where_two_parameters_vary(other, names):
     assert found.keys() == names
     if names:
         assert found["a"] == pytest.approx(100 / 101, abs=0.05)
+
+
+def test_pictures_have_the_name_of_the_search(parameters, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(report_plots, "save_figure", lambda figure, path: titles.append(figure.axes[0].get_title()))
+    plot_history(list(points(20)), Metric(), tmp_path / "a.png", title="search $a")
+    plot_parallel(list(points(20)), parameters, Metric(), tmp_path / "b.png", title="search $a")
+    plot_importance({"optimizer.lr": 0.8}, Metric(), tmp_path / "c.png", title="search $a")
+    assert [title.splitlines() for title in titles] == [
+        [r"search \$a", "val/accuracy of 20 trials"],
+        [r"search \$a", "19 trials; the greener the better, the best is black, pruned ones are dashed"],
+        [r"search \$a", "What val/accuracy depends on (fANOVA)"],
+    ]
+
+
+def test_every_colour_of_the_parallel_plot_is_visible_on_white():
+    colors = report_plots.visible_shades()[:, :3]
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    contrast = 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)  # WCAG 2, which asks for 3 in graphics
+    assert contrast.min() >= 2.99
 
 
 def test_axes_of_the_parallel_plot(parameters):
