@@ -1,9 +1,9 @@
-"""Whether runs accept what a search will ask of them: every value of a sweep file, before the first trial starts."""
+"""Checks the values of a sweep file against the settings of runs, before the first trial starts."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cvtrain.config.composer import COMPOSITION_ERRORS, Composer, jobs_to_check
 from cvtrain.config.errors import ConfigError, Problem
@@ -14,55 +14,84 @@ from cvtrain.config.schema.root import Config
 from cvtrain.sweep.parameters import Parameter
 from cvtrain.sweep.spec import SweepSpec
 
-# What a search itself decides for its trials.
+# Settings that a search decides for its trials.
 OWN_KEYS = {
-    "resume": "a search goes on by itself when its command is given again",
+    "resume": "the same command again resumes a search",
     "output_root": "give it on the command line: it is one for all trials",
     "log_level": "give it on the command line",
 }
 
 
 def check_spec(spec: SweepSpec, composer: Composer, fixed: list[str]) -> Config:
-    """Compose and check every value of every parameter, together with the settings that all trials have.
+    """Compose and check every value of every parameter, together with the settings that all trials share.
 
-    Of a large search each value is tried once, beside the first of the others; of an interval its two ends.
+    In a large search each value is checked once, beside the first of the others; an interval at its two ends.
 
     Args:
         composer: composer of the verb train.
         fixed: overrides of all trials, as `normalize_override` leaves them.
 
     Returns:
-        The config that all trials start from, without any parameter of the search.
+        The config of `base_config`.
 
     Raises:
         ConfigError: every problem, each once.
     """
-    base = typed_config(compose_or_explain(composer, fixed), composer, fixed)
     where = f"in {readable(spec.path)}"
+    names = {parameter.key for parameter in spec.parameters}
+    try:
+        base = base_config(spec, composer, fixed)
+    except ConfigError as error:
+        raise ConfigError(problems=[_located(problem, names, where) for problem in error.problems]) from error
     problems = _key_problems(spec, fixed)
     if problems:
         raise ConfigError(problems=[problem.with_origin(where) for problem in problems])
-    names = {parameter.key for parameter in spec.parameters}
     found: dict[str, Problem] = {}
     bases: dict[tuple[str, ...], DictConfig] = {}
     for job in probing_jobs(spec.parameters):
         try:
             typed_config(_compose_job(composer, fixed, job, bases), composer, [*fixed, *job])
         except ConfigError as error:
-            for problem in error.problems:
-                told = problem
-                if problem.origin in ("", COMMAND_LINE) and problem.key.lstrip("+~").partition("[")[0] in names:
-                    told = replace(problem, origin=where)
-                found[str(told)] = told
+            located = [_located(problem, names, where) for problem in error.problems]
+            found.update({str(problem): problem for problem in located})
     if found:
         raise ConfigError(problems=list(found.values()))
     return base
 
 
+def _located(problem: Problem, names: set[str], where: str) -> Problem:
+    """Name the sweep file as the origin of a parameter's value, which a trial gets on its command line."""
+    is_searched = problem.key.lstrip("+~").partition("[")[0] in names
+    return replace(problem, origin=where) if is_searched and problem.origin in ("", COMMAND_LINE) else problem
+
+
+def base_config(spec: SweepSpec, composer: Composer, fixed: list[str]) -> Config:
+    """Return the config that all trials start from: without parameters of the search, but for required settings.
+
+    A required setting that is searched (such as `data.root`) has its first value.
+
+    Raises:
+        ConfigError: everything that is wrong with `fixed`.
+    """
+    config = compose_or_explain(composer, fixed)
+    required = [item for item in spec.parameters if _is_missing(config, item.key)]
+    if required:
+        fixed = [*fixed, *probing_jobs(required)[0]]
+        config = compose_or_explain(composer, fixed)
+    base: Config = typed_config(config, composer, fixed)
+    return base
+
+
+def _is_missing(config: DictConfig, key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    parent = OmegaConf.select(config, section) if section else config
+    return isinstance(parent, DictConfig) and OmegaConf.is_missing(parent, name)
+
+
 def _compose_job(
     composer: Composer, fixed: list[str], job: list[str], bases: dict[tuple[str, ...], DictConfig]
 ) -> DictConfig:
-    """The config of one trial; `bases` has what was composed for the options that it chooses."""
+    """Compose the config of one trial; `bases` caches configs by the options that a trial chooses."""
     try:
         overrides = [composer.parse(token) for token in job]
         choices = tuple(token for token, each in zip(job, overrides, strict=True) if composer.is_choice(each))
@@ -74,7 +103,7 @@ def _compose_job(
 
 
 def probing_jobs(parameters: Iterable[Parameter]) -> list[list[str]]:
-    """Overrides of the trials to check: all combinations if they are few, else each value beside the others' first."""
+    """Return the overrides of each trial to check: all combinations if they are few, else each value once."""
     lists = [
         [normalize_override(override(parameter.key, value), "train") for value in parameter.probes()]
         for parameter in parameters

@@ -1,7 +1,7 @@
 """`Search`: a command `cvtrain sweep ...`, read and checked, ready for an engine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cvtrain.config.composer import Composer
@@ -13,7 +13,7 @@ from cvtrain.config.provenance import readable
 from cvtrain.config.schema.root import Config
 from cvtrain.config.schema.sweep import Engine, SweepConfig
 from cvtrain.config.sweep_files import find_sweep_file
-from cvtrain.sweep.checks import check_spec
+from cvtrain.sweep.checks import base_config, check_spec
 from cvtrain.sweep.spec import SweepSpec, load_spec
 from cvtrain.sweep.wandb_command import key_of, settings_of_command
 
@@ -22,16 +22,16 @@ FOLDER = "sweeps"
 
 @dataclass(frozen=True)
 class Search:
-    """What an engine needs.
+    """A checked search.
 
     Attributes:
         config: the command's own settings.
         spec: the sweep file.
-        base: the config that all trials start from.
+        base: the config that all trials start from, see `base_config`.
         flags: Hydra's flags of the command, such as --config-dir, which its trials get too.
-        fixed: overrides that all trials get, those that the search itself adds included.
+        fixed: overrides of all trials, those that the search itself adds included.
         given: of these, the ones that the user gave.
-        trials: how many trials in all; None: until W&B's server says so.
+        trials: number of trials in all; None: W&B's server ends the search.
     """
 
     config: SweepConfig
@@ -48,14 +48,14 @@ class Search:
 
     @property
     def folder(self) -> Path:
-        """The folder of the study: its database, its trials, its report. The same for the same name, start by start."""
+        """Folder of the study: its database, its trials, its report."""
         return Path(self.base.output_root).expanduser() / FOLDER / self.name
 
 
 def plan_search(
     composer: Composer, trial_composer: Composer, own: Sequence[str], given: Sequence[str], flags: Sequence[str]
 ) -> Search:
-    """Read and check everything that a search says, before anything is made.
+    """Read and check a search, before anything is written.
 
     Args:
         composer: of the verb sweep.
@@ -65,7 +65,7 @@ def plan_search(
         flags: Hydra's flags.
 
     Raises:
-        ConfigError: every problem of the step that found some: the command, the file, what runs accept of it.
+        ConfigError: every problem of the first step that finds some: the command, the file, the trials' settings.
     """
     own, given = list(own), list(given)
     if not any(token.startswith("sweep.file=") for token in own):
@@ -75,23 +75,23 @@ def plan_search(
     spec = load_spec(find_sweep_file(config.sweep.file, composer.config_dir))
     if config.engine is Engine.local:
         refuse_metric_of_summary(spec)
-    given = [*commands_settings(spec, given), *given]
+    given = [*command_overrides(spec, given), *given]
     base = check_spec(spec, trial_composer, given)
     fixed = [*given, *added_overrides(spec, base, given)]
     if len(fixed) > len(given):
-        base = check_spec(replace(spec, parameters=spec.parameters[:1]), trial_composer, fixed)
+        base = base_config(spec, trial_composer, fixed)
     trials = number_of_trials(config, spec)
     return Search(config, spec, base, tuple(flags), tuple(fixed), tuple(given), trials)
 
 
-def commands_settings(spec: SweepSpec, given: Sequence[str]) -> list[str]:
-    """What the `command` of a sweep file sets for all trials, the command line winning; loggers are the engine's."""
+def command_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
+    """Return the settings in the `command` of a sweep file, without those in `given`; loggers are the engine's."""
     settings = settings_of_command(spec.content, given)
     return [normalize_override(token, "train") for token in settings if key_of(token) not in ("logger", "resume")]
 
 
 def refuse_own_tokens(given: Sequence[str]) -> None:
-    """Refuse overrides of trials that the search decides itself.
+    """Refuse overrides that the search itself gives its trials.
 
     Raises:
         ConfigError: `resume=...` or `hydra....=...`.
@@ -99,14 +99,14 @@ def refuse_own_tokens(given: Sequence[str]) -> None:
     for token in given:
         key, _, value = token.lstrip("+~").partition("=")
         if key == "resume":
-            remedy = "the same command again goes on with its search; trials that were cut are resumed"
+            remedy = "the same command again resumes its search, and the trials that were interrupted"
             raise ConfigError(key, unquoted(value), "is no setting of a search", remedy)
         if key.startswith("hydra"):
             raise ConfigError(key, unquoted(value), "is no setting of a search: its trials have folders of their own")
 
 
 def refuse_metric_of_summary(spec: SweepSpec) -> None:
-    """Refuse a metric that W&B's server finds in a run's summary, and the local engine in no row.
+    """Refuse a metric that only a run's summary has, which W&B's server reads and the local engine does not.
 
     Raises:
         ConfigError: the metric is such a one.
@@ -120,9 +120,9 @@ def refuse_metric_of_summary(spec: SweepSpec) -> None:
 
 
 def added_overrides(spec: SweepSpec, base: Config, given: Sequence[str]) -> list[str]:
-    """What a search adds to its trials' settings where the user says nothing.
+    """Return what a search adds to the settings that the user gave.
 
-    `trainer.monitor` is the metric of the search, if it is one of evaluation, so that best.pt is the best by it.
+    `trainer.monitor` becomes the metric of the search, if it is one of evaluation, so that best.pt is the best by it.
     """
     searched = {parameter.key for parameter in spec.parameters}
     named = {token.lstrip("+~").partition("=")[0] for token in given} | searched
@@ -133,7 +133,7 @@ def added_overrides(spec: SweepSpec, base: Config, given: Sequence[str]) -> list
 
 
 def number_of_trials(config: SweepConfig, spec: SweepSpec) -> int | None:
-    """Trials in all: `sweep.trials`, else `run_cap`, else every combination; never more than the grid has.
+    """Return the number of trials: `sweep.trials`, else `run_cap`, else the whole grid; at most the whole grid.
 
     Raises:
         ConfigError: a search by engine=local that would have no end.

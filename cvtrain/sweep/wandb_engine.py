@@ -1,14 +1,12 @@
-"""The engine `wandb`: makes the search on W&B's server, and starts agents on this machine that run its trials."""
+"""The engine `wandb`: creates the sweep on W&B's server, and starts agents on this machine that run its trials."""
 
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
@@ -18,22 +16,23 @@ from cvtrain.config.machine import usable_cores
 from cvtrain.config.redact import redact
 from cvtrain.loggers.wandb_session import check_session
 from cvtrain.runtime.files import atomic_write
-from cvtrain.runtime.signals import leave_lost_terminal, signals_to_handle
+from cvtrain.runtime.signals import StopSignals
 from cvtrain.sweep.search import Search
 from cvtrain.sweep.wandb_command import agents_command, key_of
 
 SPEC_FILE = "wandb_sweep.yaml"
-# What the server may take to answer, at each step.
+TICK_SECONDS = 0.2
+# Timeouts of the server's answers.
 CONNECT_SECONDS, CREATE_SECONDS = 5.0, 40.0
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 WANDB = (sys.executable, "-m", "wandb")
 
 
 def search_with_wandb(search: Search) -> int:
-    """Make the sweep on the server and run `sweep.workers` agents until it has no more trials for them.
+    """Create the sweep on the server and run `sweep.workers` agents until it has no more trials for them.
 
     Returns:
-        The exit code: 0; 130, 143 or 138 after a signal, when the trials have saved and ended.
+        The exit code: 0, or 128 + the number of a signal, after which the trials have saved and ended.
 
     Raises:
         ConfigError: no key, no server, or the server does not take the search; nothing has started then.
@@ -49,7 +48,7 @@ def search_with_wandb(search: Search) -> int:
 
 
 def content_for_server(search: Search) -> dict[str, Any]:
-    """The sweep file as the server gets it: with the settings of the command line.
+    """Return the sweep file for the server, with the settings of the command line.
 
     Raises:
         ConfigError: the trials would not log to W&B, or be ended by a rule that its server does not know.
@@ -76,10 +75,10 @@ def content_for_server(search: Search) -> dict[str, Any]:
 
 
 def require_server() -> None:
-    """See that there is a key and a server, within seconds and without a question at the terminal.
+    """Check within seconds, and without a question at the terminal, that there is a key and a server.
 
     Raises:
-        ConfigError: there is not.
+        ConfigError: one of them is missing.
     """
     mode = os.environ.get("WANDB_MODE")
     if mode not in (None, "online", "shared", "run"):
@@ -94,11 +93,11 @@ def require_server() -> None:
 
 
 def create_sweep(content: Mapping[str, Any], file: Path) -> str:
-    """Let `wandb sweep` make the sweep; gives its path, entity/project/id.
+    """Create the sweep with `wandb sweep` and return its path, entity/project/id.
 
     Args:
         content: the sweep.
-        file: where it is kept, for the program and for later.
+        file: where it is written, for `wandb sweep` and for later.
 
     Raises:
         ConfigError: the server does not take it, or does not answer.
@@ -130,7 +129,7 @@ def create_sweep(content: Mapping[str, Any], file: Path) -> str:
             f"{places or 'no entity and no project'} in the sweep file; wandb sweep {file} says more",
         )
     for line in said.splitlines():
-        if found[0] not in line:  # which the caller words for agents on any machine
+        if found[0] not in line:  # the caller prints this one for agents on any machine
             print(line.removeprefix("wandb: "))
     return found[1].strip("'")
 
@@ -141,66 +140,60 @@ def _silent_server(reason: str) -> ConfigError:
 
 
 def _reason(said: str) -> str:
-    """The words of the program that say what went wrong."""
+    """Return the line of the program's output that names the error."""
     lines = [line.removeprefix("wandb: ").strip() for line in said.splitlines()]
-    told = [line for line in lines if re.search(r"error|denied|not found|invalid|failed|in time", line, re.IGNORECASE)]
-    return redact((told or lines or ["it said nothing"])[-1].removeprefix("ERROR ").removeprefix("Error: "))
+    found = [line for line in lines if re.search(r"error|denied|not found|invalid|failed|in time", line, re.IGNORECASE)]
+    return redact((found or lines or ["no output"])[-1].removeprefix("ERROR ").removeprefix("Error: "))
 
 
 def run_agents(path: str, count: int) -> int:
-    """Run `count` agents until all have ended. A signal is passed on: their trials save and end, and so do they."""
+    """Run `count` agents until all have ended. After a signal their trials save and end, and so do they.
+
+    Returns:
+        The exit code: 0, or 128 + the number of the signal.
+
+    Raises:
+        RunError: an agent failed.
+    """
     agents: list[subprocess.Popen[bytes]] = []
-    with _passed_on(agents) as received:
-        for _ in range(count):
-            # Of their own session, so that Ctrl-C comes to them from here, once, and their trials in turn.
-            agents.append(
-                subprocess.Popen(
-                    [*WANDB, "agent", "--forward-signals", path],
-                    stdin=subprocess.DEVNULL,
-                    env=_agents_environment(count),
-                    start_new_session=True,
-                )
-            )
-            if received:  # while this one was being started, which has not been told
-                agents[-1].terminate()
-                break
+    environment = _agents_environment(count)
+    with StopSignals() as signals, signals.deferred():
         try:
-            codes = [agent.wait() for agent in agents]
+            for _ in range(count):
+                if signals.received is None:
+                    # In a session of its own: Ctrl-C reaches this process alone, which tells the agents once.
+                    agents.append(
+                        subprocess.Popen(
+                            [*WANDB, "agent", "--forward-signals", path],
+                            stdin=subprocess.DEVNULL,
+                            env=environment,
+                            start_new_session=True,
+                        )
+                    )
+            is_stopping = False
+            while any(agent.poll() is None for agent in agents):
+                if signals.received is not None and not is_stopping:
+                    is_stopping = True
+                    _terminate(agents)
+                time.sleep(TICK_SECONDS)
         finally:
-            for agent in agents:
-                if agent.poll() is None:
-                    agent.terminate()
-    if received:
-        return 128 + received[0]
-    if any(codes):
-        raise RunError(f"agents of W&B ended with exit codes {', '.join(map(str, codes))}; what they said is above")
-    return 0
+            _terminate(agents)
+    failed = [str(agent.returncode) for agent in agents if agent.returncode]
+    if failed and signals.received is None:
+        raise RunError(f"agents of W&B ended with exit codes {', '.join(failed)}; their output is above")
+    return signals.exit_code
+
+
+def _terminate(agents: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for agent in agents:
+        if agent.poll() is None:
+            agent.terminate()
 
 
 def _agents_environment(count: int) -> dict[str, str]:
-    """This process's, with `python` as this interpreter, and the cores shared out among the agents."""
+    """Return this process's environment, with this interpreter as `python` and the cores split among the agents."""
     environment = dict(os.environ)
     environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", "")))
     if count > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     return environment
-
-
-@contextmanager
-def _passed_on(agents: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
-    """Inside, signals go to the agents as SIGTERM, which their trials take as a wish to save and end."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        leave_lost_terminal()
-        received.append(number)
-        for agent in agents:
-            if agent.poll() is None:
-                agent.send_signal(signal.SIGTERM)
-
-    previous = {number: signal.signal(number, handle) for number in signals_to_handle()}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -67,6 +67,18 @@ def test_what_runs_accept_is_accepted(check):
     assert config.trainer.epochs == 2
 
 
+def test_a_required_setting_can_be_searched(check, tmp_path):
+    for folder in ("a/ants", "a/bees", "b/ants", "b/bees"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.jpg").touch()
+    roots = {"data.root": {"values": ["a", "b"]}}
+    assert check({"optimizer.lr": {"value": 0.1}, **roots}, "data=custom").data.root == "a"
+    with pytest.raises(ConfigError, match=r"data\.root=c: no such folder(.*\n)*.*set in search\.yaml"):
+        check({"data.root": {"values": ["c"]}}, "data=custom")
+    with pytest.raises(ConfigError, match=r"data\.root: has to be set"):
+        check({"optimizer.lr": {"value": 0.1}}, "data=custom")
+
+
 def test_a_large_search_is_checked_value_by_value(tmp_path):
     spec_path = tmp_path / "search.yaml"
     names = [f"model.kwargs.x{number}" for number in range(6)]

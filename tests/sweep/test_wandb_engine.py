@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from wandb_programs import BIN, QUICK, Programs, spec_of, wait_for
 from wandb_sweep_server import WandbSweepServer
 
@@ -51,6 +52,20 @@ def test_it_makes_the_sweep_and_runs_its_trials(server, tmp_path):
     assert len([row for row in server.runs["sweep1run1"].history if "val/loss" in row]) == 1
     kept = yaml.safe_load((tmp_path / "runs" / "sweeps" / "mine" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
     assert kept == sweep.config
+
+
+def test_a_search_over_a_required_setting(server, tmp_path):
+    for root in ("photos a", "b"):
+        for number, name in enumerate(("ants", "bees")):
+            (tmp_path / root / name).mkdir(parents=True)
+            for image in range(12):
+                Image.new("RGB", (16, 16), (100 * number, 10 * image, 0)).save(tmp_path / root / name / f"{image}.png")
+    programs = Programs(tmp_path, server, COLUMNS="200")
+    spec = spec_of({"data.root": {"values": ["photos a", "b"]}}, "data=custom", "data.image_size=16")
+    done = programs.run([*CVTRAIN, write(tmp_path, spec)], timeout=600)
+    assert done.returncode == 0, done.stdout
+    assert server.states() == {"sweep1run1": "finished", "sweep1run2": "finished"}, done.stdout
+    assert [server.runs[f"sweep1run{n}"].config["data.root"] for n in (1, 2)] == ["photos a", "b"]
 
 
 @pytest.mark.slow
@@ -147,16 +162,17 @@ def test_the_commands_settings_are_those_of_every_trial(monkeypatch):
 
 
 def test_a_signal_while_agents_are_started_is_not_lost(monkeypatch):
-    asked = []
+    started = []
 
-    def environment(count):
-        asked.append(count)
-        if len(asked) == 2:
+    def start(*arguments, **options):
+        started.append(arguments)
+        if len(started) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return dict(os.environ)
+        return popen(*arguments, **options)
 
+    popen = wandb_engine.subprocess.Popen
     monkeypatch.setattr(wandb_engine, "WANDB", (sys.executable, "-c", "import time; time.sleep(60)"))
-    monkeypatch.setattr(wandb_engine, "_agents_environment", environment)
+    monkeypatch.setattr(wandb_engine.subprocess, "Popen", start)
     begun = time.monotonic()
     assert wandb_engine.run_agents("e/p/s", 3) == 143
-    assert asked == [3, 3] and time.monotonic() - begun < 30
+    assert len(started) == 2 and time.monotonic() - begun < 30
