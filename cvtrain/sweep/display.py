@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live table in a terminal, a line per trial elsewhere."""
+"""Display of a running search: a live table in a terminal, nothing but the log lines elsewhere."""
 
 import logging
 import time
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 # Finished trials that the live table shows at most.
 ROWS = 12
-REDRAW_SECONDS = 0.2
-# Lines of a terminal that are not the table's rows: its title, head and ends, and the newest log lines above it.
+UPDATE_SECONDS = 0.2
+# Lines of a terminal that are not rows: the title, the head and the ends of the table, and the log lines above it.
 LINES_AROUND = 9
 COLUMNS = ("trial", "state", "metric", "best", "time", "parameters")
-# Columns that a narrow terminal does without, the most welcome first, and what the parameters need to say something.
+# Columns that a narrow terminal omits, the most useful first, and the least useful width of the parameters.
 SPARED = ("parameters", "best", "time")
 PARAMETERS_WIDTH = 16
 GAP = 3
@@ -37,24 +37,24 @@ STATES = {
 
 
 class Display(Protocol):
-    """What the search tells."""
+    """Shows the state of a search."""
 
     def update(self, running: list[RunningTrial], trials: list[FrozenTrial]) -> None: ...
     def close(self) -> None: ...
 
 
-class NoTable:
-    """Shows nothing: the log line per trial says it."""
+class NullDisplay:
+    """Does nothing: each trial has its log lines."""
 
     def update(self, running: list[RunningTrial], trials: list[FrozenTrial]) -> None: ...
     def close(self) -> None: ...
 
 
 class LiveTable:
-    """A table that is drawn anew a few times a second; log lines scroll above it.
+    """A table that is updated a few times a second below the log lines.
 
-    It takes a line per trial and never more of them than the terminal has: trials that run first, then the best, then
-    the newest that have ended. A narrow terminal gets fewer columns.
+    It has a line per trial, as many as the terminal has room for: running trials first, then the best, then the newest
+    that have ended. A narrow terminal gets fewer columns.
     """
 
     def __init__(self, title: str, spec: SweepSpec, limit: int) -> None:
@@ -64,14 +64,14 @@ class LiveTable:
         self._metric = spec.metric
         self._names = short_names([parameter.key for parameter in spec.parameters if parameter.varies()])
         self._limit = limit
-        self._drawn_at = 0.0
+        self._updated_at = 0.0
         self._live = Live(console=get_console(), auto_refresh=False, transient=True)
         self._live.start()
 
     def update(self, running: list[RunningTrial], trials: list[FrozenTrial]) -> None:
-        if time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
+        if time.monotonic() - self._updated_at >= UPDATE_SECONDS:
             self._live.update(self._table(running, trials, *get_console().size), refresh=True)
-            self._drawn_at = time.monotonic()
+            self._updated_at = time.monotonic()
 
     def close(self) -> None:
         self._live.stop()
@@ -96,7 +96,7 @@ class LiveTable:
                 justify="left" if is_text else "right",
                 overflow="ellipsis",
                 no_wrap=True,
-                min_width=None if name == "parameters" else widths[name],  # where room is short, it is there
+                min_width=None if name == "parameters" else widths[name],
             )
         for cells, style in rows:
             table.add_row(*(Text(cells[name]) for name in columns), style=style)
@@ -105,7 +105,7 @@ class LiveTable:
     def _rows(
         self, running: list[RunningTrial], finished: list[FrozenTrial], room: int
     ) -> Iterator[tuple[dict[str, str], str]]:
-        """Cells by column, and their colour; no more than there is room for."""
+        """Yield cells by column and their colour, for no more trials than there is room for."""
         shown_running = running[:room]
         best = best_trial(finished, self._metric)
         left = min(ROWS, room - len(shown_running))
@@ -140,12 +140,12 @@ class LiveTable:
 
 
 def build_display(title: str, spec: SweepSpec, limit: int) -> Display:
-    """A live table if the console is a terminal, else nothing."""
-    return LiveTable(title, spec, limit) if get_console().is_terminal else NoTable()
+    """Return a live table if the console is a terminal, else a no-op."""
+    return LiveTable(title, spec, limit) if get_console().is_terminal else NullDisplay()
 
 
 def columns_for(width: int, widths: dict[str, int]) -> list[str]:
-    """The columns of the table that a terminal has room for, given how wide each would be."""
+    """Return the columns that a terminal has room for, given the width of each."""
     needed = {name: min(widths[name], PARAMETERS_WIDTH) if name == "parameters" else widths[name] for name in COLUMNS}
     taken = [name for name in COLUMNS if name not in SPARED]
     for name in SPARED:
@@ -155,13 +155,13 @@ def columns_for(width: int, widths: dict[str, int]) -> list[str]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted key, where no other ends so: `lr` for `optimizer.lr`."""
+    """Return the last part of each dotted key where it is unique: `lr` for `optimizer.lr`."""
     last = [key.rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
 def duration(seconds: float) -> str:
-    """`48 s`, `12:05`, `3:20:15`."""
+    """Return seconds as `48 s`, `12:05` or `3:20:15`."""
     minutes, rest = divmod(int(seconds), 60)
     if minutes == 0:
         return f"{rest} s"
@@ -170,7 +170,7 @@ def duration(seconds: float) -> str:
 
 
 def best_trial(trials: list[FrozenTrial], metric: Metric) -> FrozenTrial | None:
-    """The best of the trials that came to their end; the earliest among equals."""
+    """Return the best of the completed trials, the earliest of equals."""
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
     if not done:
         return None
@@ -178,17 +178,17 @@ def best_trial(trials: list[FrozenTrial], metric: Metric) -> FrozenTrial | None:
 
 
 def last_value(trial: FrozenTrial) -> float | None:
-    """The last value that a trial told."""
+    """Return the last value of a trial."""
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
 
 
 def describe_values(values: dict[str, Any]) -> str:
-    """`optimizer.lr=0.00312 model.hidden=[64]`; numbers short, for people."""
+    """Return values as `optimizer.lr=0.00312 model.hidden=[64]`, numbers with four digits."""
     return " ".join(f"{key}={short(value)}" for key, value in values.items())
 
 
 def short(value: Any) -> str:
-    """A value for people: numbers with four digits."""
+    """Return a value as text; numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else format_value(value)
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a sweep file: W&B's distributions by their names, and how a number drawn becomes a value."""
+"""The parameters of a sweep file: W&B's distributions by name, and the value that a sampled number stands for."""
 
 import math
 import statistics
@@ -9,12 +9,12 @@ from typing import Any
 from cvtrain.config.errors import Problem, format_value
 from cvtrain.config.hints import closest, did_you_mean
 
-# What of a distribution without ends is drawn: all but its outermost millionths.
+# Of a distribution without ends, its outermost millionths are not sampled.
 TAIL = 1e-6
-# Where such a distribution is checked before a search: one value in a thousand lies beyond each.
+# Quantiles at which such a distribution is checked before a search.
 PROBED_TAIL = 1e-3
 NORMAL = statistics.NormalDist()
-# Keys of each distribution: those it needs, and those it may have with their defaults.
+# Keys of each distribution: required ones, and optional ones with their defaults.
 DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "constant": (("value",), {}),
     "categorical": (("values",), {}),
@@ -43,7 +43,7 @@ _EXPONENTS = "min and max of log_uniform are exponents of e; log_uniform_values 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a search draws for a parameter, of which `Parameter.value_of` makes its values."""
+    """The numbers that a search samples for a parameter, which `Parameter.value_of` turns into values."""
 
     low: float
     high: float
@@ -60,7 +60,7 @@ class Parameter:
         distribution: W&B's name of it.
         settings: the distribution's numbers, defaults filled in.
         choices: the values of a parameter with a list of them (one for a constant), else empty.
-        range: the numbers to draw, for all others and for choices with probabilities.
+        range: the numbers to sample, for all others and for choices with probabilities.
     """
 
     key: str
@@ -73,12 +73,12 @@ class Parameter:
         """False if every trial has the same value."""
         return len(self.choices) != 1
 
-    def value_of(self, drawn: float) -> Any:
-        """The value that a number out of `range` stands for."""
-        return _DRAWN.get(self.distribution, _as_drawn)(drawn, self.settings)
+    def value_of(self, sample: float) -> Any:
+        """Return the value that a number out of `range` stands for."""
+        return _FROM_SAMPLE.get(self.distribution, _as_sampled)(sample, self.settings)
 
     def grid(self) -> list[Any] | None:
-        """Every value in turn; None if there are endlessly many."""
+        """Return all values in order; None if there is no end of them."""
         if self.choices:
             return list(self.choices)
         low, high = self.settings.get("min", 0), self.settings.get("max", 0)
@@ -91,7 +91,7 @@ class Parameter:
         return None
 
     def probes(self) -> list[Any]:
-        """Values to check before a search: all choices, or the two ends."""
+        """Return the values to check before a search: all choices, or the two ends."""
         if self.choices:
             return list(self.choices)
         assert self.range is not None
@@ -102,7 +102,7 @@ class Parameter:
 
 
 def read_parameters(listed: Any, prefix: str = "") -> Iterator[Parameter | Problem]:
-    """The parameters of a `parameters:` mapping, nested ones by dotted keys; Problems for what is wrong with some."""
+    """Yield the parameters of a `parameters:` mapping, nested ones by dotted keys, and Problems for wrong ones."""
     where = f"parameters.{prefix}" if prefix else "parameters"
     if not isinstance(listed, dict) or not listed:
         yield Problem(where, listed, "must map keys to what they may be", "such as optimizer.lr: {min: 1e-4, max: 0.1}")
@@ -151,7 +151,7 @@ def _read_parameter(key: str, settings: dict[str, Any]) -> Parameter | Problem:
 
 
 def _default_distribution(given: Mapping[str, Any]) -> str | None:
-    """W&B's own choice where none is named."""
+    """Return W&B's distribution where none is named."""
     if "value" in given:
         return "constant"
     if "values" in given:
@@ -185,7 +185,7 @@ def _number_problem(where: str, distribution: str, settings: Mapping[str, Any]) 
     if distribution.endswith("log_uniform") and max(abs(low), abs(high)) > 700:
         return Problem(where, rule=f"e^{format_value(high)} is no number", remedy=_EXPONENTS)
     if distribution == "log_uniform" and low > 0 and high <= 1:  # such as 0.0001 to 0.1, meant as values
-        return Problem(where, rule=f"draws from {math.exp(low):.4g} to {math.exp(high):.4g}", remedy=_EXPONENTS)
+        return Problem(where, rule=f"samples from {math.exp(low):.4g} to {math.exp(high):.4g}", remedy=_EXPONENTS)
     return None
 
 
@@ -215,8 +215,8 @@ def _build(key: str, distribution: str, settings: Mapping[str, Any]) -> Paramete
     if distribution == "constant":
         return Parameter(key, distribution, settings, (settings["value"],), None)
     if "values" in settings:
-        drawn = Range(0.0, 1.0) if "probabilities" in settings else None
-        return Parameter(key, distribution, settings, tuple(settings["values"]), drawn)
+        sampled = Range(0.0, 1.0) if "probabilities" in settings else None
+        return Parameter(key, distribution, settings, tuple(settings["values"]), sampled)
     if "min" not in settings:
         return Parameter(key, distribution, settings, (), Range(TAIL, 1 - TAIL))
     low, high = settings["min"], settings["max"]
@@ -229,39 +229,39 @@ def _build(key: str, distribution: str, settings: Mapping[str, Any]) -> Paramete
 
 
 def _quantized(value: float, step: float) -> float | int:
-    """The multiple of `step` next to `value`; a whole number if the step is one."""
+    """Return the multiple of `step` next to `value`; a whole number if the step is one."""
     return round(value / step) * step if isinstance(step, int) else float(f"{round(value / step) * step:.12g}")
 
 
-def _as_drawn(drawn: float, settings: Mapping[str, Any]) -> Any:
-    return drawn if "q" not in settings else _quantized(drawn, settings["q"])
+def _as_sampled(sample: float, settings: Mapping[str, Any]) -> Any:
+    return sample if "q" not in settings else _quantized(sample, settings["q"])
 
 
-def _weighted(drawn: float, settings: Mapping[str, Any]) -> Any:
+def _weighted(sample: float, settings: Mapping[str, Any]) -> Any:
     total = 0.0
     for value, share in zip(settings["values"], settings["probabilities"], strict=True):
         total += share
-        if drawn < total:
+        if sample < total:
             return value
     return [value for value, share in zip(settings["values"], settings["probabilities"], strict=True) if share][-1]
 
 
-def _normal(drawn: float, settings: Mapping[str, Any]) -> Any:
-    return _as_drawn(settings["mu"] + settings["sigma"] * NORMAL.inv_cdf(drawn), settings)
+def _normal(sample: float, settings: Mapping[str, Any]) -> Any:
+    return _as_sampled(settings["mu"] + settings["sigma"] * NORMAL.inv_cdf(sample), settings)
 
 
-def _log_normal(drawn: float, settings: Mapping[str, Any]) -> Any:
-    return _as_drawn(math.exp(settings["mu"] + settings["sigma"] * NORMAL.inv_cdf(drawn)), settings)
+def _log_normal(sample: float, settings: Mapping[str, Any]) -> Any:
+    return _as_sampled(math.exp(settings["mu"] + settings["sigma"] * NORMAL.inv_cdf(sample)), settings)
 
 
-def _beta(drawn: float, settings: Mapping[str, Any]) -> Any:
+def _beta(sample: float, settings: Mapping[str, Any]) -> Any:
     from scipy.stats import beta
 
-    return _as_drawn(float(beta.ppf(drawn, settings["a"], settings["b"])), settings)
+    return _as_sampled(float(beta.ppf(sample, settings["a"], settings["b"])), settings)
 
 
-# What becomes of a drawn share of the distribution; every other draws its value itself.
-_DRAWN: dict[str, Callable[[float, Mapping[str, Any]], Any]] = {
+# The value of a sampled quantile; for other distributions the sample is the value.
+_FROM_SAMPLE: dict[str, Callable[[float, Mapping[str, Any]], Any]] = {
     "categorical_w_probabilities": _weighted,
     "normal": _normal,
     "q_normal": _normal,

@@ -1,4 +1,4 @@
-"""Early termination of trials: W&B's hyperband, and the median rule, in numbers of evaluations."""
+"""Early termination of trials: W&B's hyperband and the median rule, counted in evaluations."""
 
 import math
 
@@ -11,7 +11,7 @@ from cvtrain.sweep.spec import EarlyTermination
 
 
 def build_pruner(settings: EarlyTermination | None) -> BasePruner:
-    """The pruner of a sweep file's `early_terminate`."""
+    """Return the pruner of a sweep file's `early_terminate`."""
     if settings is None:
         return NopPruner()
     if settings.kind == "median":
@@ -20,16 +20,15 @@ def build_pruner(settings: EarlyTermination | None) -> BasePruner:
 
 
 class BandPruner(BasePruner):
-    """Ends a trial at a band if it is not among the better 1/eta of the trials that have come so far.
+    """Prunes a trial at a band unless it is among the best 1/eta of the trials that have reached the band.
 
-    The rule of W&B's hyperband, judged once, when the trial arrives at the band: its value is held against those that
-    all trials had there. The threshold is the value of rank floor(n/eta) of n, so the first trial always goes on.
-    A trial whose value is no number ends.
+    This is the rule of W&B's hyperband, applied once, when the trial reaches the band. The threshold is the value of
+    rank floor(n/eta) of n, so the first trial always continues. A trial whose value is NaN is pruned.
 
     Args:
-        bands: numbers of evaluations after which trials are judged.
-        eta: one in eta goes on.
-        strict: judge by the value at the band; else by the best value up to it.
+        bands: numbers of evaluations after which trials are compared.
+        eta: one in eta continues.
+        strict: compare the values at the band; else the best values up to it.
     """
 
     def __init__(self, bands: tuple[int, ...], *, eta: float, strict: bool) -> None:
@@ -54,7 +53,7 @@ class BandPruner(BasePruner):
         return own < threshold if maximize else own > threshold
 
     def value_at(self, trial: FrozenTrial, band: int, *, maximize: bool) -> float:
-        """What a trial is judged by after `band` evaluations."""
+        """Return the value that a trial is compared by after `band` evaluations."""
         values = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)[:band]]
         if self.strict:
             return values[-1]

@@ -1,6 +1,5 @@
-"""How the values of a trial are drawn: Optuna's samplers, made to depend on the seed and the trial's number alone."""
+"""Sampling of a trial's values: Optuna's samplers, which here depend on the seed and the trial's number alone."""
 
-import itertools
 import json
 import math
 import random
@@ -17,12 +16,12 @@ from cvtrain.sweep.parameters import Parameter
 from cvtrain.sweep.spec import SweepSpec
 
 SURPLUS = "surplus"
-# sampler=auto takes a Gaussian process for so many trials: 0.3 to 0.9 s of a core for each, and more after them.
+# Up to this number of trials, sampler=auto is a Gaussian process: 0.3 to 0.9 s of a core for each, later ones more.
 GP_TRIALS = 200
 
 
-def draw(trial: Trial, spec: SweepSpec) -> dict[str, Any]:
-    """The trial's value of every parameter, those that it was given before it was cut included."""
+def sample_values(trial: Trial, spec: SweepSpec) -> dict[str, Any]:
+    """Return the trial's value of every parameter; a resumed trial keeps those that it has."""
     values = {}
     for parameter in spec.parameters:
         distribution = distribution_of(parameter, spec.method)
@@ -37,16 +36,8 @@ def draw(trial: Trial, spec: SweepSpec) -> dict[str, Any]:
     return values
 
 
-def value_of(parameter: Parameter, method: str, drawn: Any) -> Any:
-    """The value that a number or label in the database stands for."""
-    distribution = distribution_of(parameter, method)
-    if isinstance(distribution, CategoricalDistribution):
-        return _choices(parameter, method)[list(distribution.choices).index(drawn)]
-    return parameter.value_of(drawn)
-
-
 def distribution_of(parameter: Parameter, method: str) -> BaseDistribution | None:
-    """What Optuna draws for a parameter; None for a constant."""
+    """Return Optuna's distribution of a parameter; None for a constant."""
     if parameter.distribution == "constant":
         return None
     if method == "grid" or parameter.range is None:
@@ -58,7 +49,7 @@ def distribution_of(parameter: Parameter, method: str) -> BaseDistribution | Non
 
 
 def labels(values: Sequence[Any]) -> list[Any]:
-    """Values as the database keeps them: as they are, or as JSON if some are lists, or equal like 1 and true."""
+    """Return values for the database: as they are, or as JSON if some are lists, or equal like 1 and true."""
     is_plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in values)
     if is_plain and len(set(values)) == len(values):
         return list(values)
@@ -77,7 +68,7 @@ def _suggest_number(trial: Trial, key: str, distribution: BaseDistribution) -> f
 
 
 def build_sampler(spec: SweepSpec, sampler: Sampler, seed: int) -> BaseSampler:
-    """The sampler of a search's method."""
+    """Return the sampler of a search's method."""
     if spec.method == "grid":
         return GridInOrder(spec)
     if spec.method == "random":
@@ -91,10 +82,10 @@ def build_sampler(spec: SweepSpec, sampler: Sampler, seed: int) -> BaseSampler:
 
 
 def suits_gp(spec: SweepSpec, number: int) -> bool:
-    """Whether sampler=auto draws a trial by a Gaussian process, which found more than TPE where this is true.
+    """Return whether sampler=auto uses a Gaussian process for a trial, which found more than TPE where this is true.
 
-    It knows nothing of trials that were ended early, has no order to learn from in choices, and takes ever longer.
-    It is asked trial by trial, so that a search that is made longer goes on as one that was long from the start.
+    It ignores pruned trials, has no order to learn from in choices, and takes ever longer. The rule is per trial, so
+    that a search that is extended samples what one that was long from the start does.
     """
     varying = [parameter for parameter in spec.parameters if parameter.varies()]
     with_order = sum(parameter.range is not None and not parameter.choices for parameter in varying)
@@ -102,16 +93,15 @@ def suits_gp(spec: SweepSpec, number: int) -> bool:
 
 
 class FreshGP(GPSampler):
-    """Optuna's Gaussian process, that draws no trial twice, and takes one thread.
+    """Optuna's Gaussian process, on one thread, without repeated samples.
 
-    At an optimum on the edge of its space it asks for the same values again and again, which trained again give the
-    same; then TPE draws. More threads are not worth it for small matrices, while trials need the cores, and what is
-    drawn depends on no number of them so.
+    At an optimum on the edge of its space it returns the same values again and again; then TPE samples. More threads
+    do not pay for small matrices while trials need the cores, and would change the samples.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed=seed)
-        self._instead = TPESampler(seed=seed, multivariate=True)
+        self._fallback = TPESampler(seed=seed, multivariate=True)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -126,17 +116,17 @@ class FreshGP(GPSampler):
             torch.set_num_threads(threads)
         others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
         if found and any(found.items() <= other.params.items() for other in others):
-            return self._instead.sample_relative(study, trial, search_space)
+            return self._fallback.sample_relative(study, trial, search_space)
         return found
 
 
 def seed_of_trial(seed: int, number: int) -> int:
-    """A seed that differs from trial to trial and from search to search; the same on every machine and start."""
+    """Return a seed that differs from trial to trial and from search to search, and is the same on every machine."""
     return random.Random(f"{seed}/{number}").getrandbits(32)
 
 
 def rank_of(trial: FrozenTrial, study: optuna.Study) -> int:
-    """How many trials came before this one, without those that were one too many."""
+    """Return how many trials came before this one, without surplus ones."""
     others = study.get_trials(deepcopy=False)
     return sum(other.number < trial.number and SURPLUS not in other.user_attrs for other in others)
 
@@ -144,8 +134,8 @@ def rank_of(trial: FrozenTrial, study: optuna.Study) -> int:
 class SeededSampler(BaseSampler):
     """A sampler of Optuna's, made anew for each trial from its number and a seed of its own.
 
-    So a search that is cut and goes on, and one that several machines share, draws no value twice by chance of a
-    restarted generator, and what a trial gets depends on the seed, its number and the trials before it alone.
+    What a trial gets then depends on the seed, its number and the trials before it alone, also in a search that is
+    resumed or shared by several machines.
     """
 
     def __init__(self, make: Callable[[int, int], BaseSampler], seed: int) -> None:
@@ -177,9 +167,9 @@ class SeededSampler(BaseSampler):
 
 
 class GridInOrder(BaseSampler):
-    """The combinations of a grid in their order, the last parameter moving first, each exactly once.
+    """The combinations of a grid in order, the last parameter fastest, each exactly once.
 
-    Which one a trial gets depends on its place among the trials alone, so that machines need not agree on it.
+    A trial's combination depends on its place among the trials alone, so machines need not coordinate.
     """
 
     def __init__(self, spec: SweepSpec) -> None:
@@ -205,12 +195,3 @@ class GridInOrder(BaseSampler):
         position = list(self._lists).index(param_name)
         after = math.prod(sizes[position + 1 :])
         return self._lists[param_name][rank // after % sizes[position]]
-
-
-def all_combinations(spec: SweepSpec) -> list[dict[str, Any]]:
-    """Every combination of a grid in the order of `GridInOrder`."""
-    keys = [parameter.key for parameter in spec.parameters]
-    return [
-        dict(zip(keys, values, strict=True))
-        for values in itertools.product(*(parameter.grid() or [] for parameter in spec.parameters))
-    ]

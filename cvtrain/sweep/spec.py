@@ -1,4 +1,4 @@
-"""`SweepSpec`: a W&B sweep file, read and checked in itself. What a run accepts is checked in `checks`."""
+"""`SweepSpec`: a W&B sweep file, read and checked by itself. `checks` compares it with the settings of runs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ TERMINATION_KEYS = {
 
 @dataclass(frozen=True)
 class Metric:
-    """What a search optimises. `target`: no new trial starts once a trial is that good."""
+    """The metric of a search. `target`: no new trial starts once a trial is that good."""
 
     name: str = "val/accuracy"
     maximize: bool = True
@@ -43,9 +43,9 @@ class EarlyTermination:
     """`early_terminate`, counted in evaluations of a trial.
 
     Attributes:
-        bands: for hyperband, the evaluations after which only the best 1/eta of the trials go on.
-        strict: judge a trial by its value at the band; else by its best so far.
-        min_iter, min_trials: for median, evaluations and finished trials before anything is ended.
+        bands: for hyperband, the evaluations after which only the best 1/eta of the trials continue.
+        strict: compare trials by their values at the band; else by their best so far.
+        min_iter, min_trials: for median, evaluations and finished trials before a trial may be pruned.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class EarlyTermination:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep file. `content` is all of it, as W&B gets it."""
+    """A sweep file. `content` is all of it, for W&B."""
 
     path: Path
     method: str
@@ -70,7 +70,7 @@ class SweepSpec:
     content: dict[str, Any]
 
     def grid_size(self) -> int | None:
-        """Combinations of all values; None if a parameter has endlessly many."""
+        """Return the number of combinations; None if a parameter has no end of values."""
         size = 1
         for parameter in self.parameters:
             values = parameter.grid()
@@ -84,7 +84,7 @@ def load_spec(path: Path) -> SweepSpec:
     """Read a sweep file.
 
     Raises:
-        ConfigError: everything that is wrong with it, whatever a run's settings are.
+        ConfigError: everything that is wrong with the file by itself.
     """
     where = f"in {readable(path)}"
     try:
@@ -128,7 +128,7 @@ def _find_problems(content: dict[str, Any]) -> Iterator[Problem]:
         if key not in FILE_KEYS:
             remedy = did_you_mean(closest(str(key), FILE_KEYS)) or "allowed: " + ", ".join(FILE_KEYS)
             if "." in str(key):
-                remedy = "parameters of the search stand below parameters:"
+                remedy = "parameters of the search go below parameters:"
             yield Problem(str(key), content[key], "is no key of a sweep file", remedy)
     method = content.get("method")
     if method not in METHODS:
@@ -162,8 +162,8 @@ def _metric_problems(metric: Any, method: Any) -> Iterator[Problem]:
     if goal not in GOALS:
         yield Problem("metric.goal", goal, "must be minimize or maximize")
     elif (better := metric_direction(name)) and not goal.startswith(better.value):
-        told = "" if "goal" in metric else ", and W&B minimizes where none is named"
-        rule = f"would look for the worst: {name} is better at its {better.value}{told}"
+        default = "" if "goal" in metric else ", and W&B minimizes where none is named"
+        rule = f"would look for the worst: {name} is better at its {better.value}{default}"
         yield Problem("metric.goal", goal, rule, f"goal: {better.value}imize")
     target = metric.get("target")
     if target is not None and (isinstance(target, bool) or not isinstance(target, (int, float))):
@@ -224,7 +224,7 @@ def _build_termination(settings: dict[str, Any]) -> EarlyTermination:
 
 
 def hyperband_bands(settings: dict[str, Any], eta: float) -> tuple[int, ...]:
-    """W&B's brackets, in evaluations: min_iter, min_iter * eta, ...; or max_iter / eta, max_iter / eta^2, ... (s)."""
+    """Return W&B's brackets in evaluations: min_iter * eta^n for n = 0, 1, ..., or max_iter / eta^n for n = 1 to s."""
     if "min_iter" in settings:
         bands = [float(settings["min_iter"])]
         while bands[-1] < 1e6:

@@ -1,4 +1,4 @@
-"""The `command` of a sweep file: what W&B's agent starts for each trial, and the settings that it gives all trials."""
+"""The `command` of a sweep file, which W&B's agent runs for each trial, and its settings for all trials."""
 
 import os
 import re
@@ -13,22 +13,22 @@ ARGUMENTS = "${args_no_hyphens}"
 
 
 def settings_of_command(content: Mapping[str, Any], given: Sequence[str] = ()) -> list[str]:
-    """The `key=value` words after `cvtrain` in a sweep file's command, those left out whose key is in `given`.
+    """Return the `key=value` words after `cvtrain` in a sweep file's command, without keys in `given`.
 
-    With another program in the command there are none: what it does with its words is its own business.
+    A command with another program has none.
     """
     words = [str(word) for word in content.get("command") or []]
     if PROGRAM not in words:
         return []
     named = {key_of(token) for token in given}
     settings = (word for word in words[words.index(PROGRAM) + 1 :] if "=" in word and not word.startswith("-"))
-    return [_filled_in(word) for word in settings if key_of(word) not in named]
+    return [_expand(word) for word in settings if key_of(word) not in named]
 
 
 def agents_command(content: Mapping[str, Any], fixed: Sequence[str]) -> list[str]:
-    """The command for W&B's agent: the file's own with `fixed` in the place of its settings of the same keys.
+    """Return the command for W&B's agent: the file's own, with `fixed` instead of its settings of the same keys.
 
-    Without one, `cvtrain` itself with `fixed`. The parameters come last, and `logger=wandb` is seen to.
+    Without one it is `cvtrain` with `fixed`. The parameters come last, and `logger=wandb` is added if missing.
     """
     words = [str(word) for word in content.get("command") or _default_command(content)]
     named = {key_of(token) for token in fixed}
@@ -36,29 +36,29 @@ def agents_command(content: Mapping[str, Any], fixed: Sequence[str]) -> list[str
     added = list(fixed)
     if not any(key_of(word) == "logger" for word in (*words, *fixed)):
         added.append("logger=wandb")
-    place = next((number for number, word in enumerate(words) if _brings_parameters(word)), len(words))
+    place = next((number for number, word in enumerate(words) if _has_parameters(word)), len(words))
     if place == len(words):
         return [*words, *added, ARGUMENTS]
     return [*words[:place], *added, *words[place:]]
 
 
 def _default_command(content: Mapping[str, Any]) -> list[str]:
-    """That of W&B for a program of the user's own, else ours."""
+    """Return W&B's default for a program of the user's own, else cvtrain."""
     if content.get("program"):
         return ["${env}", "${interpreter}", "${program}", "${args}"]
     return ["${env}", sys.executable, "-m", PROGRAM, ARGUMENTS]
 
 
 def key_of(token: str) -> str:
-    """The key of an override, without what Hydra may have before it."""
+    """Return the key of an override, without Hydra's prefixes."""
     return token.lstrip("+~").partition("=")[0]
 
 
-def _brings_parameters(word: str) -> bool:
+def _has_parameters(word: str) -> bool:
     macro = MACRO.fullmatch(word)
     return macro is not None and macro[1].startswith("args")
 
 
-def _filled_in(word: str) -> str:
-    """As the agent does: a variable of the environment that is not set is its name."""
+def _expand(word: str) -> str:
+    """Insert environment variables as the agent does; one that is not set becomes its name."""
     return VARIABLE.sub(lambda found: os.environ.get(found[1], found[1]), word)

@@ -26,7 +26,7 @@ import yaml
 from torch import nn
 
 from cvtrain.config.schema.sweep import Sampler
-from cvtrain.sweep.sampling import build_sampler, draw
+from cvtrain.sweep.sampling import build_sampler, sample_values
 from cvtrain.sweep.spec import load_spec
 
 SPACE: dict[str, Any] = {
@@ -111,7 +111,7 @@ def search(task: tuple[str, str, int, int, str, int]) -> list[float]:
     for number in range(num_trials + workers - 1):
         if number < num_trials:
             trial = study.ask()
-            running.append((trial, draw(trial, spec)))
+            running.append((trial, sample_values(trial, spec)))
         if len(running) == workers or number >= num_trials:
             trial, values = running.pop(0)
             loss = train(values, data)
