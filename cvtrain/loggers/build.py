@@ -1,7 +1,6 @@
 """`build_loggers`: the loggers that a config names, behind one `RunLogger`."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from cvtrain.loggers.base import Logger, RunLogger, warn_disabled
 from cvtrain.loggers.files import FileLogger
 from cvtrain.loggers.mlflow import MLflowLogger
 from cvtrain.loggers.tensorboard import TensorBoardLogger
-from cvtrain.loggers.trial_channel import VARIABLE, open_trial_channel
+from cvtrain.loggers.trial_channel import current_trial_channel
 from cvtrain.loggers.wandb import WandbLogger
 
 log = logging.getLogger(__name__)
@@ -62,8 +61,6 @@ def build_loggers(
     if config.mlflow is not None:
         mlflow = config.mlflow
         makers[MLflowLogger.name] = lambda: _mlflow(mlflow, clean_config, name, states.get("mlflow", {}))
-    if VARIABLE in os.environ:
-        makers["search"] = open_trial_channel
     loggers: list[Logger] = []
     for logger_name, make in makers.items():
         try:
@@ -73,6 +70,9 @@ def build_loggers(
             raise
         except Exception as error:
             warn_disabled(logger_name, error)
+    channel = current_trial_channel()
+    if channel is not None:
+        loggers.append(channel)  # the last: it waits for the search's answer
     return RunLogger(loggers)
 
 

@@ -1,4 +1,4 @@
-"""The database of a study: how it is opened, and how one that goes away for a while is waited for."""
+"""The database of a study: opens it, and waits for it when it does not answer for a while."""
 
 import contextlib
 import functools
@@ -15,18 +15,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.redact import redact
-from cvtrain.sweep.study_folder import make_folder
 
 log = logging.getLogger(__name__)
 
 DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
-# What comes and goes: a server that restarts, a network, a full disk, a lock. Anything else stays wrong.
+# Failures that pass: a server that restarts, a network, a full disk, a lock.
 PASSING_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
-# How long a search waits for a database that was there at its start, and how long once the user wants it to end.
-LOCK_TIMEOUT_SECONDS = 300.0
+# How long a search waits for its database, and how long once the user has stopped it.
+TIMEOUT_SECONDS = 300.0
 STOPPING_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-# Options of drivers against a server that is gone without a word, which else hangs a query for hours.
+# Options of drivers for a server that vanishes, where a query would hang for hours.
 CONNECT_ARGUMENTS: dict[str, dict[str, int]] = {
     "postgresql": {
         "connect_timeout": 10,
@@ -45,31 +44,30 @@ DRIVERS = {
 
 
 class DatabaseGoneError(RunError):
-    """The database has not answered for as long as the search waits."""
+    """The database has not answered for longer than the search waits."""
 
 
 class RetryPolicy:
     """Repeats what a database does not answer, until it does.
 
     Args:
-        count_wishes: how often the user has asked for the end of the search: one more than 0 shortens the wait, two end
-            it.
+        is_stopping: True once the user has stopped the search, which shortens the wait.
     """
 
-    def __init__(self, count_wishes: Callable[[], int] = lambda: 0) -> None:
-        self._count_wishes = count_wishes
+    def __init__(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        self._is_stopping = is_stopping
         self._has_begun = False
 
     def begin(self) -> None:
-        """From now on errors are waited for; before, each is the answer to a wrong command."""
+        """Wait from now on; before, each error is the answer to a wrong command."""
         self._has_begun = True
 
     def repeat(self, action: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """The result of an action on the database.
+        """Return the result of an action on the database.
 
         Raises:
-            DatabaseGoneError: it does not answer.
-            RunError: it answers that the action is wrong.
+            DatabaseGoneError: the database does not answer.
+            RunError: the database refuses the action.
         """
         failed_at: float | None = None
         while True:
@@ -82,46 +80,47 @@ class RetryPolicy:
                     raise RunError(f"the database of the search: {reason_of(error)}") from error
                 if failed_at is None:
                     failed_at = time.monotonic()
-                    log.warning(
-                        "the database does not answer: %s\n  trials wait for it, up to %.0f s",
-                        reason_of(error),
-                        self._seconds(),
-                    )
+                    log.warning("the database does not answer: %s\n  trials wait for it, up to %.0f s",
+                                reason_of(error), self._timeout())  # fmt: skip
                 self._pause(failed_at, error)
             else:
                 if failed_at is not None:
                     log.info("the database answers again, after %.0f s", time.monotonic() - failed_at)
                 return result
 
-    def _seconds(self) -> float:
-        wishes = self._count_wishes()
-        return 0.0 if wishes > 1 else STOPPING_SECONDS if wishes else LOCK_TIMEOUT_SECONDS
+    def _timeout(self) -> float:
+        return STOPPING_SECONDS if self._is_stopping() else TIMEOUT_SECONDS
 
     def _pause(self, failed_at: float, error: Exception) -> None:
         again = time.monotonic() + RETRY_SECONDS
         while time.monotonic() < again:
             waited = time.monotonic() - failed_at
-            if waited >= self._seconds():
+            if waited >= self._timeout():
                 raise DatabaseGoneError(
                     f"the database of the search has not answered for {waited:.0f} s: {reason_of(error)}\n"
-                    "  trials save and end; the same command goes on with the search, once the database is there"
+                    "  trials save and end; the same command resumes the search, once the database is there"
                 ) from error
             time.sleep(0.1)  # a signal does not shorten a sleep
 
 
-class PatientStorage:
-    """A storage of Optuna's, each of whose answers is waited for."""
+class RetryingStorage:
+    """Optuna's storage, which waits for a database that does not answer."""
 
-    def __init__(self, storage: BaseStorage, patience: RetryPolicy) -> None:
+    def __init__(self, storage: BaseStorage, retries: RetryPolicy) -> None:
         self.storage = storage
-        self.patience = patience
+        self.retries = retries
 
     def __getattr__(self, name: str) -> Any:
-        return functools.partial(self.patience.repeat, getattr(self.storage, name))
+        return functools.partial(self.retries.repeat, getattr(self.storage, name))
 
 
-def open_storage(url: str, patience: RetryPolicy, *, is_own: bool) -> BaseStorage:
-    """The database at a URL.
+def open_storage(url: str, retries: RetryPolicy, *, is_own: bool) -> BaseStorage:
+    """Open the database at a URL.
+
+    Args:
+        url: SQLAlchemy's.
+        retries: what to do when it does not answer later.
+        is_own: it is the SQLite file in the study's folder.
 
     Raises:
         ConfigError: its driver is not installed, it does not answer, or it is no database of Optuna's.
@@ -129,31 +128,29 @@ def open_storage(url: str, patience: RetryPolicy, *, is_own: bool) -> BaseStorag
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     dialect, driver = dialect_of(url)
     if dialect == "sqlite":
-        path = Path(url.partition(":///")[2])
-        if is_own:
-            make_folder(path.parent)
-        elif not path.parent.is_dir():
-            raise ConfigError("sweep.storage", url, f"there is no folder {path.parent}")
+        folder = Path(url.partition(":///")[2]).parent
+        if not folder.is_dir():
+            raise ConfigError("sweep.storage", url, f"there is no folder {folder}")
         # Searches that share the file wait for each other.
         arguments["connect_args"] = {"timeout": 60}
     elif driver in ("", *KNOWN_DRIVERS):
         arguments["connect_args"] = CONNECT_ARGUMENTS[dialect]
     with explained_storage(url):
-        storage = create_storage(url, arguments)
+        database = create_tables(url, arguments)
         if is_own:
-            make_quick(storage)
+            write_ahead(database)
         # With Optuna's cache of finished trials.
-        return cast(BaseStorage, PatientStorage(get_storage(storage), patience))
+        return cast(BaseStorage, RetryingStorage(get_storage(database), retries))
 
 
 def dialect_of(url: str) -> tuple[str, str]:
-    """Kind of database, and driver where the URL names one."""
+    """Return the kind of database, and the driver where the URL names one."""
     dialect, _, driver = url.partition("://")[0].partition("+")
     return "mysql" if dialect == "mariadb" else dialect, driver
 
 
-def create_storage(url: str, arguments: dict[str, Any]) -> RDBStorage:
-    """The database, its tables made if they are not there; another search may be making them at the same moment."""
+def create_tables(url: str, arguments: dict[str, Any]) -> RDBStorage:
+    """Open the database, with its tables; another search may be creating them at the same moment."""
     for attempt in range(1, 6):
         try:
             return RDBStorage(url, engine_kwargs=arguments)
@@ -165,25 +162,25 @@ def create_storage(url: str, arguments: dict[str, Any]) -> RDBStorage:
     return RDBStorage(url, engine_kwargs=arguments)
 
 
-def make_quick(storage: RDBStorage) -> None:
-    """Let SQLite write ahead, so that a commit waits for no disk: 0.01 ms instead of 10 to 30.
+def write_ahead(database: RDBStorage) -> None:
+    """Let SQLite write ahead, so that a commit does not wait for the disk: 0.01 ms instead of 10 to 30.
 
-    A loss of power then takes the last moments, but leaves a whole database. Files on a network cannot do this for
-    several machines; those share a server.
+    A power failure then loses the last moments, but leaves an intact database. Several machines cannot do this with a
+    file on a network; they share a server.
     """
     import sqlalchemy
 
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    @sqlalchemy.event.listens_for(database.engine, "connect")
     def set_up(connection: Any, record: Any) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    storage.engine.dispose()
+    database.engine.dispose()
 
 
 @contextlib.contextmanager
 def explained_storage(url: str) -> Iterator[None]:
-    """Turns the errors of a database that cannot be used into a ConfigError."""
+    """Turn the errors of a database that cannot be used into a ConfigError."""
     key, shown = "sweep.storage", redact(url)
     try:
         yield
@@ -201,14 +198,14 @@ def explained_storage(url: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the driver said, in a line and without secrets."""
+    """Return the driver's message in one line and without secrets."""
     database = _database_error(error)
     text = str(getattr(database, "orig", None) or database).strip()
     return redact(text.splitlines()[0] if text else type(database).__name__)
 
 
 def _database_error(error: BaseException) -> BaseException:
-    """The error of the database behind one of Optuna's, which tells of a failed commit only."""
+    """Return the database's error behind Optuna's, which names a failed commit only."""
     cause = error.__cause__ or error.__context__
     is_optunas = isinstance(error, optuna.exceptions.StorageInternalError)
     return cause if is_optunas and isinstance(cause, SQLAlchemyError) else error

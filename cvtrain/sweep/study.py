@@ -1,11 +1,11 @@
-"""The study of a search: its trials in a database, which may be shared by many machines."""
+"""The study of a search: its folder, and its trials in a database, which many machines may share."""
 
 import contextlib
 import os
 import socket
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,49 +19,52 @@ from cvtrain.config.redact import redact
 from cvtrain.config.resume import compare_configs
 from cvtrain.config.serialize import flatten, to_plain
 from cvtrain.sweep.pruning import build_pruner
-from cvtrain.sweep.sampling import SURPLUS, build_sampler, draw, rank_of
+from cvtrain.sweep.sampling import SURPLUS, build_sampler, rank_of, sample_values
 from cvtrain.sweep.search import Search
 from cvtrain.sweep.storage import RetryPolicy, explained_storage, open_storage
-from cvtrain.sweep.trial import trial_overrides
+from cvtrain.sweep.trial import TRIALS, trial_folder, trial_overrides
 
 DATABASE = "study.db"
 DEFINITION = "cvtrain"
-# Attributes of a trial: who runs it and with what, when that was last said, and how it ended. Few, since each is a
-# write to the database.
+# Attributes of a trial: its owner and settings, its last heartbeat, and how it ended. Few, since each is a write.
 RUN, SEEN, END = "run", "seen", "end"
-# How often a machine says that it still runs a trial, and after how long without a word others take it over.
+# How often a machine records a heartbeat of its trials, and after how long without one another machine takes them.
 HEARTBEAT_SECONDS = 30.0
 LOST_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial that this machine is to run. `values`: its parameters; `again`: it was begun before and goes on."""
+    """A trial for this machine to run. `values`: its parameters; `is_resumed`: it was started before."""
 
     trial: Trial
     number: int
     values: dict[str, Any]
-    again: bool
+    is_resumed: bool
 
 
 class StudyStore:
-    """What a search asks of its database: the next trial, a place for values, and how trials ended.
+    """The trials of a study in its database: the next one to run, values, and how each ended.
 
-    Once it is open, a database that goes away is waited for.
+    Once the study is open, an outage of the database is waited for.
 
     Args:
         search: the search.
-        patience: says for how long.
+        retries: for how long.
 
     Raises:
-        ConfigError: the database cannot be opened, or holds a study of this name over another search space.
+        ConfigError: the folder or the database cannot be used, or has a study of this name over another search space.
     """
 
-    def __init__(self, search: Search, patience: RetryPolicy | None = None) -> None:
-        patience = patience or RetryPolicy()
+    def __init__(self, search: Search, retries: RetryPolicy | None = None) -> None:
+        retries = retries or RetryPolicy()
         self.search = search
+        is_own = search.config.sweep.storage is None
+        if is_own:
+            with explained_folder(search.folder):
+                search.folder.mkdir(parents=True, exist_ok=True)
         self.url = search.config.sweep.storage or f"sqlite:///{search.folder.absolute() / DATABASE}"
-        self._storage = open_storage(self.url, patience, is_own=search.config.sweep.storage is None)
+        self._storage = open_storage(self.url, retries, is_own=is_own)
         # Multivariate sampling is experimental to Optuna since 2020.
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -75,11 +78,11 @@ class StudyStore:
                 load_if_exists=True,
             )
             self._check_definition()
-        patience.begin()
+            self._check_folders()
+            self._study_id = self._storage.get_study_id_from_name(search.name)
+        retries.begin()
         self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid())}
         self._last_heartbeat = time.monotonic()
-
-    # ------------------------------------------------------------------ which study it is
 
     def _check_definition(self) -> None:
         wanted = definition_of(self.search)
@@ -94,57 +97,66 @@ class StudyStore:
                 "sweep.name",
                 self.search.name,
                 "there is a study of this name with another search in " + redact(self.url),
-                f"{listed}\nmake them the same to go on with it, or begin another one: sweep.name=...",
+                f"{listed}\nmake them the same to resume it, or start another one: sweep.name=...",
             )
 
-    # ------------------------------------------------------------------ trials
+    def _check_folders(self) -> None:
+        """Refuse to put trials into folders that another study has left."""
+        folder = self.search.folder / TRIALS
+        found = {path.name for path in folder.glob("*")} if folder.is_dir() else set()
+        strange = sorted(found - {trial_folder(self.search.folder, trial.number).name for trial in self.trials()})
+        if strange:
+            raise ConfigError(
+                "sweep.name",
+                self.search.name,
+                f"{folder} has trials that its database does not know: {', '.join(strange[:5])}",
+                "move the folder away, or start another study: sweep.name=...",
+            )
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials of the study, by number, without those that were one too many."""
+        """Return all trials of the study by number, without surplus ones."""
         found = self.study.get_trials(deepcopy=False)
         return [trial for trial in found if SURPLUS not in trial.user_attrs]
 
     def next_trial(self, limit: int) -> Assignment | None:
-        """A trial to run: one that was cut and waits, else a new one; None if the study has its `limit` of trials.
+        """Return a trial to run: an interrupted one that waits, else a new one; None if there are `limit` trials.
 
-        Machines that ask at the same moment may begin one too many; who was late sees it by its number, and gives it
-        up before it runs.
+        Machines that ask at the same moment may create one too many; its number shows it, and it never runs.
         """
         self._requeue_lost()
-        if len(self.trials()) >= limit and not any(trial.state is TrialState.WAITING for trial in self.trials()):
+        trials = self.trials()
+        if len(trials) >= limit and not any(trial.state is TrialState.WAITING for trial in trials):
             return None
         trial = self.study.ask()
-        frozen = self._frozen(trial)
+        frozen = next(each for each in self.study.get_trials(deepcopy=False) if each.number == trial.number)
         if rank_of(frozen, self.study) >= limit:
             trial.set_user_attr(SURPLUS, True)
             self.study.tell(trial, state=TrialState.FAIL)
             return None
-        values = draw(trial, self.search.spec)
+        values = sample_values(trial, self.search.spec)
         overrides = trial_overrides(self.search, values)
         trial.set_user_attr(RUN, {"owner": self._owner, "values": values, "overrides": redact(overrides)})
-        return Assignment(trial, trial.number, values, again=RUN in frozen.user_attrs)
-
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        return next(each for each in self.study.get_trials(deepcopy=False) if each.number == trial.number)
+        return Assignment(trial, trial.number, values, is_resumed=RUN in frozen.user_attrs)
 
     def report(self, trial: Trial, index: int, value: float) -> bool:
-        """Keep the value of a trial's `index`-th evaluation (from 1); True if the trial had better end here."""
+        """Record the value of a trial's `index`-th evaluation (from 1); return whether to prune the trial."""
         trial.report(value, index)
         return bool(trial.should_prune())
 
     def finish(self, trial: Trial, state: TrialState, *, value: float | None, **end: Any) -> None:
-        """Keep how a trial ended, with its value where it has one."""
+        """Record how a trial ended, with its value where it has one."""
         values = value if state is TrialState.COMPLETE else None
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another machine took it over
             trial.set_user_attr(END, end)
             self.study.tell(trial, values, state=state, skip_if_finished=True)
 
-    def put_back(self, trial: Trial) -> None:
-        """Leave a trial that was cut for the next start of the search."""
-        self._set_waiting(trial)
+    def requeue(self, trial: Trial | FrozenTrial) -> None:
+        """Leave an interrupted trial to the next start of the search."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
+        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def heartbeat(self, running: list[Trial]) -> None:
-        """Say now and then that this machine still runs these trials."""
+        """Record now and then that this machine still runs these trials."""
         if time.monotonic() - self._last_heartbeat < HEARTBEAT_SECONDS:
             return
         self._last_heartbeat = time.monotonic()
@@ -152,15 +164,10 @@ class StudyStore:
             trial.set_user_attr(SEEN, time.time())
 
     def _requeue_lost(self) -> None:
-        """Put trials back whose search was killed: on this machine at once, on another after ten minutes' silence."""
+        """Requeue trials whose search was killed: on this machine at once, on another after `LOST_SECONDS`."""
         for trial in self.trials():
             if trial.state is TrialState.RUNNING and self._is_lost(trial):
-                self._set_waiting(trial)
-
-    def _set_waiting(self, trial: Trial | FrozenTrial) -> None:
-        study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+                self.requeue(trial)
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get(RUN, {}).get("owner")
@@ -171,7 +178,7 @@ class StudyStore:
 
 
 def definition_of(search: Search) -> dict[str, Any]:
-    """What makes a study this one: its parameters, what it optimises, and the settings that all trials share."""
+    """Return what identifies a study: its parameters, its metric, and the settings that all trials share."""
     spec = search.spec
     return {
         "method": spec.method,
@@ -182,7 +189,7 @@ def definition_of(search: Search) -> dict[str, Any]:
 
 
 def differences_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between two definitions and matters, one line each."""
+    """Return the differences between two definitions that change results, one line each."""
     found = []
     for name in ("method", "metric", "parameters"):
         before, now = saved.get(name), wanted[name]
@@ -196,13 +203,13 @@ def differences_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
                 found.append(f"{key}: {format_value(before.get(key))} -> {format_value(now.get(key))}")
     before, now = saved.get("config", {}), wanted["config"]
     changes = compare_configs(before, now)
-    # A setting that one of them lacks came with another version of cvtrain, or with an option that is told itself.
+    # A setting that one of them lacks came with another version of cvtrain, or with an option that is listed itself.
     both = flatten(before).keys() & flatten(now).keys()
     return found + [str(change) for change in (*changes.breaking, *changes.training) if change.key in both]
 
 
 def process_start(pid: int) -> str:
-    """Tells a process from another that got the same id later; empty if there is none. Linux; elsewhere a guess."""
+    """Return what tells a process from a later one of the same id; empty if there is none. A guess outside Linux."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return stat.rpartition(")")[2].split()[19]
@@ -215,5 +222,15 @@ def process_start(pid: int) -> str:
     except ProcessLookupError:
         return ""
     except PermissionError:
-        return "runs"
+        pass
     return "runs"
+
+
+@contextlib.contextmanager
+def explained_folder(folder: Path) -> Iterator[None]:
+    """Turn the errors of a folder that cannot be written to into a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        rule = f"nothing can be written there: {error.strerror}"
+        raise ConfigError("output_root", folder, rule, "choose another folder: output_root=...") from error

@@ -1,4 +1,4 @@
-"""One trial as this machine runs it: its command, its folder, and what its folder says when it has ended."""
+"""One trial on this machine: its command line, its folder, and the outcome that it leaves there."""
 
 import json
 import math
@@ -24,20 +24,26 @@ CONSOLE = "console.log"
 
 @dataclass
 class RunningTrial:
-    """A trial that a worker has in hand. `steps`: optimizer steps of its evaluations so far."""
+    """A trial that a worker runs.
+
+    Attributes:
+        handle: Optuna's.
+        console_start: where what it prints now begins in its console.log.
+        steps: optimizer steps of its evaluations so far.
+    """
 
     handle: Any
     number: int
     values: dict[str, Any]
     folder: Path
-    begun: float = field(default_factory=time.monotonic)
+    console_start: int = 0
     steps: list[int] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
     last: float | None = None
     best: float | None = None
-    was_told_to_stop: bool = False
 
     def count(self, step: int) -> int:
-        """Which evaluation, from 1, the one at `step` is; one that is done again after a restart keeps its number."""
+        """Return the number, from 1, of the evaluation at `step`; one that is repeated after a resume keeps its own."""
         self.steps = [earlier for earlier in self.steps if earlier < step] + [step]
         return len(self.steps)
 
@@ -49,11 +55,11 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial that ended by itself left. `value`: the best of its metric, at `step`; None: it logged none."""
+    """Outcome of a trial that ended by itself. `value`: the best of its metric, at `step`; None: it logged none."""
 
     value: float | None
     step: int | None
-    pruned: bool
+    is_pruned: bool
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -61,25 +67,22 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def trial_overrides(search: Search, values: dict[str, Any]) -> list[str]:
-    """The settings of a trial: those of all trials, then its own."""
+    """Return the settings of a trial: those of all trials, then its own."""
     return [*search.fixed, *(override(key, value) for key, value in values.items())]
 
 
-def trial_arguments(search: Search, number: int, values: dict[str, Any], *, again: bool) -> list[str]:
-    """The command line of a trial, after `cvtrain`."""
+def trial_arguments(search: Search, number: int, values: dict[str, Any], *, is_resumed: bool) -> list[str]:
+    """Return the command line of a trial, after `cvtrain`."""
     folder = trial_folder(search.folder, number)
     overrides = [*trial_overrides(search, values), *logger_overrides(search, number, values)]
     if not any(token.lstrip("+").startswith("plots=") for token in overrides):
-        overrides.append("plots=false")  # they take longer than a short trial, and the search draws its own
-    arguments = [*search.flags, *overrides]
-    arguments.append(override("hydra.run.dir", str(folder)))
-    if again:
-        arguments.append("resume=auto")
-    return arguments
+        overrides.append("plots=false")  # they take longer than a short trial, and the search has its own
+    resumed = ["resume=auto"] if is_resumed else []
+    return [*search.flags, *overrides, override("hydra.run.dir", str(folder)), *resumed]
 
 
 def logger_overrides(search: Search, number: int, values: dict[str, Any]) -> list[str]:
-    """The name of the study as W&B's group of its runs, and a name for each, where the user gives none."""
+    """Return W&B's group of the trials, which is the study's name, and a name for each, where the user gives none."""
     wandb = search.base.logger.wandb
     if wandb is None or "logger" in values:
         return []
@@ -90,44 +93,43 @@ def logger_overrides(search: Search, number: int, values: dict[str, Any]) -> lis
 
 
 def reproducing_command(search: Search, overrides: Sequence[str]) -> str:
-    """A trial as a command of its own, to be pasted into a shell."""
+    """Return the command that runs a trial again by itself, quoted for a shell."""
     return shlex.join(["cvtrain", *search.flags, *overrides])
 
 
 def read_outcome(folder: Path, metric: Metric) -> Outcome:
-    """What the run folder of a finished trial says: the best value over its evaluations, as W&B counts it."""
-    try:
-        rows = read_metrics(folder / METRICS_JSONL)
-    except (OSError, ValueError):
-        rows = []
-    found = [(row[metric.name], row["step"]) for row in rows if row.get(metric.name) is not None]
+    """Read the outcome of a finished trial from its run folder: the best value of its evaluations, as W&B counts."""
+    found = [(row[metric.name], row["step"]) for row in _rows(folder) if row.get(metric.name) is not None]
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         summary = {}
-    pruned = str(summary.get("end_reason", "")).startswith("pruned")
+    is_pruned = str(summary.get("end_reason", "")).startswith("pruned")
     if not found or not summary:
-        return Outcome(None, None, pruned)
+        return Outcome(None, None, is_pruned)
     # The earliest of equals, as best.pt is.
     value, step = (max if metric.maximize else min)(found, key=lambda item: item[0])
-    return Outcome(float(value), int(step), pruned)
+    return Outcome(float(value), int(step), is_pruned)
 
 
 def evaluation_steps(folder: Path, metric: Metric) -> list[int]:
-    """The steps of a trial's evaluations before it was cut."""
+    """Return the steps of a trial's evaluations before it was interrupted."""
+    return [int(row["step"]) for row in _rows(folder) if metric.name in row]
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
     try:
-        rows = read_metrics(folder / METRICS_JSONL)
+        return read_metrics(folder / METRICS_JSONL)
     except (OSError, ValueError):
         return []
-    return [int(row["step"]) for row in rows if metric.name in row]
 
 
 def describe_failure(exit_code: int, console: Path, offset: int) -> str:
-    """Why a trial failed, in a line or a few: by the signal that ended it, else by its last words.
+    """Return why a trial failed, in a few lines: the signal that ended it, else the last error that it printed.
 
     Args:
-        exit_code: as subprocess has it: negative for a signal.
-        console: what the trial printed.
+        exit_code: negative for a signal.
+        console: file of what the trial printed.
         offset: where this start of the trial begins in it.
     """
     if exit_code < 0:
@@ -144,10 +146,10 @@ def describe_failure(exit_code: int, console: Path, offset: int) -> str:
 
 
 def last_words(text: str) -> str:
-    """The error at the end of what a run printed: its last `error:` with the lines below, or a traceback's last."""
-    told = re.findall(r"^error: (.*(?:\n  .*)*)", text, re.MULTILINE)
-    if told:
-        return "\n".join(told[-3:])
+    """Return the error at the end of what a run printed: its last `error:` lines, or the last of a traceback."""
+    errors = re.findall(r"^error: (.*(?:\n  .*)*)", text, re.MULTILINE)
+    if errors:
+        return "\n".join(errors[-3:])
     if "Traceback (most recent call last)" in text:
         lines = text[text.rindex("Traceback (most recent call last)") :].splitlines()
         ends = [number for number, line in enumerate(lines[1:], 1) if line and not line.startswith((" ", "\t"))]

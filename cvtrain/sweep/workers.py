@@ -1,231 +1,283 @@
-"""The processes that start trials: one per worker, each with its share of the cores and GPUs."""
+"""Processes of trials: one per trial, a few at a time, each with its share of the cores and GPUs.
+
+On Linux they are forked from multiprocessing's fork server, which has the libraries loaded: a trial starts within
+milliseconds, and inherits nothing from another trial.
+"""
 
 import contextlib
 import itertools
-import json
+import multiprocessing
 import os
-import selectors
 import signal
-import socket
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_any
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from cvtrain.config.errors import RunError
-from cvtrain.loggers.trial_channel import VARIABLE
+from cvtrain.loggers.trial_channel import open_trial_channel
 
-PROGRAM = ("-m", "cvtrain.sweep.trial_worker")
-DEVICES = "CUDA_VISIBLE_DEVICES"
-# How long the loop sleeps where nothing happens: then it looks at the clock, and at the user's wish to stop.
+# What a trial imports. The fork server starts no thread and touches no GPU: neither survives a fork.
+PRELOADED = (
+    "torch", "torchvision.transforms.v2", "rich.progress", "rich.table", "cvtrain.cli.main", "cvtrain.cli.hydra_job",
+    "cvtrain.cli.multi_process", "cvtrain.commands.train",
+)  # fmt: skip
+DEVICES, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+# How long the loop waits where nothing happens, before it looks at the clock and at signals.
 TICK_SECONDS = 0.5
-# How long trials that a search leaves in the middle may take to save.
-SAVE_SECONDS = 60.0
+# How long trials may take to save when their search ends; how long after a second Ctrl-C.
+SAVE_SECONDS, HURRY_SECONDS = 60.0, 5.0
+# Exit code of a process whose fork server was killed (multiprocessing.popen_forkserver).
+UNKNOWN_EXIT = 255
 
 
 @dataclass(frozen=True)
-class Event:
-    """What a worker or its trial told.
+class TrialCommand:
+    """What a trial's process gets: its command line, working folder, environment, and the file that it prints into."""
 
-    Kinds: ready; started (`value`: process id); ended (`value`: exit code, negative for a signal); evaluated (`row`:
-    trial, step, epoch, value), which waits for `Worker.answer`; lost: the worker itself is gone.
-    """
+    arguments: Sequence[str]
+    folder: str
+    environment: Mapping[str, str]
+    output: str
+    threads: int
+    metric: str
+
+
+def run_trial(command: TrialCommand, connection: Connection) -> None:
+    """Run a trial in this process, as an ordinary `cvtrain` command."""
+    become_trial(command)
+    open_trial_channel(connection, command.metric)
+    import torch
+
+    from cvtrain.cli.main import main
+
+    torch.set_num_threads(command.threads)
+    main(list(command.arguments), prevalidated=True)
+
+
+def become_trial(command: TrialCommand) -> None:
+    """Make this process like a program of its own, which saves and ends when its search is killed."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches the search alone
+    with Path(command.output).open("ab") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    os.environ.clear()
+    os.environ.update(command.environment)
+    os.chdir(command.folder)
+    sys.argv = ["cvtrain", *command.arguments]
+    search = multiprocessing.parent_process()
+    assert search is not None
+
+    def save_without_search() -> None:
+        search.join()
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=save_without_search, name="search", daemon=True).start()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A trial has evaluated, and waits for `Worker.answer`."""
 
     worker: "Worker"
-    kind: str
-    value: int = 0
-    row: dict[str, Any] | None = None
+    trial: int
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """A trial's process has ended. `exit_code` is negative for a signal."""
+
+    trial: int
+    exit_code: int
 
 
 class Worker:
-    """One process that starts trials, and the two lines to it.
+    """Runs one trial at a time.
 
     Args:
-        number: from 0.
-        threads: cores of its share, which is how many threads a trial's arithmetic takes.
-        warm: fork trials from the process, else start them as programs.
-        overrides: of all trials, to be composed once ahead of them.
+        context: `forkserver` or `spawn`.
+        threads: of a trial's arithmetic.
+        gpus: CUDA_VISIBLE_DEVICES of its trials; None: as it is.
     """
 
-    def __init__(self, number: int, *, threads: int, warm: bool, overrides: Sequence[str]) -> None:
-        self.number = number
-        self.threads = threads
-        self.gpus: str | None = None
+    def __init__(self, context: Any, *, threads: int, gpus: str | None) -> None:
         self.trial: int | None = None
-        self.pid: int | None = None
-        self._control, control = socket.socketpair()
-        self._channel, self._channel_of_trials = socket.socketpair()
-        self._unread = {self._control: b"", self._channel: b""}
-        self._trial_fd = self._channel_of_trials.fileno()
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(
-            [sys.executable, *PROGRAM, str(control.fileno()), str(self._trial_fd)],
-            pass_fds=[control.fileno(), self._trial_fd],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-        )
-        control.close()
-        self._channel_of_trials.close()
-        if warm:
-            self._send(self._control, {"load": list(overrides)})
-
-    @property
-    def lines(self) -> tuple[socket.socket, socket.socket]:
-        return self._control, self._channel
+        self._context = context
+        self._environment = {THREADS: str(threads)} | ({} if gpus is None else {DEVICES: gpus})
+        self._threads = threads
+        self._process: Any = None
+        self._connection: Connection | None = None
 
     def start(self, trial: int, *, arguments: Sequence[str], output: Path, metric: str) -> None:
-        """Start a trial."""
-        channel = {"fd": self._trial_fd, "trial": trial, "metric": metric}
-        environment = {VARIABLE: json.dumps(channel), "OMP_NUM_THREADS": str(self.threads)}
-        if self.gpus is not None:
-            environment[DEVICES] = self.gpus
-        self.trial, self.pid = trial, None
-        order = {
-            "trial": trial,
-            "arguments": list(arguments),
-            "environment": environment,
-            "output": str(output),
-            "threads": self.threads,
-        }
-        self._send(self._control, order)
+        """Start a trial.
 
-    def answer(self, trial: int, *, stop: bool) -> None:
-        """Let a trial that told a value go on, or tell it to stop."""
-        self._send(self._channel, {"trial": trial, "stop": stop})
-
-    def signal(self, number: signal.Signals, *, all_processes: bool = False) -> None:
-        """Send a signal to the trial, or to it and everything that it started."""
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                (os.killpg if all_processes else os.kill)(self.pid, number)
-
-    def read(self, line: socket.socket) -> list[Event]:
-        """What one of the lines has to say."""
+        Raises:
+            RunError: no process can be started.
+        """
+        environment = {**os.environ, **self._environment}
+        command = TrialCommand(arguments, str(Path.cwd()), environment, str(output.absolute()), self._threads, metric)
+        self._connection, connection = self._context.Pipe()
+        process = self._context.Process(target=run_trial, args=(command, connection), name=f"trial {trial}")
         try:
-            received = line.recv(1 << 16)
-        except ConnectionError:
-            received = b""
-        if not received:
-            return [Event(self, "lost", self._process.wait())]
-        *rows, self._unread[line] = (self._unread[line] + received).split(b"\n")
-        return [self._event(json.loads(row)) for row in rows]
+            process.start()
+        except (OSError, EOFError) as error:
+            raise RunError(f"the process of a trial cannot be started: {error}") from error
+        finally:
+            connection.close()
+        self.trial, self._process = trial, process
 
-    def _event(self, message: dict[str, Any]) -> Event:
-        if "ready" in message:
-            return Event(self, "ready", message["gpus"])
-        if "started" in message:
-            self.pid = message["started"]
-            return Event(self, "started", message["started"])
-        if "ended" in message:
-            self.trial = self.pid = None
-            return Event(self, "ended", message["ended"], message)
-        return Event(self, "evaluated", row=message)
+    def answer(self, *, stop: bool) -> None:
+        """Let the trial that has evaluated continue, or end."""
+        with contextlib.suppress(OSError):  # a trial that was killed shows when it is waited for
+            if self._connection is not None:
+                self._connection.send(stop)
 
-    def _send(self, line: socket.socket, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # a worker that is gone shows when its line is read
-            line.sendall((json.dumps(message) + "\n").encode())
+    def sources(self) -> list[Any]:
+        """What becomes ready when the trial has evaluated or ended."""
+        if self._process is None:
+            return []
+        return [self._process.sentinel] if self._connection is None else [self._connection, self._process.sentinel]
 
-    def hang_up(self) -> None:
-        """Close the lines: the process ends, once a trial that still runs has saved and ended."""
-        for line in self.lines:
-            line.close()
+    def read(self, source: Any) -> Evaluation | TrialEnd | None:
+        """Return the event of one of the sources."""
+        assert self.trial is not None
+        if source is not self._connection:
+            return self._end(self.trial)
+        try:
+            step, value = self._connection.recv()
+        except (EOFError, OSError):
+            self.disconnect()
+            return None
+        return Evaluation(self, self.trial, step, value)
 
-    def is_done(self) -> bool:
-        """True if nothing is lost when it is killed: it has no trial in hand, or has ended."""
-        return self.trial is None or self._process.poll() is not None
+    def _end(self, trial: int) -> TrialEnd:
+        self._process.join()
+        code = self._process.exitcode
+        is_unknown = code == UNKNOWN_EXIT and _is_running(self._process.pid)
+        self.disconnect()
+        if is_unknown:
+            self.stop(signal.SIGTERM)
+        self._process.close()
+        self.trial = self._process = None
+        if is_unknown:
+            raise RunError("the process that starts trials was killed; the same command resumes the search")
+        return TrialEnd(trial, code)
 
-    def kill(self) -> None:
-        """End the process and its trial at once."""
-        if self._process.poll() is None:
-            self.signal(signal.SIGKILL, all_processes=True)
-            self._process.kill()
-        self._process.wait()
+    def disconnect(self) -> None:
+        """Close the connection, on which the trial may wait for an answer."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def stop(self, number: signal.Signals) -> None:
+        """Send a signal to the trial; SIGKILL to every process that it has started, too."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                (os.killpg if number == signal.SIGKILL else os.kill)(self._process.pid, number)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the trial's end, then kill it."""
+        if self._process is not None:
+            self._process.join(max(0.0, seconds))
+            if self._process.exitcode is None:
+                self.stop(signal.SIGKILL)
+                self._process.join()
 
 
 class WorkerPool:
-    """All workers of a search on this machine, and one place to wait for what they tell.
+    """All workers of a search on this machine. At the end of the block, trials that still run save and end.
 
     Args:
-        count: how many.
-        cores: of this machine, for them to share.
-        warm: see `Worker`.
-        overrides: see `Worker`.
-        is_hurried: True once trials are not to save any more, at the end of the block.
+        count: number of workers.
+        cores: of this machine.
+        warm: fork trials from a process that has the libraries loaded (Linux); else each loads them itself.
     """
 
-    def __init__(
-        self, count: int, *, cores: int, warm: bool, overrides: Sequence[str], is_hurried: Callable[[], bool]
-    ) -> None:
-        self._is_hurried = is_hurried
-        self._selector = selectors.DefaultSelector()
-        self.warm = warm and sys.platform == "linux"
+    def __init__(self, count: int, *, cores: int, warm: bool) -> None:
+        self._count = count
+        self._threads = threads_per_worker(count, cores)
+        is_forked = warm and sys.platform == "linux"
+        self._context: Any = multiprocessing.get_context("forkserver" if is_forked else "spawn")
+        if is_forked:
+            self._context.set_forkserver_preload(list(PRELOADED))
+            with _thread_limit(self._threads):
+                ensure_running()  # it imports while the database is opened
         self.workers: list[Worker] = []
-        threads = threads_per_worker(count, cores)
-        for number in range(count):
-            worker = Worker(number, threads=threads, warm=self.warm, overrides=overrides)
-            self.workers.append(worker)
-            for line in worker.lines:
-                self._selector.register(line, selectors.EVENT_READ, worker)
 
     def __enter__(self) -> "WorkerPool":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._selector.close()
-        for worker in self.workers:
-            worker.hang_up()
-        deadline = time.monotonic() + SAVE_SECONDS
-        while not all(worker.is_done() for worker in self.workers):
-            if self._is_hurried() or time.monotonic() > deadline:
-                break
-            time.sleep(0.02)
-        for worker in self.workers:
-            worker.kill()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """A second signal (KeyboardInterrupt, SystemExit) leaves trials less time to save."""
+        is_hurried = kind is not None and not issubclass(kind, Exception)
+        deadline = time.monotonic() + (HURRY_SECONDS if is_hurried else SAVE_SECONDS)
+        try:
+            self.stop()
+            for worker in self.workers:
+                worker.disconnect()
+            for worker in self.workers:
+                worker.wait(deadline - time.monotonic())
+        finally:
+            for worker in self.workers:
+                worker.wait(0)
 
-    def wait_until_ready(self) -> None:
-        """Wait until the workers have loaded what they need, and share out the GPUs.
+    def open(self) -> None:
+        """Make the workers, with a share of the GPUs each.
 
         Raises:
-            RunError: a worker ended instead.
+            RunError: the libraries cannot be loaded.
         """
-        waiting = len(self.workers) if self.warm else 0
-        gpus = 0
-        while waiting:
-            for event in self.wait(timeout=600):
-                if event.kind == "lost":
-                    raise RunError(f"a process that starts trials could not load what they need (exit {event.value})")
-                waiting -= event.kind == "ready"
-                gpus = max(gpus, event.value)
-        for worker, share in zip(self.workers, share_gpus(gpus, len(self.workers)), strict=True):
-            worker.gpus = share
+        gpus: list[str | None] = [None] * self._count
+        if self._count > 1:
+            with ProcessPoolExecutor(1, mp_context=self._context) as executor:
+                try:
+                    gpus = share_gpus(executor.submit(count_gpus).result(), self._count)
+                except (OSError, EOFError, RuntimeError, ImportError) as error:
+                    raise RunError(f"the GPUs cannot be counted: {error}") from error
+        self.workers = [Worker(self._context, threads=self._threads, gpus=share) for share in gpus]
 
-    def wait(self, timeout: float = TICK_SECONDS) -> list[Event]:
-        """What was told by now; waits for a word up to `timeout` seconds."""
-        events = []
-        for key, _ in self._selector.select(timeout):
-            found = key.data.read(key.fileobj)
-            if any(event.kind == "lost" for event in found):
-                for line in key.data.lines:
-                    with contextlib.suppress(KeyError):
-                        self._selector.unregister(line)
-            events += found
-        return events
+    def stop(self) -> None:
+        """Let all trials save and end."""
+        for worker in self.workers:
+            worker.stop(signal.SIGTERM)
+
+    def wait(self, timeout: float = TICK_SECONDS) -> Iterator[Evaluation | TrialEnd]:
+        """Wait up to `timeout` seconds for trials to evaluate or end."""
+        workers = {source: worker for worker in self.workers for source in worker.sources()}
+        for source in wait_for_any(list(workers), timeout):
+            worker = workers[source]
+            event = worker.read(source) if source in worker.sources() else None
+            if event is not None:
+                yield event
+
+
+def count_gpus() -> int:
+    """Return the number of GPUs that a process sees; in a process of its own, since CUDA does not survive a fork."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def threads_per_worker(workers: int, cores: int) -> int:
-    """Each worker's share of the cores, at least 1; fewer if OMP_NUM_THREADS says so."""
+    """Return each worker's share of the cores, at least 1, and at most OMP_NUM_THREADS."""
     share = max(1, cores // workers)
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else share
+    limit = os.environ.get(THREADS, "")
+    return min(share, int(limit)) if limit.isdigit() and int(limit) > 0 else share
 
 
 def share_gpus(count: int, workers: int) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES of each worker: its own GPUs where there are enough, else one that it shares with others.
+    """Return CUDA_VISIBLE_DEVICES of each worker: GPUs of its own where there are enough, else a shared one.
 
     Args:
         count: GPUs that a process sees here, CUDA_VISIBLE_DEVICES of this process included.
@@ -239,3 +291,24 @@ def share_gpus(count: int, workers: int) -> list[str | None]:
         return [names[number % len(names)] for number in range(workers)]
     ends = [len(names) * number // workers for number in range(workers + 1)]
     return [",".join(names[start:end]) for start, end in itertools.pairwise(ends)]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _thread_limit(threads: int) -> Iterator[None]:
+    """Inside, processes start with this OMP_NUM_THREADS, which libraries read when they are loaded."""
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = str(threads)
+    try:
+        yield
+    finally:
+        del os.environ[THREADS]
+        if before is not None:
+            os.environ[THREADS] = before

@@ -1,5 +1,6 @@
-"""The local engine: order, workers, faults, pruning, continuing, and what is refused before the first trial."""
+"""The local engine: order, workers, faults, pruning, resuming, and what is refused before the first trial."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -11,7 +12,6 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from fake_trials import __file__ as fake_worker
 
 from cvtrain.sweep.pruning import BandPruner, build_pruner
 from cvtrain.sweep.sampling import labels, seed_of_trial, suits_gp
@@ -33,8 +33,18 @@ def test_a_grid_is_run_once_in_its_order(search, table, starts):
     assert starts(5)[0]["optimizer.lr"] == "0.3" and starts(5)[0]["data.batch_size"] == "8"
     assert "best: trial 4, val/accuracy 0.3000" in answer.out
     again = search({**LR, "trainer.epochs": {"values": [2, 4]}, "data.batch_size": {"value": 8}})
-    assert again.status == 0 and "that was all; sweep.name=... begins anew" in again.out
+    assert again.status == 0 and "nothing is left to run; sweep.name=... starts another study" in again.out
     assert len(table()) == 6 and all(len(starts(number)) == 1 for number in range(6))
+
+
+def test_a_search_over_a_required_setting(search, starts, tmp_path):
+    for folder in ("photos a/ants", "photos a/bees", "b/ants", "b/bees"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.jpg").touch()
+    roots = {"data.root": {"values": ["photos a", "b"]}, "optimizer.lr": {"value": 0.1}}
+    answer = search(roots, "data=custom")
+    assert answer.status == 0, answer.err
+    assert [starts(number)[0]["data.root"] for number in (0, 1)] == ["'photos a'", "b"]
 
 
 def test_lists_nulls_and_words_reach_the_trial(search, starts):
@@ -72,7 +82,7 @@ def test_hyperband_ends_the_worse_trials_at_their_band(search, table):
     answer = search(values, early_terminate={"type": "hyperband", "min_iter": 2})
     assert answer.status == 0
     rows = table()
-    # At evaluation 2 a trial goes on if its value is at least that of rank floor(n / 3) among n.
+    # At evaluation 2 a trial continues if its value is at least that of rank floor(n / 3) among n.
     assert [row["state"] for row in rows] == ["done", "pruned", "done", "done", "pruned"]
     assert [float(row["val/accuracy"]) for row in rows] == pytest.approx([0.9, 0.1 / 3, 0.2, 0.95, 0.1])
     assert [row["step"] for row in rows] == ["6", "2", "6", "6", "2"]
@@ -113,11 +123,11 @@ def test_median_waits_for_trials_and_evaluations():
         first.report(0.5, step)
     study.tell(first, 0.5)
     trial = study.ask()
-    told = []
+    pruned = []
     for step in (1, 2, 3):
         trial.report(0.1, step)
-        told.append(trial.should_prune())
-    assert told == [False, True, True]
+        pruned.append(trial.should_prune())
+    assert pruned == [False, True, True]
 
 
 def test_random_and_bayes_are_repeatable_and_go_on_where_they_stopped(search, table):
@@ -144,6 +154,7 @@ def test_workers_share_cores_and_trials(search, table, starts, monkeypatch):
     monkeypatch.setattr("cvtrain.config.checks.sweep.usable_cores", lambda: 8)
     monkeypatch.setattr("cvtrain.sweep.local.usable_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("FAKE_SECONDS", "0.05")
     values = {"optimizer.lr": {"values": [number / 10 for number in range(1, 10)]}}
     started = time.monotonic()
@@ -151,6 +162,7 @@ def test_workers_share_cores_and_trials(search, table, starts, monkeypatch):
     assert time.monotonic() - started < 60
     assert sorted(float(row["optimizer.lr"]) for row in table()) == [number / 10 for number in range(1, 10)]
     assert {starts(number)[0]["threads"] for number in range(9)} == {"2"}
+    assert {starts(number)[0]["gpus"] for number in range(9)} == {"0", "1", "2"}
 
 
 def test_shares_of_gpus_and_threads(monkeypatch):
@@ -229,7 +241,7 @@ def test_folders_of_a_lost_database_are_refused(search, tmp_path):
     assert answer.status == 2 and "trials that its database does not know: 0000, 0001, 0002" in answer.err
 
 
-def test_a_damaged_database_is_told(search, tmp_path):
+def test_a_damaged_database_is_refused(search, tmp_path):
     folder = tmp_path / "runs" / "sweeps" / "search"
     folder.mkdir(parents=True)
     (folder / "study.db").write_text("no database, but long enough to be read as the header of one" * 20)
@@ -237,23 +249,23 @@ def test_a_damaged_database_is_told(search, tmp_path):
     assert answer.status == 2 and "the database cannot be used: file is not a database" in answer.err
 
 
-# ---------------------------------------------------------------- cut and continued
+# ---------------------------------------------------------------- interrupted and resumed
 
 
 def start_search(folder: Path, parameters, *arguments, seconds="0.05") -> subprocess.Popen:
     content = {"method": "grid", "parameters": parameters}
     (folder / "search.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     code = (
-        "import sys, cvtrain.sweep.workers as workers\n"
-        f"workers.PROGRAM = ({fake_worker!r},)\n"
+        "import sys, fake_trials\n"
         "from cvtrain.cli.main import main\n"
+        "fake_trials.use()\n"
         f"sys.argv = ['cvtrain', 'sweep', 'sweep=search.yaml', *{list(arguments)!r}]\n"
         "main()\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=folder,
-        env={**os.environ, "FAKE_SECONDS": seconds},
+        env={**os.environ, "FAKE_SECONDS": seconds, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -270,19 +282,23 @@ def wait_for(condition, seconds=60.0):
 VALUES = {"optimizer.lr": {"values": [0.1, 0.2, 0.3]}, "trainer.epochs": {"value": 8}}
 
 
-def test_ctrl_c_and_the_same_command_again(tmp_path, search, table, starts):
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS, ids=[number.name for number, _ in SIGNALS])
+def test_a_signal_ends_a_search_that_resumes(tmp_path, search, table, starts, number, code):
     process = start_search(tmp_path, VALUES)
     metrics = tmp_path / "runs/sweeps/search/trials/0001/metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, out
-    assert "SIGINT: trials save and end" in out and "trial 1 is cut" in out and "the same command again" in out
+    assert process.returncode == code, out
+    assert f"{number.name}: trials save and end" in out and "trial 1 is interrupted" in out
+    assert "resume it: the same command again" in out
     assert [row["state"] for row in table()] == ["done"]
-    evaluations = metrics.read_text().count("\n")
-    assert evaluations < 8
+    assert metrics.read_text().count("\n") < 8
     answer = search(VALUES)
-    assert answer.status == 0 and "trial 1 goes on: optimizer.lr=0.2" in answer.out
+    assert answer.status == 0 and "trial 1 resumes: optimizer.lr=0.2" in answer.out
     assert [(row["state"], row["val/accuracy"]) for row in table()] == [
         ("done", "0.1"),
         ("done", "0.2"),
@@ -291,9 +307,48 @@ def test_ctrl_c_and_the_same_command_again(tmp_path, search, table, starts):
     assert [start.get("resume") for start in starts(1)] == [None, "auto"]
     assert [len(starts(number)) for number in (0, 2)] == [1, 1]
     database = sqlite3.connect(tmp_path / "runs/sweeps/search/study.db")
-    # every evaluation of the trial that was cut has its own number, those before the cut included
+    # each evaluation of the interrupted trial has its own number, those before the signal included
     assert database.execute("select count(*) from trial_intermediate_values").fetchone() == (24,)
     database.close()
+
+
+def test_sighup_lets_a_real_trial_save(tmp_path):
+    (tmp_path / "endless.yaml").write_text("method: grid\nparameters: {optimizer.lr: {values: [0.01]}}\n")
+    settings = ["trainer.epochs=1000000", "trainer.precision=fp32", "trainer.progress=false", "model.hidden=[8]"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cvtrain", "sweep", "sweep=endless.yaml", *settings],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    trial = tmp_path / "runs/sweeps/endless/trials/0000"
+    metrics = trial / "metrics.jsonl"
+    wait_for(lambda: process.poll() is not None or (metrics.exists() and "val/accuracy" in metrics.read_text()), 200)
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=100)
+    assert process.returncode == 129, out
+    assert "trial 0 is interrupted; the search resumes it" in out
+    assert (trial / "checkpoints" / "last.pt").exists()
+    assert "interrupted" in json.loads((trial / "summary.json").read_text())["end_reason"]
+
+
+def test_a_second_ctrl_c_ends_trials_that_do_not_save(tmp_path, search, table):
+    stuck = {"optimizer.lr": {"value": 0.5}, "seed": {"values": [0, 14]}}
+    process = start_search(tmp_path, stuck)
+    metrics = tmp_path / "runs/sweeps/search/trials/0001/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") == 2)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: "SIGINT: trials save" in (tmp_path / "runs/sweeps/search/sweep.log").read_text())
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in out and time.monotonic() - begun < 30, out
+    # The same command resumes the trial that was stuck; the first one is kept.
+    process = start_search(tmp_path, stuck)
+    wait_for(lambda: "trial 1 resumes" in (tmp_path / "runs/sweeps/search/sweep.log").read_text())
+    process.kill()
+    process.communicate(timeout=60)
 
 
 def test_a_killed_search_is_continued_and_leaves_no_process(tmp_path, search, table, starts):
@@ -302,22 +357,23 @@ def test_a_killed_search_is_continued_and_leaves_no_process(tmp_path, search, ta
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
     process.kill()
     process.communicate(timeout=60)
-    wait_for(lambda: (metrics.parent / "summary.json").exists())  # the trial was told to save by its worker
+    wait_for(lambda: (metrics.parent / "summary.json").exists())
     assert "interrupted" in (metrics.parent / "summary.json").read_text()
     assert search(VALUES).status == 0
     assert [row["state"] for row in table()] == ["done"] * 3
     assert [start.get("resume") for start in starts(0)] == [None, "auto"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word that a parent has died")
-def test_the_trial_of_a_killed_worker_saves_and_the_search_says_so(tmp_path, search, table):
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no fork server")
+def test_a_killed_fork_server_ends_the_search_and_trials_save(tmp_path, search, table):
     process = start_search(tmp_path, VALUES)
     metrics = tmp_path / "runs/sweeps/search/trials/0000/metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
-    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(worker), signal.SIGKILL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (server,) = [pid for pid in children if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(server), signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and "the process that starts trials is gone" in out
+    assert process.returncode == 1 and "the process that starts trials was killed" in out
     wait_for(lambda: (metrics.parent / "summary.json").exists())
     assert "interrupted" in (metrics.parent / "summary.json").read_text()
     assert search(VALUES).status == 0

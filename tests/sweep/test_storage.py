@@ -4,12 +4,14 @@ import logging
 import sys
 import time
 
+import optuna
 import pytest
 import sqlalchemy.exc
+from optuna.storages import InMemoryStorage
 
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.sweep import storage
-from cvtrain.sweep.storage import DatabaseGoneError, RetryPolicy, open_storage, reason_of
+from cvtrain.sweep.storage import DatabaseGoneError, RetryingStorage, RetryPolicy, open_storage, reason_of
 
 GONE = sqlalchemy.exc.OperationalError("select 1", {}, Exception("connection to me:geheim refused"))
 
@@ -30,14 +32,14 @@ class Failing:
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(storage, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(storage, "LOCK_TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 60.0)
     monkeypatch.setattr(storage, "STOPPING_SECONDS", 0.0)
 
 
-def begun(count_wishes=lambda: 0):
-    patience = RetryPolicy(count_wishes)
-    patience.begin()
-    return patience
+def begun(is_stopping=lambda: False):
+    retries = RetryPolicy(is_stopping)
+    retries.begin()
+    return retries
 
 
 def test_a_database_that_comes_back_is_waited_for(quick, caplog):
@@ -59,20 +61,21 @@ def test_before_the_search_has_begun_nothing_is_waited_for(quick):
 
 
 def test_a_database_that_stays_away_ends_the_search(quick, monkeypatch):
-    monkeypatch.setattr(storage, "LOCK_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.3)
     started = time.monotonic()
-    with pytest.raises(DatabaseGoneError, match="the same command goes on with the search"):
+    with pytest.raises(DatabaseGoneError, match="the same command resumes the search"):
         begun().repeat(Failing(10**6))
     assert 0.3 <= time.monotonic() - started < 30
 
 
-def test_a_wish_to_stop_shortens_the_wait(monkeypatch):
-    wishes = []
+def test_a_signal_shortens_the_wait(monkeypatch):
+    slept = []
+    monkeypatch.setattr(storage, "STOPPING_SECONDS", 0.0)
+    monkeypatch.setattr(storage.time, "sleep", slept.append)
     action = Failing(10**6)
-    monkeypatch.setattr(storage.time, "sleep", lambda seconds: wishes.append(1))
     with pytest.raises(DatabaseGoneError):
-        begun(lambda: len(wishes)).repeat(action)
-    assert len(wishes) == 2 and action.calls == 1
+        begun(lambda: len(slept) == 2).repeat(action)
+    assert len(slept) == 2 and action.calls == 1
 
 
 def test_what_stays_wrong_is_not_repeated(quick):
@@ -105,7 +108,8 @@ def test_a_missing_driver_is_named_with_what_to_install(monkeypatch, url, module
     assert "<redacted>@host/db" in text and "geheim" not in text and "rt@" not in text
 
 
-def test_a_file_in_a_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="nothing can be written there"):
-        open_storage(f"sqlite:///{tmp_path / 'file' / 'study' / 'study.db'}", RetryPolicy(), is_own=True)
+def test_a_study_is_stored_through_the_retries():
+    stored = RetryingStorage(InMemoryStorage(), RetryPolicy())
+    study = optuna.create_study(study_name="a", storage=stored, direction="maximize")
+    study.tell(study.ask(), 0.5)
+    assert study.best_value == 0.5 and stored.get_n_trials(stored.get_study_id_from_name("a")) == 1

@@ -52,7 +52,7 @@ class SweepSettings:
     )
     warm: bool = setting(
         True,
-        "fork trials from a process that has the libraries loaded (on Linux; elsewhere each trial loads them itself)",
+        "fork trials from a process that has the libraries loaded (Linux); else each trial loads them itself",
     )
 
 
