@@ -15,15 +15,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from cvtrain.config.errors import RunError
 from cvtrain.loggers.trial_channel import open_trial_channel
+from cvtrain.runtime.signals import SIGNALS
 
 # What a trial imports. The fork server starts no thread and touches no GPU: neither survives a fork.
 PRELOADED = (
@@ -67,6 +68,7 @@ def become_trial(command: TrialCommand) -> None:
     """Make this process like a program of its own, which saves and ends when its search is killed."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the search alone
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with Path(command.output).open("ab") as output:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
@@ -79,7 +81,7 @@ def become_trial(command: TrialCommand) -> None:
 
     def save_without_search() -> None:
         search.join()
-        signal.raise_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=save_without_search, name="search", daemon=True).start()
 
@@ -211,8 +213,7 @@ class WorkerPool:
         self._context: Any = multiprocessing.get_context("forkserver" if is_forked else "spawn")
         if is_forked:
             self._context.set_forkserver_preload(list(PRELOADED))
-            with _thread_limit(self._threads):
-                ensure_running()  # it imports while the database is opened
+            start_fork_server(self._threads)
         self.workers: list[Worker] = []
 
     def __enter__(self) -> "WorkerPool":
@@ -262,6 +263,28 @@ class WorkerPool:
                 yield event
 
 
+def start_fork_server(threads: int) -> None:
+    """Start the fork server, which imports while the database is opened.
+
+    Signals that end a run are blocked in it: they may reach every process of a terminal or a job, and the trials are
+    its children. It ends with the search.
+
+    Args:
+        threads: OMP_NUM_THREADS of the server, which libraries read when they are loaded.
+    """
+    resource_tracker.ensure_running()  # it unblocks signals
+    before = os.environ.get(THREADS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.environ[THREADS] = str(threads)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        del os.environ[THREADS]
+        if before is not None:
+            os.environ[THREADS] = before
+
+
 def count_gpus() -> int:
     """Return the number of GPUs that a process sees; in a process of its own, since CUDA does not survive a fork."""
     import torch
@@ -299,16 +322,3 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _thread_limit(threads: int) -> Iterator[None]:
-    """Inside, processes start with this OMP_NUM_THREADS, which libraries read when they are loaded."""
-    before = os.environ.get(THREADS)
-    os.environ[THREADS] = str(threads)
-    try:
-        yield
-    finally:
-        del os.environ[THREADS]
-        if before is not None:
-            os.environ[THREADS] = before

@@ -269,6 +269,7 @@ def start_search(folder: Path, parameters, *arguments, seconds="0.05") -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -290,7 +291,7 @@ def test_a_signal_ends_a_search_that_resumes(tmp_path, search, table, starts, nu
     process = start_search(tmp_path, VALUES)
     metrics = tmp_path / "runs/sweeps/search/trials/0001/metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does, and `timeout`
     out, _ = process.communicate(timeout=60)
     assert process.returncode == code, out
     assert f"{number.name}: trials save and end" in out and "trial 1 is interrupted" in out
