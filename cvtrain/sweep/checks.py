@@ -73,7 +73,12 @@ def base_config(spec: SweepSpec, composer: Composer, fixed: list[str]) -> Config
     Raises:
         ConfigError: everything that is wrong with `fixed`.
     """
-    config = compose_or_explain(composer, fixed)
+    try:
+        config = compose_or_explain(composer, fixed)
+    except ConfigError as error:
+        searched = {item.key for item in spec.parameters}  # of which a required one is missing here
+        others = [problem for problem in error.problems if problem.key not in searched]
+        raise ConfigError(problems=others or error.problems) from error
     required = [item for item in spec.parameters if _is_missing(config, item.key)]
     if required:
         fixed = [*fixed, *probing_jobs(required)[0]]

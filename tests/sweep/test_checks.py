@@ -75,6 +75,9 @@ def test_a_required_setting_can_be_searched(check, tmp_path):
     assert check({"optimizer.lr": {"value": 0.1}, **roots}, "data=custom").data.root == "a"
     with pytest.raises(ConfigError, match=r"data\.root=c: no such folder(.*\n)*.*set in search\.yaml"):
         check({"data.root": {"values": ["c"]}}, "data=custom")
+    with pytest.raises(ConfigError) as caught:
+        check(roots, "data=custom", "model.hidden=[8]")
+    assert [problem.key for problem in caught.value.problems] == ["model.hidden"]
     with pytest.raises(ConfigError, match=r"data\.root: has to be set"):
         check({"optimizer.lr": {"value": 0.1}}, "data=custom")
 

@@ -106,7 +106,9 @@ def test_importance_is_shared_out_where_two_parameters_vary(other, names):
 
 def test_pictures_have_the_name_of_the_search(parameters, tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr(report_plots, "save_figure", lambda figure, path: titles.append(figure.axes[0].get_title()))
+    monkeypatch.setattr(
+        report_plots, "save_figure", lambda figure, path: titles.append(figure.axes[0].get_title(loc="left"))
+    )
     plot_history(list(points(20)), Metric(), tmp_path / "a.png", title="search $a")
     plot_parallel(list(points(20)), parameters, Metric(), tmp_path / "b.png", title="search $a")
     plot_importance({"optimizer.lr": 0.8}, Metric(), tmp_path / "c.png", title="search $a")

@@ -61,7 +61,7 @@ def test_a_search_over_a_required_setting(server, tmp_path):
             for image in range(12):
                 Image.new("RGB", (16, 16), (100 * number, 10 * image, 0)).save(tmp_path / root / name / f"{image}.png")
     programs = Programs(tmp_path, server, COLUMNS="200")
-    spec = spec_of({"data.root": {"values": ["photos a", "b"]}}, "data=custom", "data.image_size=16")
+    spec = spec_of({"data.root": {"values": ["photos a", "b"]}}, "data=custom", "data.image_size=16", "model=mlp")
     done = programs.run([*CVTRAIN, write(tmp_path, spec)], timeout=600)
     assert done.returncode == 0, done.stdout
     assert server.states() == {"sweep1run1": "finished", "sweep1run2": "finished"}, done.stdout
