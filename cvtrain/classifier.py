@@ -18,8 +18,8 @@ from cvtrain.checkpoint.trust import trusted_model
 from cvtrain.commands.evaluate import build_checked, check_finite, choose_precision, read_config
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import FileDataConfig
-from cvtrain.config.schema.model import CustomModelConfig
-from cvtrain.config.schema.root import Config, EvaluateConfig, EvaluateModelConfig
+from cvtrain.config.schema.model import CustomModelConfig, SavedModelConfig
+from cvtrain.config.schema.root import Config, EvaluateConfig
 from cvtrain.data.images.convert import WHITE, image_to_array
 from cvtrain.data.images.errors import BadImageError, describe_error
 from cvtrain.data.images.reader import build_reader
@@ -107,8 +107,8 @@ class Classifier:
         self.channels = channels
         self.image_size = resize.image_size
         self.batch_size = batch_size
-        self._reader = reader
-        self._alpha_color = alpha_color
+        self.reader = reader
+        self.alpha_color = alpha_color
         self.resize = resize
         self.dtype = dtype
         self._normalizer = normalizer
@@ -199,8 +199,8 @@ class Classifier:
             log.warning("out of memory with %d images at once: going on with %d", size, self._images_at_once)
 
     def _compute(self, pixels: torch.Tensor, embeddings: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        if embeddings and self._head is None:
-            raise ConfigError(rule="this network has no head, whose input an embedding is", remedy="set model.head")
+        if embeddings:
+            self.check_head()
         with torch.inference_mode(), backend_flags(self.device, self.dtype, deterministic=self._deterministic):
             images = self._normalizer(pixels.to(self.device))
             if not embeddings or self._head is None:
@@ -209,6 +209,14 @@ class Classifier:
             with captured_features(self.module, self._head) as captured:
                 logits = compute_logits(self.module, images, self.dtype, flip=self._flip)
             return logits, torch.stack(captured).mean(0)  # of two mirror images with `flip`
+
+    def check_head(self) -> None:
+        """Raise ConfigError unless the network has a head, whose input an embedding is."""
+        if self._head is None:
+            raise ConfigError(
+                rule="embeddings are what a network's head receives, and no part of this one is its head",
+                remedy="train it with model.head=NAME of its last layer",
+            )
 
     def _batches(self, images: Image | Iterable[Image]) -> Iterator[list[Image]]:
         is_many = isinstance(images, (list, tuple, Iterator)) or getattr(images, "ndim", 0) == 4
@@ -239,8 +247,8 @@ class Classifier:
     def _array(self, image: Image) -> np.ndarray:
         """(H, W, C) uint8."""
         if isinstance(image, (str, os.PathLike)):
-            return self._reader(os.fspath(image))
-        return image_to_array(image, self.channels, self._alpha_color)
+            return self.reader(os.fspath(image))
+        return image_to_array(image, self.channels, self.alpha_color)
 
 
 def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: str | None = None) -> Classifier:
@@ -257,7 +265,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: st
         ConfigError: the class of a `model=custom` checkpoint has to be named, or the device is not there.
     """
     file = Path(path)
-    settings = EvaluateConfig(checkpoint=str(file), device=device, model=EvaluateModelConfig(target=model_target))
+    settings = EvaluateConfig(checkpoint=str(file), device=device, model=SavedModelConfig(target=model_target))
     state = load_checkpoint(file)
     trained = read_config(state, file)
     if isinstance(trained.model, CustomModelConfig) and model_target is None:
@@ -284,7 +292,9 @@ def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateC
         channels=shape["channels"],
         alpha_color=tuple(getattr(trained.data, "alpha_color", WHITE)),
         resize=build_eval_transform(
-            image_size=shape["image_size"], resize=shape["resize"], crop_fraction=shape["crop_fraction"]
+            image_size=settings.data.image_size or shape["image_size"],
+            resize=shape["resize"],
+            crop_fraction=shape["crop_fraction"],
         ),
         normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(device),
         head=built.head[0] if built.head and built.head[0] else None,

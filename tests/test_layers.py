@@ -19,6 +19,7 @@ SIBLINGS = {
     ("cli", "sweep"),
     ("__main__", "cli"),
     ("classifier", "commands"),
+    ("commands", "classifier"),
     ("__init__", "classifier"),
     ("__init__", "commands"),
     ("sweep", "cli"),

@@ -162,7 +162,7 @@ def make_run_folder(config: DictConfig) -> Path:
     folder = Path()
     try:
         folder = Path(config.hydra.run.dir)
-        if config.get("resume") is None:
+        if "output_root" in config and config.get("resume") is None:  # else nothing is written there
             refuse_used_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # Placeholders of a help template that Hydra fills in, which takes 2 s; ours has none.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
 SECONDS_TO_EXIT = 2.0
-EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_UNREADABLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
@@ -51,6 +51,19 @@ def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | No
     from cvtrain.commands.evaluate import evaluate
 
     return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
+
+
+def run_predict(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    from cvtrain.commands.predict import predict
+
+    if predict(config).num_errors:
+        raise SystemExit(EXIT_UNREADABLE)
+
+
+def run_merge(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    from cvtrain.commands.merge import merge
+
+    merge(config)
 
 
 def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
@@ -80,6 +93,8 @@ def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
 VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "train": run_train,
     "evaluate": run_evaluate,
+    "predict": run_predict,
+    "merge": run_merge,
     "cache": run_cache,
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
     "sweep": run_sweep,
@@ -117,7 +132,8 @@ def main(argv: list[str] | None = None, *, prevalidated: bool = False) -> NoRetu
 def run(arguments: list[str], *, prevalidated: bool = False) -> int:
     """Run one command line and return its exit status.
 
-    0; 1 if the data or the numbers ended the run; 2 for a wrong command; 130 when interrupted.
+    0; 1 if the data or the numbers ended the run; 2 for a wrong command; 3 if `predict` could not read all images;
+    130 when interrupted.
 
     A training command that a search has checked (`prevalidated`) is not checked again.
 

@@ -108,7 +108,7 @@ PLAIN_VERBS = ("list", "help")
 # Words of other command lines.
 FLAGS_OF_WORDS = {"usage": "cvtrain --help", "version": "cvtrain --version"}
 # The setting that a verb needs, for a command without its name: `cvtrain evaluate best.pt`.
-MAIN_KEYS = {"evaluate": "checkpoint", "sweep": "sweep", "cache": "clean"}
+MAIN_KEYS = {"evaluate": "checkpoint", "predict": "checkpoint", "merge": "output", "sweep": "sweep", "cache": "clean"}
 OPENING = {"]": "[", "}": "{", ")": "("}
 
 
@@ -144,7 +144,7 @@ def _guess(composer: "Composer", word: str) -> str:
         names = [f"{key}=..." for key in closest_keys(word, settings_by_key(composer.verb)) if main != key]
         names = names or [f"{main}={word}" if composer.verb != "cache" else "clean=all or clean=stale"]
     if not names and word.endswith(".pt"):
-        names = [f"evaluate checkpoint={word}", f"resume={word}"]
+        names = [f"predict checkpoint={word}", f"evaluate checkpoint={word}", f"resume={word}"]
     if not names:
         by_option = {option: group for group in _groups(composer) for option in composer.options(group)}
         names = [f"{by_option[name]}={name}" for name in closest(word, by_option)]

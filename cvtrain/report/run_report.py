@@ -280,4 +280,4 @@ def log_final_results(
         log.info("resume it: cvtrain resume=%s", shlex.quote(display_path(run.run_dir)))
     elif (run.run_dir / "checkpoints" / "best.pt").exists():
         best_path = display_path(run.run_dir / "checkpoints" / "best.pt")
-        log.info("use it: cvtrain evaluate checkpoint=%s", shlex.quote(best_path))
+        log.info("use it: cvtrain predict checkpoint=%s source=PHOTOS", shlex.quote(best_path))

@@ -23,6 +23,7 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
+RUN_DIR = "hydra.run.dir"
 # Longer than a run needs to save after a signal, and than Slurm waits between its SIGTERM and its SIGKILL.
 LOCK_TIMEOUT_SECONDS = 40.0
 POLL_SECONDS = 0.25
@@ -33,7 +34,7 @@ _held: set[IO[str]] = set()
 
 
 @contextlib.contextmanager
-def run_lock(run_dir: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+def run_lock(run_dir: Path, *, wait_seconds: float = 0.0, key: str = RUN_DIR) -> Iterator[None]:
     """Hold the run folder for as long as the block lasts, or the process lives.
 
     The lock is one of the system (flock), not the file: a file that a killed process left locks nothing. Processes
@@ -43,6 +44,7 @@ def run_lock(run_dir: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     Args:
         run_dir: the run folder; made if it is not there.
         wait_seconds: how long to wait for another holder to end.
+        key: the setting that names the folder, for errors.
 
     Raises:
         ConfigError: another process holds the folder; it is named. Or the folder cannot be made or written to.
@@ -51,12 +53,12 @@ def run_lock(run_dir: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock_file = (run_dir / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise unusable_folder(run_dir, error) from error
+        raise unusable_folder(run_dir, error, key) from error
     with lock_file as file:
         if fcntl is None:
             yield
             return
-        is_locked = _lock(file, run_dir, wait_seconds)
+        is_locked = _lock(file, run_dir, wait_seconds, key)
         if is_locked:
             _write_holder(file)
         _close_in_forks()
@@ -75,17 +77,19 @@ def is_held(run_dir: Path) -> bool:
     return (run_dir / LOCK_FILE).exists()
 
 
-def unusable_folder(run_dir: Path, error: OSError) -> ConfigError:
-    """The error for a run folder that cannot be made or written to."""
+def unusable_folder(run_dir: Path, error: OSError, key: str = RUN_DIR) -> ConfigError:
+    """The error for a run folder, or the folder of `key`, that cannot be made or written to."""
     return ConfigError(
-        key="hydra.run.dir",
+        key=key,
         value=run_dir,
         rule=f"nothing can be written there: {error.strerror or error}",
-        remedy="choose another folder: output_root=... for all runs, hydra.run.dir=... for this one",
+        remedy="choose another folder: output_root=... for all runs, hydra.run.dir=... for this one"
+        if key == RUN_DIR
+        else f"choose another place: {key}=...",
     )
 
 
-def _lock(file: IO[str], run_dir: Path, wait_seconds: float) -> bool:
+def _lock(file: IO[str], run_dir: Path, wait_seconds: float, key: str) -> bool:
     """Take the lock; False where the file system has none."""
     deadline = time.monotonic() + wait_seconds
     is_logged = False
@@ -101,11 +105,14 @@ def _lock(file: IO[str], run_dir: Path, wait_seconds: float) -> bool:
                 raise
         if time.monotonic() >= deadline:
             raise ConfigError(
-                key="hydra.run.dir",
+                key=key,
                 value=run_dir,
-                rule=f"another process trains in this run folder: {_holder(file)}",
+                rule=f"another process {'trains in this run folder' if key == RUN_DIR else 'writes it'}: "
+                f"{_holder(file)}",
                 remedy="wait for its end or end it, then resume; or leave out hydra.run.dir and resume, "
-                "which starts a run in a folder of its own",
+                "which starts a run in a folder of its own"
+                if key == RUN_DIR
+                else "wait for its end, or end it",
             )
         if not is_logged:
             is_logged = True

@@ -22,7 +22,7 @@ from cvtrain.config.schema.data import (
     TorchvisionSet,
 )
 from cvtrain.config.schema.model import CustomModelConfig, TimmModelConfig
-from cvtrain.config.schema.root import EvaluateConfig, EvaluateDataConfig, EvaluateModelConfig
+from cvtrain.config.schema.root import EvaluateConfig, EvaluateDataConfig, SavedModelConfig
 from cvtrain.config.serialize import flatten, from_plain, schema_names, to_plain
 from cvtrain.report.plotter import Plotter
 
@@ -279,5 +279,5 @@ def test_a_run_is_resumed_from_another_folder(cvtrain, tmp_path, monkeypatch):
 
 def test_a_named_class_of_a_checkpoint_is_built_from_the_command_line(trained, score):
     state = with_group(trained, "model", CustomModelConfig(target="torch.hub.load"))
-    error = score(state, model=EvaluateModelConfig(target="no_such_package.Net"))
+    error = score(state, model=SavedModelConfig(target="no_such_package.Net"))
     assert "no_such_package" in str(error)

@@ -17,7 +17,7 @@ from cvtrain.commands.evaluate import evaluate
 from cvtrain.commands.train import TrainResult, train
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import OnBadImage
-from cvtrain.config.schema.root import EvaluateConfig, EvaluateDataConfig, EvaluateModelConfig, Split
+from cvtrain.config.schema.root import EvaluateConfig, EvaluateDataConfig, SavedModelConfig, Split
 from cvtrain.data.images.errors import BadImageError
 from cvtrain.models.weights import WeightsError
 from cvtrain.report import evaluation as evaluation_files
@@ -203,7 +203,7 @@ def test_a_checkpoint_never_names_code_to_run(run, tmp_path, monkeypatch):
     checkpoint = str(tmp_path / "run" / "checkpoints" / "best.pt")
     with pytest.raises(ConfigError, match=rf"never names code to run\n  if you trust it, set model\.target={target}"):
         evaluate(EvaluateConfig(checkpoint=checkpoint), run_dir=tmp_path / "refused")
-    config = EvaluateConfig(checkpoint=checkpoint, model=EvaluateModelConfig(target=target))
+    config = EvaluateConfig(checkpoint=checkpoint, model=SavedModelConfig(target=target))
     assert evaluate(config, run_dir=tmp_path / "scored").metrics == result.metrics
 
 

@@ -12,11 +12,13 @@ from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
 from cvtrain.config.checks.extras import EXTRA_CHECKS
 from cvtrain.config.checks.features import FEATURE_CHECKS
 from cvtrain.config.checks.model import MODEL_CHECKS
+from cvtrain.config.checks.predict import MERGE_CHECKS, PREDICT_CHECKS
 from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
 from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
+from cvtrain.config.schema.predict import MergeConfig, PredictConfig
 from cvtrain.config.schema.root import CacheConfig, Config, EvaluateConfig
 from cvtrain.config.schema.sweep import SweepConfig
 
@@ -35,13 +37,16 @@ CHECKS: dict[type, tuple[Check, ...]] = {
         *SCHEDULE_CHECKS,
     ),
     EvaluateConfig: EVALUATE_CHECKS,
+    PredictConfig: PREDICT_CHECKS,
+    MergeConfig: MERGE_CHECKS,
     CacheConfig: (),
     SweepConfig: SWEEP_CHECKS,
 }
 
 
 def find_conflicts(
-    config: Config | EvaluateConfig | CacheConfig | SweepConfig, is_set: Callable[[str], bool]
+    config: Config | EvaluateConfig | PredictConfig | MergeConfig | CacheConfig | SweepConfig,
+    is_set: Callable[[str], bool],
 ) -> list[Problem]:
     """Every problem between the settings of a typed config.
 

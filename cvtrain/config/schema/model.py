@@ -131,6 +131,15 @@ class CustomModelConfig(ModelConfig):
     )
 
 
+@dataclass
+class SavedModelConfig:
+    """The network of a checkpoint."""
+
+    target: Optional[str] = setting(
+        None, "import path of the class, for a model=custom checkpoint: a checkpoint itself never names code to run"
+    )
+
+
 MODEL_CONFIGS: Dict[str, type] = {
     "mlp": MLPConfig,
     "small_convnet": SmallConvNetConfig,

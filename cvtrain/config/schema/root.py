@@ -10,7 +10,7 @@ from cvtrain.config.schema.augment import AugmentConfig
 from cvtrain.config.schema.data import DATA_CONFIGS, DataConfig, OnBadImage
 from cvtrain.config.schema.fields import required, setting
 from cvtrain.config.schema.logger import LOGGER_CONFIGS, LoggersConfig
-from cvtrain.config.schema.model import MODEL_CONFIGS, ModelConfig
+from cvtrain.config.schema.model import MODEL_CONFIGS, ModelConfig, SavedModelConfig
 from cvtrain.config.schema.optim import (
     LOSS_CONFIGS,
     OPTIMIZER_CONFIGS,
@@ -19,11 +19,9 @@ from cvtrain.config.schema.optim import (
     OptimizerConfig,
     SchedulerConfig,
 )
+from cvtrain.config.schema.predict import LOG_LEVELS, MergeConfig, PredictConfig
 from cvtrain.config.schema.sweep import SweepConfig
 from cvtrain.config.schema.trainer import CheckpointConfig, Precision, TrainerConfig
-
-# Plain strings, since logging takes no enum.
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclass
@@ -80,13 +78,6 @@ class EvaluateDataConfig:
 
 
 @dataclass
-class EvaluateModelConfig:
-    target: Optional[str] = setting(
-        None, "import path of the class, for a model=custom checkpoint: a checkpoint itself never names code to run"
-    )
-
-
-@dataclass
 class EvaluateConfig:
     """`cvtrain evaluate checkpoint=PATH`: score a checkpoint on a split."""
 
@@ -103,7 +94,7 @@ class EvaluateConfig:
     )
     log_level: str = setting("INFO", "level of console and log file", choices=LOG_LEVELS)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
-    model: EvaluateModelConfig = field(default_factory=EvaluateModelConfig)
+    model: SavedModelConfig = field(default_factory=SavedModelConfig)
 
 
 class Clean(str, Enum):
@@ -123,7 +114,14 @@ class CacheConfig:
     )
 
 
-VERBS: Dict[str, type] = {"train": Config, "evaluate": EvaluateConfig, "cache": CacheConfig, "sweep": SweepConfig}
+VERBS: Dict[str, type] = {
+    "train": Config,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "merge": MergeConfig,
+    "cache": CacheConfig,
+    "sweep": SweepConfig,
+}
 
 
 # Option schemas of every group; conf/<group>/<option>.yaml names one of them as /schema/<group>/<name>.

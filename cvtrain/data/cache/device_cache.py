@@ -52,7 +52,7 @@ class DeviceLoader(BatchLoader):
         """End the workers that fill the tensor, if they still run."""
         self.filler.close()
 
-    def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+    def raw_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         if self._filled is None:
             self._filled = self._fill()
         images, labels = self._filled

@@ -78,7 +78,7 @@ class BatchLoader:
         """
         num_read, num_known = 0, len(self.bad_images)
         number = start_batch
-        for batch in self._batches(epoch, start_batch):
+        for batch in self.raw_batches(epoch, start_batch):
             assert (batch.epoch, batch.number) == (epoch, number), "another epoch of this loader was started"
             number += 1
             num_read += len(batch)
@@ -117,7 +117,8 @@ class BatchLoader:
             log.warning("%s cannot be read and is left out: %s", bad.name, bad.cause)
         self.bad_images[bad.index] = bad
 
-    def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+    def raw_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` with their `bad` images, which are neither raised nor recorded."""
         if self._workers is not None:
             yield from self._workers.epoch(epoch, start_batch)
             return

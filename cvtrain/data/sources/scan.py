@@ -128,7 +128,7 @@ class ImageScanner:
         listing = self.look_into(folder)
         yield listing
         for name in listing.folders:
-            yield from self._walk(f"{folder}/{name}", above | {identity})
+            yield from self._walk(f"{folder}/{name}" if folder else name, above | {identity})
 
     def _read(self, folder: str) -> FolderListing:
         folders, images, left_out = [], [], SkippedFiles()
