@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,10 @@ def run_composed(job: Job, config: DictConfig) -> None:
     with read_write(config.hydra):
         config.hydra.mode = RunMode.RUN
     HydraConfig.instance().set_config(config)
-    with removed_if_refused(make_run_folder(config), config.output_root):
+    run_folder = make_run_folder(config)
+    # Verbs without an output root have no run folder: theirs is the working folder.
+    refusable = removed_if_refused(run_folder, config.output_root) if "output_root" in config else nullcontext()
+    with refusable:
         callbacks = Callbacks(config)
         callbacks.on_run_start(config=config, config_name=job.composer.primary)
         try:
@@ -162,7 +166,7 @@ def make_run_folder(config: DictConfig) -> Path:
     folder = Path()
     try:
         folder = Path(config.hydra.run.dir)
-        if "output_root" in config and config.get("resume") is None:  # else nothing is written there
+        if "output_root" in config and config.get("resume") is None:
             refuse_used_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder

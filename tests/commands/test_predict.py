@@ -319,3 +319,16 @@ def test_command_line(run, photos, cvtrain, tmp_path):
     assert "did you mean predict?" in cvtrain("predcit").err
     assert "cvtrain predict checkpoint=PATH" in cvtrain("--help").out
     assert "one row per image" in cvtrain("help", "predict").out
+
+
+def test_verbs_without_a_run_folder_leave_the_working_folder_alone(run, cvtrain, tmp_path):
+    shutil.copytree(run.run_dir, tmp_path, dirs_exist_ok=True)  # the working folder is a run's own
+    before = sorted(tmp_path.rglob("*"))
+    answers = [
+        cvtrain("predict", "checkpoint=checkpoints/best.pt", "source=plots", "device=cpu"),
+        cvtrain("merge", "output=none.csv"),
+        cvtrain("cache", "cache_dir=none"),
+    ]
+    assert [answer.status for answer in answers] == [2, 2, 0]
+    assert "source=plots" in answers[0].err and "output=none.csv: there are no parts" in answers[1].err
+    assert sorted(tmp_path.rglob("*")) == before
