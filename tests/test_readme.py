@@ -59,7 +59,7 @@ def words(cell: str) -> list[str]:
 @pytest.fixture
 def home(tmp_path) -> Path:
     """A folder with all that the commands name: photos, a manifest's worth of folders, a run, files of the user's."""
-    for name in ("photos", "other_photos", "hymenoptera_data", "birds"):
+    for name in ("photos", "other_photos", "new_photos", "hymenoptera_data", "birds"):
         for split in ("train", "val"):
             for number, kind in enumerate(("owl", "robin")):
                 folder = tmp_path / name / split / kind
