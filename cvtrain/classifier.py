@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import FileDataConfig
 from cvtrain.config.schema.model import CustomModelConfig, SavedModelConfig
 from cvtrain.config.schema.root import Config, EvaluateConfig
+from cvtrain.data.build import eval_transform_of
 from cvtrain.data.images.convert import WHITE, image_to_array
 from cvtrain.data.images.errors import BadImageError, describe_error
 from cvtrain.data.images.reader import build_reader
-from cvtrain.data.images.resize import EvalTransform, build_eval_transform
+from cvtrain.data.images.resize import EvalTransform
 from cvtrain.data.normalize import Normalizer
 from cvtrain.models.backbone import captured_features
 from cvtrain.models.weights import load_checkpointed_weights
@@ -291,10 +292,8 @@ def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateC
         reader=_reader(trained.data, shape["channels"]),
         channels=shape["channels"],
         alpha_color=tuple(getattr(trained.data, "alpha_color", WHITE)),
-        resize=build_eval_transform(
-            image_size=settings.data.image_size or shape["image_size"],
-            resize=shape["resize"],
-            crop_fraction=shape["crop_fraction"],
+        resize=eval_transform_of(
+            replace(trained.data, image_size=settings.data.image_size or shape["image_size"])
         ),
         normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(device),
         head=built.head[0] if built.head and built.head[0] else None,

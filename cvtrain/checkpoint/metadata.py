@@ -154,6 +154,7 @@ def _is_preprocessing(value: Any) -> bool:
         _is_dict(value)
         and _is_plain(value, finite=True)
         and all(_is_size(value[name]) for name in ("image_size", "channels") if name in value)
+        and value.get("interpolation", "bilinear") in ("bilinear", "bicubic")
     )
 
 

@@ -25,7 +25,7 @@ from cvtrain.config.schema.data import (
 from cvtrain.config.schema.model import ModelConfig
 from cvtrain.config.schema.root import Config, EvaluateConfig, Split
 from cvtrain.config.serialize import from_plain
-from cvtrain.data.build import build_eval_loader
+from cvtrain.data.build import build_eval_loader, resolve_resize
 from cvtrain.data.images.errors import write_skipped
 from cvtrain.data.normalize import Normalizer
 from cvtrain.data.sources.build import build_splits
@@ -165,6 +165,9 @@ def read_config(state: dict[str, Any], path: Path) -> Config:
     if not isinstance(state.get("schemas"), dict):
         raise CheckpointError(path, "incomplete, it lacks schemas")
     config = from_plain(state["config"], state["schemas"])
+    saved = state["preprocessing"]
+    data = resolve_resize(config.data, saved.get("interpolation"), saved.get("crop_fraction"))
+    config = replace(config, data=data)
     check_ranges(config, path)
     return config
 

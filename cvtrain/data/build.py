@@ -15,6 +15,7 @@ from cvtrain.config.schema.data import (
     DatasetConfig,
     DecodedDataConfig,
     DeviceCache,
+    Interpolation,
     OnBadImage,
     Resize,
 )
@@ -35,8 +36,8 @@ __all__ = ["Batch", "BatchDataset", "BatchLoader", "EpochSampler", "Loaders", "b
 
 log = logging.getLogger(__name__)
 
-# For data.resize=squash and pad, which have none of their own: 256 for a crop of 224, as resize_crop has by default.
-_CACHED_CROP_FRACTION = 0.875
+# Where neither the user nor the weights have one: 256 for a crop of 224.
+DEFAULT_CROP_FRACTION = 0.875
 
 # Images at once while a split is copied to the device.
 _FILL_BATCH = 256
@@ -91,7 +92,7 @@ def build_loaders(
     data, seed, limit = config.data, config.seed, config.trainer.limit_val_batches
 
     # Transforms, and the resize of what is cached for them
-    eval_resize = _build_eval_transform(data)
+    eval_resize = eval_transform_of(data)
     transform = build_train_transform(
         config.augment, image_size=data.image_size, channels=data.channels, eval_transform=eval_resize
     )
@@ -167,7 +168,7 @@ def _build_overfit_loaders(
 ) -> Loaders:
     """Train and val that both show the first training batch."""
     data, seed = config.data, config.seed
-    resize = _build_eval_transform(data)
+    resize = eval_transform_of(data)
     # Of the shuffled order, since the first files of a folder are all of one class.
     first = np.unique(_build_train_sampler(config, splits, world, min_share).order(0)[: data.batch_size])
     source = cache_splits(data, splits, train_resize=resize, eval_resize=resize, world=world).train
@@ -216,7 +217,7 @@ def _build_loader(
 ) -> BatchLoader:
     dataset = BatchDataset(
         source=source,
-        eval_transform=_build_eval_transform(config),
+        eval_transform=eval_transform_of(config),
         train_transform=train_transform,
         image_size=config.image_size,
         channels=config.channels,
@@ -236,16 +237,41 @@ def _build_loader(
 # ---------------------------------------------------------------- transforms
 
 
-def _build_eval_transform(config: DataConfig) -> EvalTransform:
+def eval_transform_of(config: DataConfig) -> EvalTransform:
+    """Return the resize that evaluation has, and training without a random crop."""
     return build_eval_transform(
-        image_size=config.image_size, resize=config.resize.value, crop_fraction=config.crop_fraction
+        image_size=config.image_size,
+        resize=config.resize.value,
+        crop_fraction=config.crop_fraction or DEFAULT_CROP_FRACTION,
+        interpolation=_interpolation(config),
+    )
+
+
+def resolve_resize(config: DataConfig, interpolation: str | None, crop_fraction: float | None) -> DataConfig:
+    """Return `config` with the resize that the weights were evaluated with, where it names none of its own."""
+    kernel = (
+        config.interpolation
+        if config.interpolation is not Interpolation.auto
+        else Interpolation(interpolation or "bilinear")
+    )
+    return replace(
+        config, interpolation=kernel, crop_fraction=config.crop_fraction or crop_fraction or DEFAULT_CROP_FRACTION
     )
 
 
 def _build_cached_resize(config: DataConfig) -> EvalTransform:
     """Return the cached size for an augmentation that crops: a short side a little above the crop, aspect kept."""
-    fraction = config.crop_fraction if config.resize is Resize.resize_crop else _CACHED_CROP_FRACTION
-    return build_eval_transform(image_size=config.image_size, resize="resize_crop", crop_fraction=fraction)
+    fraction = config.crop_fraction if config.resize is Resize.resize_crop else None
+    return build_eval_transform(
+        image_size=config.image_size,
+        resize="resize_crop",
+        crop_fraction=fraction or DEFAULT_CROP_FRACTION,
+        interpolation=_interpolation(config),
+    )
+
+
+def _interpolation(config: DataConfig) -> str:
+    return "bilinear" if config.interpolation is Interpolation.auto else config.interpolation.value
 
 
 # ---------------------------------------------------------------- device cache

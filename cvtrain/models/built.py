@@ -18,6 +18,7 @@ class BuiltModel:
             empty only if a user's model has no linear or convolutional layer.
         layers: parameter names grouped by depth, input first, the head's last; each name exactly once.
         mean, std: per-channel statistics, of values in 0..1, that the loaded weights expect; None: the data's own.
+        interpolation, crop_fraction: of the resize that the loaded weights were evaluated with; None: not known.
         convolutional: True if convolutions do the bulk of the work, so that the channels_last layout pays.
         aux_loss_weight: weight of each auxiliary head's loss; 0 where there is none.
         fixed: names of parameters that the model's author made untrainable; unfreezing leaves them so.
@@ -30,6 +31,8 @@ class BuiltModel:
     layers: tuple[tuple[str, ...], ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_fraction: float | None = None
     convolutional: bool = False
     aux_loss_weight: float = 0.0
     fixed: frozenset[str] = frozenset()

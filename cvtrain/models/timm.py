@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.schema.data import Interpolation
 from cvtrain.config.schema.model import TimmModelConfig, is_file_name
 from cvtrain.models.built import BuiltModel, is_convolutional
 from cvtrain.models.download import is_reachable
@@ -15,9 +16,11 @@ from cvtrain.models.dry_run import first_tensor, run_in_evaluation
 from cvtrain.models.heads import init_head, is_inside, last_layer
 from cvtrain.models.layer_groups import group_by_depth
 from cvtrain.models.stem import grey_state
-from cvtrain.models.weights import describe_statistics, load_weights, read_state, strip_prefix
+from cvtrain.models.weights import describe_preprocessing, load_weights, read_state, strip_prefix
 
 log = logging.getLogger(__name__)
+
+INTERPOLATIONS = tuple(kernel.value for kernel in Interpolation if kernel is not Interpolation.auto)
 
 # What cvtrain passes to timm.create_model itself, and where the user sets it.
 _OWN_ARGUMENTS = {
@@ -48,10 +51,13 @@ def build_timm(config: TimmModelConfig, *, num_classes: int, channels: int, imag
     # timm itself keeps the head of weights for as many classes.
     if not (config.pretrained and not local_file and defaults.num_classes == num_classes):
         init_head(module, head)
-    mean = std = None
+    mean = std = interpolation = crop_fraction = None
     if config.pretrained:
-        mean, std = (_per_channel(module.pretrained_cfg[key], channels) for key in ("mean", "std"))
-        statistics = describe_statistics(mean, std)
+        record = module.pretrained_cfg
+        mean, std = (_per_channel(record[key], channels) for key in ("mean", "std"))
+        interpolation = record.get("interpolation") if record.get("interpolation") in INTERPOLATIONS else None
+        crop_fraction = record.get("crop_pct")
+        preprocessing = describe_preprocessing(mean, std, interpolation, crop_fraction)
     if config.pretrained and config.weights is not None and local_file:
         weights = strip_prefix(read_state(Path(config.weights).expanduser(), entry=config.weights_entry), module)
         state, first = weights.state, module.pretrained_cfg.get("first_conv")
@@ -59,11 +65,20 @@ def build_timm(config: TimmModelConfig, *, num_classes: int, channels: int, imag
             state = grey_state(state, first)
         replaced = load_weights(module, state, head=head, source=weights.source)
         new = f"; new head: {', '.join(replaced)}" if replaced else ""
-        log.info("loaded %s; %s, timm's for %s%s", weights.source, statistics, config.arch, new)
+        log.info("loaded %s; %s, timm's for %s%s", weights.source, preprocessing, config.arch, new)
     elif config.pretrained:
-        log.info("loaded timm's %s; %s", name, statistics)
+        log.info("loaded timm's %s; %s", name, preprocessing)
     _check_image_size(config, module, num_classes, channels, image_size)
-    return BuiltModel(module, head, _layers(module, head), mean, std, convolutional=is_convolutional(module))
+    return BuiltModel(
+        module,
+        head,
+        _layers(module, head),
+        mean,
+        std,
+        interpolation=interpolation,
+        crop_fraction=crop_fraction,
+        convolutional=is_convolutional(module),
+    )
 
 
 def _network_name(config: TimmModelConfig, timm: Any) -> str:

@@ -14,7 +14,7 @@ from cvtrain.models.heads import init_head, torchvision_head
 from cvtrain.models.layer_groups import group_by_depth
 from cvtrain.models.stem import find_input_conv, has_small_stem, make_grey, make_small_stem
 from cvtrain.models.torchvision_weights import WeightsSource, choose_weights
-from cvtrain.models.weights import describe_statistics, load_weights
+from cvtrain.models.weights import describe_preprocessing, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,11 @@ def build_torchvision(
         make_grey(module, input_conv)
     _check_image_size(config, module, channels, image_size)
     head = torchvision_head(module)
-    mean = std = None
+    mean = std = interpolation = crop_fraction = None
     init_head(module, head)
     if weights is not None:
         mean, std = weights.statistics(channels)
+        interpolation, crop_fraction = weights.resize()
         _load(module, head, weights, config, input_conv=input_conv, channels=channels, image_size=image_size)
     return BuiltModel(
         module,
@@ -61,6 +62,8 @@ def build_torchvision(
         group_by_depth(module, head),
         mean,
         std,
+        interpolation=interpolation,
+        crop_fraction=crop_fraction,
         convolutional=is_convolutional(module),
         aux_loss_weight=config.aux_loss_weight if len(head) > 1 else 0.0,
     )
@@ -201,6 +204,7 @@ def _load(
     )
     replaced = load_weights(module, state, head=replaceable, source=read.source, remedy=remedy)
     new = f"; new head: {', '.join(replaced)}" if replaced else ""
-    log.info("loaded %s; %s%s", read.source, describe_statistics(*weights.statistics(channels)), new)
+    expected = describe_preprocessing(*weights.statistics(channels), *weights.resize())
+    log.info("loaded %s; %s%s", read.source, expected, new)
     if weights.image_size not in (None, image_size):
         log.info("these weights were evaluated at data.image_size=%d; this run has %d", weights.image_size, image_size)

@@ -52,11 +52,19 @@ class WeightsSource:
         if self.arch in _SYMMETRIC:
             mean, std = (0.5,) * 3, (0.5,) * 3
         else:
-            preset = (self.entry or _default_entry(self.arch)).transforms()
-            mean, std = tuple(preset.mean), tuple(preset.std)
+            mean, std = tuple(self._preset().mean), tuple(self._preset().std)
         if channels == 1:
             return (sum(mean) / 3,), (sum(std) / 3,)
         return mean, std
+
+    def resize(self) -> tuple[str, float]:
+        """Return interpolation and crop fraction that these weights were evaluated with, as `statistics` finds them."""
+        preset = self._preset()
+        return preset.interpolation.value, preset.crop_size[0] / preset.resize_size[0]
+
+    def _preset(self) -> Any:
+        """Return torchvision's evaluation transform."""
+        return (self.entry or _default_entry(self.arch)).transforms()
 
     def read(self, module: nn.Module, entry: str | None) -> FileWeights:
         """Return the state dict, on the CPU, under the names of `module`.

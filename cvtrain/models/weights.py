@@ -39,9 +39,16 @@ class WeightsError(RunError, ValueError):
     """A state dict that does not fit its network; the message names the keys and shapes."""
 
 
-def describe_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
-    """Return the images' statistics as a log line has them: `mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]`."""
-    return "mean [{}], std [{}]".format(*(", ".join(f"{value:.4g}" for value in values) for values in (mean, std)))
+def describe_preprocessing(
+    mean: Sequence[float], std: Sequence[float], interpolation: str | None, crop_fraction: float | None
+) -> str:
+    """Return what weights expect as a log line has it: `mean [0.5], std [0.5], bicubic, crop fraction 0.875`."""
+    parts = [
+        f"{name} [{', '.join(f'{value:.4g}' for value in values)}]" for name, values in (("mean", mean), ("std", std))
+    ]
+    parts += [interpolation] if interpolation else []
+    parts += [f"crop fraction {crop_fraction:.4g}"] if crop_fraction else []
+    return ", ".join(parts)
 
 
 def read_state(path: Path, *, entry: str | None = None, key: str = "model.weights") -> FileWeights:

@@ -1,7 +1,7 @@
 """From a config to a run: every part, each made from the ones above it."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from cvtrain.checkpoint import CheckpointStore, NullStore
 from cvtrain.checkpoint.resume import check_classes, describe_schedule_change
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.redact import redact
+from cvtrain.config.schema.data import DataConfig
 from cvtrain.config.schema.model import Freeze
 from cvtrain.config.schema.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
 from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import loss_weights
-from cvtrain.data.build import BatchLoader, Loaders, build_loaders
+from cvtrain.data.build import BatchLoader, Loaders, build_loaders, resolve_resize
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.normalize import Identity, Normalizer, resolve_mean_std
 from cvtrain.data.sources.build import build_splits
@@ -88,6 +89,7 @@ def build_run(
     num_classes = len(splits.classes)
     # Model, which decides how small a batch may be
     built, model, normalizer = build_network(config, num_classes, device, state, world)
+    named, config = config, resolve_preprocessing(config, built, state)
     freeze = build_freeze(config, built)
     batch_norm = has_batch_norm(freeze.trained_part(model))
     loaders = build_loaders(config, splits, device=device, world=world, batch_norm=batch_norm)
@@ -143,7 +145,8 @@ def build_run(
         run_dir=run_dir,
         checkpoint=config.checkpoint,
         store=build_store(config, run_dir, world),
-        metadata=checkpoint_metadata(config, splits.classes, normalizer, dtype, total_steps) | {"data_digest": digest},
+        metadata=checkpoint_metadata(named, config.data, splits.classes, normalizer, dtype, total_steps)
+        | {"data_digest": digest},
         stop_signals=stop_signals,
         image_name=splits.train.name,
         entry=features.head_of if features else whole_network,
@@ -235,11 +238,28 @@ def build_run_logger(config: Config, run_dir: Path, state: dict[str, Any] | None
     )
 
 
+def resolve_preprocessing(config: Config, built: BuiltModel, state: dict[str, Any] | None) -> Config:
+    """Return `config` with the resize that the weights expect; that of the checkpoint for a resumed run."""
+    if state is None:
+        return replace(config, data=resolve_resize(config.data, built.interpolation, built.crop_fraction))
+    saved = state["preprocessing"]
+    return replace(config, data=resolve_resize(config.data, saved.get("interpolation"), saved.get("crop_fraction")))
+
+
 def checkpoint_metadata(
-    config: Config, classes: tuple[str, ...], normalizer: Normalizer, dtype: torch.dtype, total_steps: int
+    config: Config,
+    data: DataConfig,
+    classes: tuple[str, ...],
+    normalizer: Normalizer,
+    dtype: torch.dtype,
+    total_steps: int,
 ) -> dict[str, Any]:
-    """Return the entries of a checkpoint that tell a stranger how to prepare an image and read the answer."""
-    data = config.data
+    """Return the entries of a checkpoint that tell a stranger how to prepare an image and read the answer.
+
+    Args:
+        config: as the user set it.
+        data: its data, with what followed from the weights.
+    """
     return {
         "config": redact(to_plain(config)),
         "schemas": schema_names(config),
@@ -250,6 +270,7 @@ def checkpoint_metadata(
             "channels": data.channels,
             "resize": data.resize.value,
             "crop_fraction": data.crop_fraction,
+            "interpolation": data.interpolation.value,
             "mean": normalizer.mean.flatten().tolist(),
             "std": normalizer.std.flatten().tolist(),
         },

@@ -133,6 +133,7 @@ def test_the_checkpoint_describes_itself(run, photos, tmp_path):
         "channels": 3,
         "resize": "resize_crop",
         "crop_fraction": 0.875,
+        "interpolation": "bilinear",
         "mean": pytest.approx([0.485, 0.456, 0.406]),
         "std": pytest.approx([0.229, 0.224, 0.225]),
     }

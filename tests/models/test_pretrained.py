@@ -204,6 +204,20 @@ class TestChoice:
         assert found[0] == pytest.approx(mean)
         assert found[1] == pytest.approx(std)
 
+    @pytest.mark.parametrize(
+        ("arch", "weights", "interpolation", "short_side"),
+        [
+            ("resnet18", None, "bilinear", 256),
+            ("resnet50", "IMAGENET1K_V2", "bilinear", 232),
+            ("efficientnet_b0", None, "bicubic", 256),
+            ("swin_v2_t", None, "bicubic", 260),
+        ],
+    )
+    def test_resize_is_that_of_the_evaluation(self, arch, weights, interpolation, short_side):
+        found, fraction = choose_weights(config(arch, weights=weights)).resize()
+        assert found == interpolation
+        assert choose_weights(config(arch, weights=weights)).image_size / fraction == pytest.approx(short_side)
+
     def test_vgg16_features_bring_no_classifier(self, on_meta, monkeypatch):
         chosen = choose_weights(config("vgg16", weights="IMAGENET1K_FEATURES"))
         assert chosen.without_values == ("classifier",)

@@ -67,7 +67,11 @@ def test_local_weights_have_the_statistics_of_their_architecture(tmp_path, caplo
     with caplog.at_level(logging.INFO):
         built = build("tf_efficientnet_lite0", pretrained=True, weights=str(tmp_path / "mine.pt"))
     assert (built.mean, built.std) == ((0.5,) * 3, (0.5,) * 3)
-    assert f"loaded {tmp_path}/mine.pt (entry state_dict); mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]" in caplog.text
+    assert (built.interpolation, built.crop_fraction) == ("bicubic", 0.875)
+    assert (
+        f"loaded {tmp_path}/mine.pt (entry state_dict); mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5], bicubic"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,14 @@ class Resize(str, Enum):
     pad = "pad"
 
 
+class Interpolation(str, Enum):
+    """Kernel of the evaluation resize, antialiased."""
+
+    auto = "auto"
+    bilinear = "bilinear"
+    bicubic = "bicubic"
+
+
 class Balance(str, Enum):
     none = "none"
     class_weights = "class_weights"
@@ -94,11 +102,17 @@ class DataConfig:
         Resize.resize_crop,
         "evaluation resize: resize_crop (short side, then centre crop), squash (aspect lost), pad (letterbox)",
     )
-    crop_fraction: float = setting(
-        0.875,
-        "resize_crop: image_size / resized short side, so 0.875 resizes to 256 for a 224 crop",
+    crop_fraction: Optional[float] = setting(
+        None,
+        "resize_crop: image_size / resized short side, so 0.875 resizes to 256 for a 224 crop; null: what the "
+        "pretrained weights were evaluated with, else 0.875",
         above=0,
         at_most=1,
+    )
+    interpolation: Interpolation = setting(
+        Interpolation.auto,
+        "kernel of the evaluation resize: bilinear, bicubic, or auto: what the pretrained weights were evaluated with, "
+        "else bilinear",
     )
     balance: Balance = setting(
         Balance.none,

@@ -63,7 +63,12 @@ def compute_fingerprint(source: FileSource, resize: EvalTransform) -> Fingerprin
 
 def describe_resize(resize: EvalTransform) -> dict[str, Any]:
     """Return the settings that `resize.shrink` depends on."""
-    return {"resize": resize.resize, "image_size": resize.image_size, "short_side": resize.short_side}
+    return {
+        "resize": resize.resize,
+        "image_size": resize.image_size,
+        "short_side": resize.short_side,
+        "interpolation": resize.interpolation,
+    }
 
 
 def describe_pixels(source: FileSource) -> Mapping[str, Any]:

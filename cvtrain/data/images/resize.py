@@ -13,24 +13,29 @@ MAX_ASPECT = 16
 
 
 class EvalTransform:
-    """(H, W, C) uint8 to a (C, S, S) uint8 tensor, bilinear with antialiasing. Can be pickled.
+    """(H, W, C) uint8 to a (C, S, S) uint8 tensor, resized with antialiasing. Can be pickled.
 
     The tensor's channels are last in memory, as they are in an image. One that is S x S already is not touched, under
     any policy.
 
     Args:
         image_size: S, in pixels.
-        resize: resize_crop (short side to S / crop_fraction, rounded; then the S x S in the centre), squash (both
-            sides to S, the aspect is lost) or pad (long side to S, centred on grey PAD_VALUE).
+        resize: resize_crop (short side to S / crop_fraction, rounded down; then the S x S in the centre), squash
+            (both sides to S, the aspect is lost) or pad (long side to S, centred on grey PAD_VALUE).
         crop_fraction: for resize_crop, in (0, 1].
+        interpolation: bilinear or bicubic.
     """
 
-    def __init__(self, *, image_size: int, resize: str, crop_fraction: float) -> None:
+    def __init__(self, *, image_size: int, resize: str, crop_fraction: float, interpolation: str = "bilinear") -> None:
         if resize not in ("resize_crop", "squash", "pad"):
             raise ValueError(f"resize {resize!r}: must be resize_crop, squash or pad")
         self.image_size = image_size
+        if interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"interpolation {interpolation!r}: must be bilinear or bicubic")
         self.resize = resize
-        self.short_side = max(image_size, int(image_size / crop_fraction + 0.5))
+        self.interpolation = interpolation
+        # Rounded down, as in timm; 224 / (224 / 232) is a little less than 232.
+        self.short_side = max(image_size, int(image_size / crop_fraction + 1e-6))
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         pixels = self._square(image)
@@ -48,7 +53,8 @@ class EvalTransform:
         height, width = self.shrunk_shape(*shape)
         if (height, width) == shape:
             return image
-        return resize_pixels(_cut_long_side(image) if self.resize == "resize_crop" else image, height, width)
+        part = _cut_long_side(image) if self.resize == "resize_crop" else image
+        return resize_pixels(part, height, width, self.interpolation)
 
     def shrunk_shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what `shrink` makes of an image of this size."""
@@ -67,10 +73,11 @@ class EvalTransform:
         if image.shape[:2] == (size, size):
             return image
         if self.resize == "squash":
-            return resize_pixels(image, size, size)
+            return resize_pixels(image, size, size, self.interpolation)
         if self.resize == "pad":
             return self._pad(image)
-        resized = resize_pixels(_cut_long_side(image), *self._crop_shape(*image.shape[:2]))
+        height, width = self._crop_shape(*image.shape[:2])
+        resized = resize_pixels(_cut_long_side(image), height, width, self.interpolation)
         return _center_crop(resized, size, size)
 
     def _crop_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -85,7 +92,7 @@ class EvalTransform:
         height, width = self._pad_shape(*image.shape[:2])
         left, top = (size - width) // 2, (size - height) // 2
         padded = np.full((size, size, image.shape[2]), PAD_VALUE, np.uint8)
-        padded[top : top + height, left : left + width] = resize_pixels(image, height, width)
+        padded[top : top + height, left : left + width] = resize_pixels(image, height, width, self.interpolation)
         return padded
 
     def _pad_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -93,8 +100,8 @@ class EvalTransform:
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_pixels(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, C) uint8 to (height, width, C) uint8, bilinear with antialiasing; `image` itself if it has that size.
+def resize_pixels(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
+    """(H, W, C) uint8 to (height, width, C) uint8 with antialiasing; `image` itself if it has that size.
 
     The kernel under torchvision's `resize`, called directly: importing torchvision takes seconds.
     """
@@ -104,7 +111,7 @@ def resize_pixels(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # The batch's axis goes in front while the channels are last: strides that the kernel knows as channels last, in
     # which it works without packing its input and output anew. With strides of 1 x C x H x W it took twice as long.
     batch = torch.from_numpy(usable)[None].permute(0, 3, 1, 2)
-    resized = F.interpolate(batch, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    resized = F.interpolate(batch, (height, width), mode=interpolation, align_corners=False, antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
@@ -121,6 +128,8 @@ def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def build_eval_transform(*, image_size: int, resize: str, crop_fraction: float) -> EvalTransform:
+def build_eval_transform(
+    *, image_size: int, resize: str, crop_fraction: float, interpolation: str = "bilinear"
+) -> EvalTransform:
     """The resize of `data.resize`: (H, W, C) uint8 to (C, S, S) uint8. See `EvalTransform`."""
-    return EvalTransform(image_size=image_size, resize=resize, crop_fraction=crop_fraction)
+    return EvalTransform(image_size=image_size, resize=resize, crop_fraction=crop_fraction, interpolation=interpolation)

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from cvtrain.data.images.resize import PAD_VALUE, build_eval_transform
@@ -44,6 +45,32 @@ def test_resize_crop_is_torchvisions_resize_and_centre_crop(shape: tuple[int, in
     result = build_eval_transform(image_size=224, resize="resize_crop", crop_fraction=0.875)(image)
     reference = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])(chw(image))
     assert torch.equal(result, reference)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(375, 500), (500, 333), (100, 90)])
+def test_pixels_are_pillows_within_one_level(interpolation: str, shape: tuple[int, int]) -> None:
+    image = noise(*shape)
+    result = build_eval_transform(image_size=224, resize="squash", crop_fraction=1.0, interpolation=interpolation)(
+        image
+    )
+    kernel = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
+    reference = np.asarray(Image.fromarray(image).resize((224, 224), kernel))
+    assert np.abs(result.permute(1, 2, 0).numpy().astype(int) - reference.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop_fraction", "short_side"),
+    [(224, 0.875, 256), (224, 0.9, 248), (224, 224 / 232, 232), (288, 1.0, 288), (240, 0.882, 272), (260, 0.89, 292)],
+)
+def test_short_side_is_rounded_down_as_in_timm(image_size: int, crop_fraction: float, short_side: int) -> None:
+    transform = build_eval_transform(image_size=image_size, resize="resize_crop", crop_fraction=crop_fraction)
+    assert transform.short_side == short_side
+
+
+def test_an_unknown_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match="'nearest': must be bilinear or bicubic"):
+        build_eval_transform(image_size=16, resize="pad", crop_fraction=0.875, interpolation="nearest")
 
 
 def test_resize_crop_of_one_keeps_the_whole_short_side() -> None:
