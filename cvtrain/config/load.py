@@ -16,9 +16,10 @@ from cvtrain.config.explain import explain, sweep_problems
 from cvtrain.config.hints import closest, did_you_mean
 from cvtrain.config.launchers import launcher_problems
 from cvtrain.config.provenance import Origins
+from cvtrain.config.recipes import apply_recipe
 from cvtrain.config.schema.data import Normalize
 from cvtrain.config.schema.model import PretrainedConfig, is_file_name
-from cvtrain.config.schema.root import GROUP_SCHEMAS
+from cvtrain.config.schema.root import GROUP_SCHEMAS, Config
 from cvtrain.config.unicode_paths import find_stored_forms
 from cvtrain.config.validation import find_rule_problems
 
@@ -103,6 +104,8 @@ def typed_config(
         config = _to_dataclass(cfg)
         find_stored_forms(getattr(config, "data", None))
         _prefer_own_statistics(config, origins)
+        if isinstance(config, Config):
+            apply_recipe(config, lambda key: origins.is_set_outside(key.partition(".")[0], key))
         problems = find_conflicts(config, origins.is_explicit)
     if problems:
         raise ConfigError(problems=[_with_origin(problem, origins) for problem in problems])

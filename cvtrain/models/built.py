@@ -19,6 +19,8 @@ class BuiltModel:
         layers: parameter names grouped by depth, input first, the head's last; each name exactly once.
         mean, std: per-channel statistics, of values in 0..1, that the loaded weights expect; None: the data's own.
         interpolation, crop_fraction: of the resize that the loaded weights were evaluated with; None: not known.
+        is_pretrained: the backbone starts from weights that were loaded.
+        new_head: the head starts anew, rather than with values that were loaded.
         convolutional: True if convolutions do the bulk of the work, so that the channels_last layout pays.
         aux_loss_weight: weight of each auxiliary head's loss; 0 where there is none.
         fixed: names of parameters that the model's author made untrainable; unfreezing leaves them so.
@@ -33,6 +35,8 @@ class BuiltModel:
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_fraction: float | None = None
+    is_pretrained: bool = False
+    new_head: bool = True
     convolutional: bool = False
     aux_loss_weight: float = 0.0
     fixed: frozenset[str] = frozenset()

@@ -53,14 +53,24 @@ def build_custom(config: CustomModelConfig, *, num_classes: int, channels: int, 
     with _naming_shape(config, shape):
         _materialize(module, shape)
     head = _head(config, module)
+    new_head = True
     if config.weights is not None:
         weights = strip_prefix(read_state(Path(config.weights).expanduser(), entry=config.weights_entry), module)
         replaced = load_weights(module, weights.state, head=head, source=weights.source)
         init_head(module, tuple(name for name in head if any(is_inside(item, (name,)) for item in replaced)))
+        new_head = bool(replaced)
         log.info("loaded %s%s", weights.source, f"; new head: {', '.join(replaced)}" if replaced else "")
     _check_output(config, module, shape, num_classes)
     fixed = frozenset(name for name, parameter in module.named_parameters() if not parameter.requires_grad)
-    return BuiltModel(module, head, group_by_depth(module, head), convolutional=is_convolutional(module), fixed=fixed)
+    return BuiltModel(
+        module,
+        head,
+        group_by_depth(module, head),
+        is_pretrained=config.weights is not None,
+        new_head=new_head,
+        convolutional=is_convolutional(module),
+        fixed=fixed,
+    )
 
 
 def _arguments(target: Any, config: CustomModelConfig, **facts: int) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def build_timm(config: TimmModelConfig, *, num_classes: int, channels: int, imag
     module = _create(timm, name, config, defaults, num_classes, channels, image_size, hub=not local_file)
     head = _head(module)
     # timm itself keeps the head of weights for as many classes.
-    if not (config.pretrained and not local_file and defaults.num_classes == num_classes):
+    new_head = not (config.pretrained and not local_file and defaults.num_classes == num_classes)
+    if new_head:
         init_head(module, head)
     mean = std = interpolation = crop_fraction = None
     if config.pretrained:
@@ -64,6 +65,7 @@ def build_timm(config: TimmModelConfig, *, num_classes: int, channels: int, imag
         if channels == 1 and isinstance(first, str):
             state = grey_state(state, first)
         replaced = load_weights(module, state, head=head, source=weights.source)
+        new_head = bool(replaced)
         new = f"; new head: {', '.join(replaced)}" if replaced else ""
         log.info("loaded %s; %s, timm's for %s%s", weights.source, preprocessing, config.arch, new)
     elif config.pretrained:
@@ -77,6 +79,8 @@ def build_timm(config: TimmModelConfig, *, num_classes: int, channels: int, imag
         std,
         interpolation=interpolation,
         crop_fraction=crop_fraction,
+        is_pretrained=config.pretrained,
+        new_head=new_head,
         convolutional=is_convolutional(module),
     )
 

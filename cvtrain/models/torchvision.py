@@ -51,11 +51,12 @@ def build_torchvision(
     _check_image_size(config, module, channels, image_size)
     head = torchvision_head(module)
     mean = std = interpolation = crop_fraction = None
+    new_head = True
     init_head(module, head)
     if weights is not None:
         mean, std = weights.statistics(channels)
         interpolation, crop_fraction = weights.resize()
-        _load(module, head, weights, config, input_conv=input_conv, channels=channels, image_size=image_size)
+        new_head = _load(module, head, weights, config, input_conv=input_conv, channels=channels, image_size=image_size)
     return BuiltModel(
         module,
         head,
@@ -64,6 +65,8 @@ def build_torchvision(
         std,
         interpolation=interpolation,
         crop_fraction=crop_fraction,
+        is_pretrained=weights is not None,
+        new_head=new_head,
         convolutional=is_convolutional(module),
         aux_loss_weight=config.aux_loss_weight if len(head) > 1 else 0.0,
     )
@@ -189,7 +192,8 @@ def _load(
     input_conv: str,
     channels: int,
     image_size: int,
-) -> None:
+) -> bool:
+    """Load the weights around the head. Returns whether the head keeps its own values, not those of the weights."""
     read = weights.read(module, config.weights_entry)
     state = weights.adapt(
         read.state,
@@ -208,3 +212,4 @@ def _load(
     log.info("loaded %s; %s%s", read.source, expected, new)
     if weights.image_size not in (None, image_size):
         log.info("these weights were evaluated at data.image_size=%d; this run has %d", weights.image_size, image_size)
+    return bool(replaced)

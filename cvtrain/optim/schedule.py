@@ -148,7 +148,7 @@ def build_schedule(
     Args:
         config: one of `SCHEDULER_CONFIGS`.
         steps_per_epoch: updates per epoch, at least 1.
-        total_steps: updates in the whole run, at least 1; more when a run is extended.
+        total_steps: updates in the whole run; 0: there are none; more when a run is extended.
         monitor_mode: "max" or "min", which direction of the monitored value is better; for plateau.
     """
     warmup_steps = config.warmup_steps
@@ -156,7 +156,7 @@ def build_schedule(
         warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if isinstance(config, OneCycleConfig):  # rises by itself; a warm-up of a shared experiment file has no effect
         warmup_steps = 0
-    if warmup_steps >= total_steps:
+    if warmup_steps >= total_steps > 0:
         logger.warning(
             "the warm-up of %d steps is as long as the run of %d: the learning rate never gets to optimizer.lr",
             warmup_steps,

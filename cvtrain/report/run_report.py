@@ -180,7 +180,7 @@ def write_test(run: Run, plotter: Plotter | None) -> dict[str, float]:
     metrics = {f"test/{name}": value for name, value in tested.metrics.items()}
     if run.trainer.world.is_main_process:
         write_split(run, "test", tested, run.loaders.test, plotter)
-    run.logger.log_metrics(run.trainer.step, max(run.trainer.state.epoch - 1, 0), metrics)
+    run.logger.log_metrics(run.trainer.step, run.trainer.state.finished_epoch, metrics)
     return metrics
 
 
@@ -201,7 +201,7 @@ def best_position(run: Run) -> tuple[int, int] | None:
     if not path.exists():
         return None
     position = load_checkpoint(path)["position"]
-    return position["step"], max(position["epoch"] - (0 if position["batch"] else 1), 0)
+    return position["step"], position["epoch"] - (0 if position["batch"] else 1)
 
 
 def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
@@ -266,10 +266,10 @@ def log_final_results(
     log.info("done: %s, %d steps in %.1f s", end_reason.value, trainer.step, wall_seconds)
     if best is not None:
         log.info(
-            "best: %s %.4f in epoch %d | val loss %.4f, accuracy %.4f",
+            "best: %s %.4f %s | val loss %.4f, accuracy %.4f",
             trainer.monitor.name,
             trainer.monitor.best if trainer.monitor.best is not None else float("nan"),
-            best.epoch + 1,
+            f"in epoch {best.epoch + 1}" if best.step else "at the start",
             best.metrics["loss"],
             best.metrics["accuracy"],
         )

@@ -65,8 +65,9 @@ def describe_recipe(run: Run) -> str:
         "[" + ", ".join(f"{value:.3g}" for value in tensor.flatten().tolist()) + "]"
         for tensor in (run.normalizer.mean, run.normalizer.std)
     )
+    length = f"{trainer.epochs} epochs of {loader.num_batches:,} steps" if trainer.epochs else "no steps"
+    backbone = f" (backbone {optimizer.backbone_lr_scale:g} of it)" if optimizer.backbone_lr_scale != 1 else ""
     return (
-        f"{optimizer.name} lr {optimizer.lr:g}, {config.scheduler.name}, {trainer.epochs} epochs of "
-        f"{loader.num_batches:,} steps, batch {loader.batch_size}{parts}, augment {config.augment.name}, "
-        f"mean {mean} std {std}"
+        f"{config.recipe.value}, {optimizer.name} lr {optimizer.lr:g}{backbone}, {config.scheduler.name}, {length}, "
+        f"batch {loader.batch_size}{parts}, augment {config.augment.name}, mean {mean} std {std}"
     )

@@ -40,6 +40,7 @@ from cvtrain.runtime.progress import build_progress
 from cvtrain.runtime.rng import derive_rank_seed, seed_everything
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.features import Backbone, build_features
+from cvtrain.training.head_start import start_head
 from cvtrain.training.monitor import build_monitor
 from cvtrain.training.parts import whole_network
 from cvtrain.training.state import planned_steps
@@ -98,18 +99,22 @@ def build_run(
     )
     if state is None and built.calibrate is not None and world.is_main_process:
         built.calibrate(normalizer(calibration_images(loaders.train).to(device)))
+    backbone = Backbone(model, built.head, normalizer, device, dtype)
+    weights = loss_weights(config.data.balance, splits.train.labels, num_classes)
+    progress = build_progress(config.trainer.progress and world.is_main_process)
+    if state is None and world.is_main_process:
+        start_head(config, built, backbone, loaders.train, class_weights=weights, progress=progress)
     world.broadcast_([*model.parameters(), *model.buffers()])
     features = build_features(
         config,
         built,
-        Backbone(model, built.head, normalizer, device, dtype),
+        backbone,
         loaders,
         batch_transform,
         should_stop=lambda: stop_signals.received is not None,
     )
     ema = build_ema(model, config.trainer.ema_decay)
     # Criterion
-    weights = loss_weights(config.data.balance, splits.train.labels, num_classes)
     criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=weights).to(device)
     # Optimizer
     optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
@@ -138,7 +143,7 @@ def build_run(
         freeze=freeze,
         monitor=monitor,
         logger=logger,
-        progress=build_progress(config.trainer.progress and world.is_main_process),
+        progress=progress,
         device=device,
         dtype=dtype,
         seed=config.seed,

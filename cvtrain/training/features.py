@@ -231,7 +231,7 @@ def build_features(
     Raises:
         ConfigError: `model.cache_features=true`, and it cannot be.
     """
-    if config.model.freeze is Freeze.none:
+    if config.model.freeze is Freeze.none or config.trainer.epochs == 0:
         return None
     if config.model.cache_features is False:
         log.info("features: not kept (model.cache_features=false): each step goes through the backbone")

@@ -61,8 +61,8 @@ class TrainState:
 
     @property
     def finished_epoch(self) -> int:
-        """The epoch (0-based) of the last step: at its end the position is already the next one's."""
-        return self.epoch if self.batch else max(self.epoch - 1, 0)
+        """The epoch (0-based) of the last step: at its end the position is already the next one's. -1: the start."""
+        return self.epoch if self.batch else self.epoch - 1
 
 
 POSITION = ("step", "epoch", "batch", "epoch_end_due", "evaluated_step")

@@ -69,10 +69,13 @@ class Trainer(TrainerParts):
             self._clock = self._last_save = self.coordinator.now()
             self.timer.start()
             if self._end_reason() is None:
-                self.val_loader.start()
                 self.train_loader.start()
+            if self._end_reason() is None or self.step == 0:
+                self.val_loader.start()
             if self.config.on_nonfinite is OnNonfinite.rollback and self.step == 0:
                 self.save()
+            if self.config.eval_at_start and self.step == 0 and self.state.evaluated_step < 0:
+                self.evaluate()
             while self.state.epoch_end_due or self._end_reason() is None:
                 try:
                     if not self.state.epoch_end_due:

@@ -109,3 +109,18 @@ class OneUntied(nn.Module):
 
     def forward(self, images):
         return self.head(self.tied(self.again(images.flatten(1))))
+
+
+class LinearHead(nn.Module):
+    """A small convolutional backbone under one linear layer."""
+
+    def __init__(self, num_classes, channels):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
+        self.drop = nn.Dropout(0.5)
+        self.classifier = nn.Linear(48, num_classes)
+
+    def forward(self, images):
+        return self.classifier(self.drop(self.body(images)))

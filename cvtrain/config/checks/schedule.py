@@ -48,7 +48,7 @@ def warmup_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Pr
 
 def warmup_ends_before_run(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     scheduler, trainer = config.scheduler, config.trainer
-    if isinstance(scheduler, OneCycleConfig):
+    if isinstance(scheduler, OneCycleConfig) or trainer.epochs == 0:
         return
     steps = scheduler.warmup_steps
     if steps is not None:
@@ -70,6 +70,8 @@ def warmup_ends_before_run(config: Config, is_set: Callable[[str], bool]) -> Ite
 
 def drops_are_reached(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     scheduler, epochs = config.scheduler, config.trainer.epochs
+    if epochs == 0:
+        return
     if isinstance(scheduler, MultiStepConfig):
         milestones = scheduler.milestones_epochs
         if not milestones or any(later <= earlier for earlier, later in pairwise(milestones)):

@@ -32,6 +32,12 @@ class Freeze(str, Enum):
     backbone = "backbone"
 
 
+class HeadInit(str, Enum):
+    auto = "auto"
+    zero = "zero"
+    logreg = "logreg"
+
+
 class Stem(str, Enum):
     auto = "auto"
     imagenet = "imagenet"
@@ -48,6 +54,11 @@ class ModelConfig:
     )
     unfreeze_epoch: Optional[int] = setting(
         None, "with freeze=backbone, epoch (1 is the first) from which everything trains; null: never", at_least=2
+    )
+    head_init: HeadInit = setting(
+        HeadInit.auto,
+        "start of a new head on pretrained weights: zero logits, logreg (the logistic regression on the backbone's "
+        "features of the training images), or auto: logreg where the head is one linear layer",
     )
     cache_features: Optional[bool] = setting(
         None,

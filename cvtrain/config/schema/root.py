@@ -24,12 +24,24 @@ from cvtrain.config.schema.sweep import SweepConfig
 from cvtrain.config.schema.trainer import CheckpointConfig, Precision, TrainerConfig
 
 
+class Recipe(str, Enum):
+    auto = "auto"
+    scratch = "scratch"
+    finetune = "finetune"
+    frozen = "frozen"
+
+
 @dataclass
 class Config:
     """A training run."""
 
     name: str = setting("run", "name of the experiment: runs are kept in output_root/name/date_time")
     output_root: str = setting("runs", "folder of all runs")
+    recipe: Recipe = setting(
+        Recipe.auto,
+        "defaults for a situation, which give way to whatever you set: scratch, finetune (pretrained weights), frozen "
+        "(model.freeze=backbone), or auto: by the model",
+    )
     seed: int = setting(0, "seed of weights, order and augmentation", at_least=0, at_most=2**32 - 1)
     resume: Optional[str] = setting(
         None,

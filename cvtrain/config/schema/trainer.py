@@ -35,7 +35,10 @@ class CompileMode(str, Enum):
 @dataclass
 class TrainerConfig:
     epochs: int = setting(
-        20, "passes over the training images; with resume=PATH, +N means N more than the run had", at_least=1
+        20,
+        "passes over the training images; with resume=PATH, +N means N more than the run had; 0: none, the head's "
+        "start is all",
+        at_least=0,
     )
     max_steps: Optional[int] = setting(None, "end after this many optimizer steps", at_least=1)
     max_minutes: Optional[float] = setting(None, "end after this many minutes of wall time", above=0)
@@ -76,6 +79,9 @@ class TrainerConfig:
     early_stop_min_delta: float = setting(0.0, "smallest change of the monitor that counts as better", at_least=0)
     monitor: str = setting("val/accuracy", "metric that best.pt, early stopping and plateau follow")
     monitor_mode: MonitorMode = setting(MonitorMode.auto, "max or min is better; auto: min for losses and errors")
+    eval_at_start: bool = setting(
+        False, "evaluate before the first step too, so that best.pt is never worse than the start"
+    )
     eval_every_epochs: int = setting(
         1, "epochs between two evaluations; the last epoch is always evaluated", at_least=1
     )
