@@ -13,7 +13,7 @@ from cvtrain.data.build import BatchLoader, build_eval_loader
 from cvtrain.models.built import BuiltModel
 from cvtrain.models.dry_run import evaluation_mode
 from cvtrain.models.logistic_regression import LogisticRegression, fit_logistic_regression
-from cvtrain.runtime.progress import ProgressBar
+from cvtrain.runtime.progress import Progress
 from cvtrain.training.features import Backbone
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def start_head(
     train: BatchLoader,
     *,
     class_weights: torch.Tensor | None,
-    progress: ProgressBar,
+    progress: Progress,
 ) -> None:
     """Set a new head on pretrained weights to the logistic regression, as `model.head_init` says.
 
@@ -79,7 +79,7 @@ def _fit(
     backbone: Backbone,
     train: BatchLoader,
     class_weights: torch.Tensor | None,
-    progress: ProgressBar,
+    progress: Progress,
 ) -> str | None:
     """Fit the regression and put it into the head. Returns why it cannot be."""
     head = built.module.get_submodule(built.head[0])
@@ -109,7 +109,7 @@ def describe_fit(found: LogisticRegression, num_images: int) -> str:
 
 
 def compute_split_features(
-    config: Config, backbone: Backbone, loader: BatchLoader, max_images: int, progress: ProgressBar
+    config: Config, backbone: Backbone, loader: BatchLoader, max_images: int, progress: Progress
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features (N, D) and labels (N,) of the images of a split, in evaluation mode, on the backbone's device.
 

@@ -77,15 +77,9 @@ class Ours:
     """cvtrain's training loader, as `data=custom` builds it."""
 
     def __init__(self, splits: Splits, config: CustomConfig, num_workers: int) -> None:
-<<<<<<< HEAD
-        resize = build_eval_transform(image_size=SIZE, resize="resize_crop", crop_fraction=config.crop_fraction)
+        fraction = config.crop_fraction or 0.875
+        resize = build_eval_transform(image_size=SIZE, resize="resize_crop", crop_fraction=fraction)
         cached = cache_splits(config, splits, train_resize=resize, eval_resize=resize).train
-=======
-        resize = build_eval_transform(
-            image_size=SIZE, resize="resize_crop", crop_fraction=config.crop_fraction or 0.875
-        )
-        cached = cache_splits(config, splits, train_form=resize, eval_form=resize).train
->>>>>>> 3de4097 (Take interpolation and crop from the pretrained weights' record; bicubic where they want it)
         augment = AugmentConfig(name="crop and flip", transforms=TRANSFORMS)
         transform = build_train_transform(augment, image_size=SIZE, channels=3, eval_transform=resize)
         self.loader: BatchLoader = build_loader(
