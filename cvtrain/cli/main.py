@@ -20,6 +20,7 @@ from cvtrain.config.text import display_message
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.rendezvous import DistributedRendezvous, Rendezvous
+from cvtrain.runtime.collection import collection_paused
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,7 +39,8 @@ def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = Non
     if world is None or world.is_main_process:
         # At once, since torch takes seconds to load.
         log.info("cvtrain %s: loading torch", __version__)
-    from cvtrain.commands.train import train
+    with collection_paused():
+        from cvtrain.commands.train import train
 
     options = {} if world is None else {"world": world}
     result = train(config, run_dir=run_dir, overrides=overrides, **options)

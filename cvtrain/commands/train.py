@@ -14,6 +14,7 @@ from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.run_report import draw_preview, write_report, write_run_metadata
 from cvtrain.report.start import describe_start
+from cvtrain.runtime.collection import collection_paused
 from cvtrain.runtime.console import log_with_details
 from cvtrain.runtime.lock import LOCK_TIMEOUT_SECONDS, is_held, run_lock, unusable_folder
 from cvtrain.runtime.memory import keep_freed_memory
@@ -88,7 +89,8 @@ def _train(
             raise unusable_folder(run_dir, error) from error
     world.barrier()
     with StopSignals() as stop_signals, deterministic_mode(config.trainer.deterministic):
-        run = build_run(config, run_dir, stop_signals, state, world)
+        with collection_paused():
+            run = build_run(config, run_dir, stop_signals, state, world)
         trainer = run.trainer
         if world.is_main_process:
             for line, details in describe_start(run):

@@ -20,7 +20,7 @@ MAX_VALIDATED, MAX_COMPONENTS = 2000, 256
 SEARCH_UPDATES = 12
 # Up to this many products in a pass over the features a fit runs to its optimum in float64, beyond it in float32.
 MAX_EXACT_PRODUCTS = 2**26
-EXACT_UPDATES, MAX_UPDATES = 200, 30
+EXACT_UPDATES, MAX_UPDATES = 1000, 30
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ def test_start_is_six_lines_with_tables_below(assembled):
         "data: val is a stratified 0.2 of train (data.val_fraction, data.split_seed=0); "
         "there is no test split: val selects, and nothing else is scored",
         "model: mlp, 310 parameters, images 1x8x8",
-        "recipe: adamw lr 0.01, cosine, 2 epochs of 45 steps, batch 32, augment none, mean [0.305] std [0.376]",
+        "recipe: scratch, adamw lr 0.01, cosine, 2 epochs of 45 steps, batch 32, augment none, "
+        "mean [0.305] std [0.376]",
         "device: cpu, fp32, 0 data workers, seed 3",
     ]
     assert lines[5][0].startswith("run folder: ") and len(lines) == 6
