@@ -7,7 +7,6 @@ distort (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
 import torch
 from torch.nn import functional as F
 
@@ -80,6 +79,8 @@ def minimize(
     Returns:
         (D + 1, K): weights, and the bias in the last row.
     """
+    from scipy.optimize import minimize as lbfgs
+
     num_classes, num_features = len(class_weights), features.shape[1]
     weights = class_weights[labels]
     weights = weights / weights.sum()
@@ -97,7 +98,7 @@ def minimize(
 
     first = np.zeros((num_features + 1) * num_classes) if start is None else start.flatten().cpu().double().numpy()
     options = {"maxiter": max_updates, "maxfun": 2 * max_updates, "gtol": 1e-8, "ftol": 1e-14}
-    found = scipy.optimize.minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
+    found = lbfgs(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
     return torch.from_numpy(found.x).to(features).view(num_features + 1, num_classes)
 
 

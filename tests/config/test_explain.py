@@ -66,11 +66,11 @@ def test_all_problems_at_once(problems_of):
 @pytest.mark.parametrize(
     ("token", "rule"),
     [
-        ("trainer.epochs=abc", "must be a whole number at least 1"),
-        ("trainer.epochs=2.5", "must be a whole number at least 1"),
-        ("trainer.epochs=true", "must be a whole number at least 1"),
-        ("trainer.epochs=null", "must be a whole number at least 1"),
-        ("trainer.epochs=0", "must be a whole number at least 1"),
+        ("trainer.epochs=abc", "must be a whole number at least 0"),
+        ("trainer.epochs=2.5", "must be a whole number at least 0"),
+        ("trainer.epochs=true", "must be a whole number at least 0"),
+        ("trainer.epochs=null", "must be a whole number at least 0"),
+        ("trainer.epochs=-1", "must be a whole number at least 0"),
         ("trainer.max_steps=0", "must be a whole number at least 1, or null"),
         ("optimizer.lr=nan", "must be a number above 0"),
         ("optimizer.lr=inf", "must be a number above 0"),
