@@ -292,9 +292,7 @@ def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateC
         reader=_reader(trained.data, shape["channels"]),
         channels=shape["channels"],
         alpha_color=tuple(getattr(trained.data, "alpha_color", WHITE)),
-        resize=eval_transform_of(
-            replace(trained.data, image_size=settings.data.image_size or shape["image_size"])
-        ),
+        resize=eval_transform_of(replace(trained.data, image_size=settings.data.image_size or shape["image_size"])),
         normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(device),
         head=built.head[0] if built.head and built.head[0] else None,
         dtype=select_precision(choose_precision(settings, state, device.type), device, key="precision"),
