@@ -249,14 +249,12 @@ def eval_transform_of(config: DataConfig) -> EvalTransform:
 
 def resolve_resize(config: DataConfig, interpolation: str | None, crop_fraction: float | None) -> DataConfig:
     """Return `config` with the resize that the weights were evaluated with, where it names none of its own."""
-    kernel = (
-        config.interpolation
-        if config.interpolation is not Interpolation.auto
-        else Interpolation(interpolation or "bilinear")
-    )
-    return replace(
-        config, interpolation=kernel, crop_fraction=config.crop_fraction or crop_fraction or DEFAULT_CROP_FRACTION
-    )
+    kernel, fraction = config.interpolation, config.crop_fraction
+    if kernel is Interpolation.auto:
+        kernel = Interpolation(interpolation or "bilinear")
+    if fraction is None:
+        fraction = DEFAULT_CROP_FRACTION if crop_fraction is None else crop_fraction
+    return replace(config, interpolation=kernel, crop_fraction=fraction)
 
 
 def _build_cached_resize(config: DataConfig) -> EvalTransform:
