@@ -8,15 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from cvtrain import __version__
 from cvtrain.checkpoint import CheckpointStore, NullStore
 from cvtrain.checkpoint.resume import check_classes, describe_schedule_change
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.redact import redact
-from cvtrain.config.schema.data import DataConfig
 from cvtrain.config.schema.model import Freeze
 from cvtrain.config.schema.root import Config
-from cvtrain.config.serialize import schema_names, to_plain
+from cvtrain.config.serialize import to_plain
 from cvtrain.data.augment.build import build_batch_transform
 from cvtrain.data.balance import loss_weights
 from cvtrain.data.build import BatchLoader, Loaders, build_loaders, resolve_resize
@@ -35,12 +32,13 @@ from cvtrain.optim.build import build_optimizer
 from cvtrain.optim.ema import build_ema
 from cvtrain.optim.schedule import build_schedule
 from cvtrain.runtime.device import choose_memory_format
-from cvtrain.runtime.precision import precision_name, select_precision
+from cvtrain.runtime.precision import select_precision
 from cvtrain.runtime.progress import build_progress
 from cvtrain.runtime.rng import derive_rank_seed, seed_everything
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.features import Backbone, build_features
 from cvtrain.training.head_start import start_head
+from cvtrain.training.metadata import checkpoint_metadata
 from cvtrain.training.monitor import build_monitor
 from cvtrain.training.parts import whole_network
 from cvtrain.training.state import planned_steps
@@ -249,46 +247,6 @@ def resolve_preprocessing(config: Config, built: BuiltModel, state: dict[str, An
         return replace(config, data=resolve_resize(config.data, built.interpolation, built.crop_fraction))
     saved = state["preprocessing"]
     return replace(config, data=resolve_resize(config.data, saved.get("interpolation"), saved.get("crop_fraction")))
-
-
-def checkpoint_metadata(
-    config: Config,
-    data: DataConfig,
-    classes: tuple[str, ...],
-    normalizer: Normalizer,
-    dtype: torch.dtype,
-    total_steps: int,
-) -> dict[str, Any]:
-    """Return the entries of a checkpoint that tell a stranger how to prepare an image and read the answer.
-
-    Args:
-        config: as the user set it.
-        data: its data, with what followed from the weights.
-    """
-    return {
-        "config": redact(to_plain(config)),
-        "schemas": schema_names(config),
-        "paths": absolute_paths(config),
-        "classes": list(classes),
-        "preprocessing": {
-            "image_size": data.image_size,
-            "channels": data.channels,
-            "resize": data.resize.value,
-            "crop_fraction": data.crop_fraction,
-            "interpolation": data.interpolation.value,
-            "mean": normalizer.mean.flatten().tolist(),
-            "std": normalizer.std.flatten().tolist(),
-        },
-        "precision": precision_name(dtype),
-        "planned_steps": total_steps,
-        "versions": {"cvtrain": __version__, "torch": str(torch.__version__)},
-    }
-
-
-def absolute_paths(config: Config) -> dict[str, str]:
-    """Return where the relative paths of the data are, for an evaluation in another working folder."""
-    typed = {f"data.{name}": getattr(config.data, name, "") for name in ("root", "file")}
-    return {key: str(Path(path).expanduser().absolute()) for key, path in typed.items() if path}
 
 
 def build_store(config: Config, run_dir: Path, world: ProcessGroup) -> CheckpointStore:
