@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cvtrain.checkpoint import inference_weights, load_checkpoint
-from cvtrain.checkpoint.trust import trusted_model
+from cvtrain.checkpoint.trust import MAX_BATCH_PIXELS, MAX_IMAGE_SIZE, trusted_model
 from cvtrain.commands.evaluate import build_checked, check_finite, choose_precision, read_config
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import FileDataConfig
@@ -252,7 +252,13 @@ class Classifier:
         return image_to_array(image, self.channels, self.alpha_color)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: str | None = None) -> Classifier:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    model_target: str | None = None,
+    image_size: int | None = None,
+) -> Classifier:
     """Return the classifier in a checkpoint file, such as `runs/.../checkpoints/best.pt`.
 
     Runs no code that the checkpoint names.
@@ -260,10 +266,12 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: st
     Args:
         device: auto, cpu, cuda, cuda:1 or mps; auto takes the best that is there.
         model_target: import path of the class of a `model=custom` checkpoint.
+        image_size: side of the images in pixels; None: as the run had it.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or it is no checkpoint of cvtrain.
-        ConfigError: the class of a `model=custom` checkpoint has to be named, or the device is not there.
+        ConfigError: the class of a `model=custom` checkpoint, or images of more than 2,048 pixels, have to be named; or
+            the device is not there.
     """
     file = Path(path)
     settings = EvaluateConfig(checkpoint=str(file), device=device, model=SavedModelConfig(target=model_target))
@@ -274,6 +282,15 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, model_target: st
             rule=f"{file} was made with the class {trained.model.target}, and a checkpoint never names code to run",
             remedy=f"if you trust the class: load({str(file)!r}, model_target={trained.model.target!r})",
         )
+    size = image_size or trained.data.image_size
+    if image_size is None and size > MAX_IMAGE_SIZE:
+        raise ConfigError(
+            rule=f"{file} asks for images of {size} pixels, more than {MAX_IMAGE_SIZE}, which take much memory",
+            remedy=f"if you trust it: load({str(file)!r}, image_size={size})",
+        )
+    settings.data.image_size = size
+    batch_size = trained.data.eval_batch_size or trained.data.batch_size
+    settings.batch_size = max(1, min(batch_size, MAX_BATCH_PIXELS // size**2))
     return build_classifier(state, trained, settings)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import cvtrain as face
+from cvtrain.checkpoint import load_checkpoint, save_checkpoint
 from cvtrain.data.images.errors import BadImageError
 
 OPTIONS = (
@@ -110,6 +111,18 @@ def test_checkpoint_names_no_code(photos, tmp_path):
         face.load(result.best_checkpoint)
     classifier = face.load(result.best_checkpoint, "cpu", model_target="custom_networks.KnowsItsImages")
     assert classifier.predict(val_paths(result, photos), top_k=2)[0].classes in (("ant", "bee"), ("bee", "ant"))
+
+
+def test_checkpoint_that_asks_for_huge_images_has_to_be_trusted(run, tmp_path):
+    state = load_checkpoint(run.best_checkpoint)
+    state["config"]["data"]["image_size"] = state["preprocessing"]["image_size"] = 8192
+    state["config"]["data"]["batch_size"] = 4096
+    path = tmp_path / "huge.pt"
+    save_checkpoint(path, state)
+    with pytest.raises(face.ConfigError, match=r"images of 8192 pixels, more than 2048.*\n.*image_size=8192\)"):
+        face.load(path, "cpu")
+    assert face.load(path, "cpu", image_size=16).preprocess(np.zeros((20, 20, 3), np.uint8)).shape == (3, 16, 16)
+    assert face.load(path, "cpu", image_size=8192).batch_size == 4  # 2^28 pixels
 
 
 def test_unreadable_images_carry_their_error(run, photos, tmp_path):
