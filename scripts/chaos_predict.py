@@ -26,6 +26,7 @@ import cvtrain  # noqa: E402
 from cvtrain.commands.from_python import run_logging  # noqa: E402
 from cvtrain.commands.predict import predict  # noqa: E402
 from cvtrain.config.compose import compose_verb  # noqa: E402
+from cvtrain.config.prediction_paths import JOB  # noqa: E402
 from cvtrain.report.prediction_table import read_rows  # noqa: E402
 
 PART = 16
@@ -65,7 +66,9 @@ def kill_often(table: str, options: argparse.Namespace, seconds_per_part: float)
     rng, num_wrong, num_kills = random.Random(0), 0, 0
     folder = Path(f"{table}.parts")
     while True:
-        complete = len(list(folder.glob("part-*")))
+        if Path(table).exists() and not (folder / JOB).exists():  # the last kill came when all was done
+            Path(table).unlink()
+        complete = len(list(folder.glob("part-*"))) if (folder / JOB).exists() else 0
         pid = fork(lambda: run_predict(table, options.workers))
         if num_kills == options.kills:
             assert os.waitpid(pid, 0)[1] == 0
@@ -73,6 +76,7 @@ def kill_often(table: str, options: argparse.Namespace, seconds_per_part: float)
         wanted = complete + rng.choice((0, 0, 1, 2, 5))  # no new part: also while it starts
         done = status = 0
         while not done and len(list(folder.glob("part-*"))) < wanted:
+            time.sleep(0.002)
             done, status = os.waitpid(pid, os.WNOHANG)
         time.sleep(rng.uniform(0, 3 * seconds_per_part))
         done, status = (done, status) if done else os.waitpid(pid, os.WNOHANG)
@@ -87,7 +91,8 @@ def kill_often(table: str, options: argparse.Namespace, seconds_per_part: float)
         log = Path("log.txt").read_text(encoding="utf-8") if Path("log.txt").exists() else ""
         went_on = f"going on after {min(complete * PART, options.images):,} of" in log if complete else True
         has_begun = now > complete
-        num_wrong += now < complete or (has_begun and not went_on)
+        was_done = Path(table).exists()
+        num_wrong += not was_done and (now < complete or (has_begun and not went_on))
         print(f"kill {num_kills}: {complete} parts before, {now} after", flush=True)
 
 

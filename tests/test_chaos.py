@@ -31,3 +31,12 @@ def test_three_kills(tmp_path):
 def test_fifty_kills(tmp_path, arguments):
     kills = 6 if "--cold" in arguments else 50
     assert last_line(tmp_path, *arguments) == f"{kills} of {kills} equal to the bit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_killed_predictions_lose_no_part_that_was_complete(suffix):
+    command = [sys.executable, str(SCRIPT.with_name("chaos_predict.py")), "--kills=5", "--images=320"]
+    result = subprocess.run([*command, f"--format={suffix}"], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"5 kills; 0 lost more than a part; equal: True; left: ['table.{suffix}']" in result.stdout

@@ -76,6 +76,7 @@ def predict(config: PredictConfig) -> PredictResult:
             if not is_resumed:
                 save_job(folder, job, identity)
             result = _predict(config, classifier, job, table, folder)
+            (folder / JOB).unlink()  # first: without it, what a kill leaves of the folder counts as nothing
         except OSError as error:
             raise RunError(
                 f"{error.filename or table} could not be written: {error.strerror or error}\n"
