@@ -66,6 +66,7 @@ def home(tmp_path) -> Path:
                 folder.mkdir(parents=True)
                 for index in range(4):
                     Image.new("RGB", (12, 12), (number * 200, index * 40, 90)).save(folder / f"{index}.png")
+    (tmp_path / "lite0.pth").touch()
     for page, file in ((EXTENDING, "my_package/nets.py"), (EXTENDING, "my_package/data.py")):
         write(tmp_path / file, code(page, file))
     for file in ("my_conf/model/mynet.yaml", "my_conf/experiment/mine.yaml"):

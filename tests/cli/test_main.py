@@ -166,8 +166,9 @@ def test_config_error_of_the_run_is_2_and_tells_where_the_value_was_set(cvtrain,
     assert answer.err == "error: model.dropout=0.9: is too much\n  take less\n  set on the command line\n"
 
 
-def test_config_error_of_the_run_is_kept_in_its_log_file(cvtrain, monkeypatch, tmp_path):
+def test_config_error_of_a_run_with_results_is_kept_in_its_log_file(cvtrain, monkeypatch, tmp_path):
     def refuse(config, run_dir, overrides):
+        (run_dir / "summary.json").write_text("{}")  # without results its folder would go
         raise ConfigError(key="seed", value=1, rule="is unlucky")
 
     monkeypatch.setitem(cli.VERBS, "train", refuse)
@@ -208,9 +209,9 @@ def test_exit_status_of_the_task_comes_through(cvtrain, monkeypatch):
 
 def test_traceback_of_a_wrong_command_on_request(cvtrain, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    answer = cvtrain("trainer.epochs=0")
+    answer = cvtrain("trainer.epochs=-1")
     assert answer.status == 2
-    assert answer.err.startswith("Traceback") and "error: trainer.epochs=0" in answer.err
+    assert answer.err.startswith("Traceback") and "error: trainer.epochs=-1" in answer.err
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
 

