@@ -13,8 +13,10 @@ import pytest
     [
         ("trian", {"trian": "did you mean train?"}),
         (
-            "predict checkpoint=x",
-            {"predict": "verbs: train, evaluate, cache, sweep, list, help; settings are written key=value"},
+            "deploy checkpoint=x",
+            {
+                "deploy": "verbs: train, evaluate, predict, merge, cache, sweep, list, help; settings are written key=value"
+            },
         ),
         ("usage", {"usage": "that is cvtrain --help"}),
         ("train evaluate", {"evaluate": "the verb comes first: cvtrain evaluate key=value ..."}),
@@ -24,7 +26,10 @@ import pytest
             "model = resnet18",
             {"model": "write model=..., without spaces around =", "resnet18": "did you mean model=resnet18?"},
         ),
-        ("runs/best.pt", {"runs/best.pt": "did you mean evaluate checkpoint=runs/best.pt or resume=runs/best.pt?"}),
+        (
+            "runs/best.pt",
+            {"runs/best.pt": "did you mean predict checkpoint=runs/best.pt or evaluate checkpoint=runs/best.pt"},
+        ),
         ("evaluate runs/best.pt", {"runs/best.pt": "did you mean checkpoint=runs/best.pt?"}),
         ("evaluate checkpoint", {"checkpoint": "write checkpoint=..., without spaces around ="}),
         ("sweep digits_mlp", {"digits_mlp": "did you mean sweep=digits_mlp?"}),
