@@ -55,7 +55,7 @@ def test_help_names_every_verb_and_shows_each(cvtrain, verb):
     ("command", "remedy"),
     [
         ("evalute", "did you mean evaluate?"),
-        ("predcit", "verbs: train, evaluate, cache, sweep, list, help; settings"),
+        ("predcit", "did you mean predict?"),
         ("help evalute", "did you mean evaluate?"),
         ("sweep=digits_mlp", "did you mean cvtrain sweep sweep=digits_mlp?"),
         ("list modles", "did you mean cvtrain list models?"),
