@@ -249,4 +249,4 @@ def test_without_a_key_a_trial_says_so_before_it_trains(tmp_path):
     assert done.returncode == 2
     assert "error: WANDB_API_KEY: no API key for http://127.0.0.1:9, and this run is a trial of sweep s1" in done.stdout
     assert not list(tmp_path.rglob("last.pt"))
-    assert [folder.name for folder in (tmp_path / "runs" / "digits_mlp" / "sweep_s1").iterdir()] == ["r1"]
+    assert not (tmp_path / "runs").exists()
