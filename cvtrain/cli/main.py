@@ -68,6 +68,12 @@ def run_merge(config: Any, run_dir: Path, overrides: list[str]) -> None:
     merge(config)
 
 
+def run_export(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    from cvtrain.commands.export import export
+
+    export(config)
+
+
 def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
     from cvtrain.commands.cache import cache
 
@@ -97,6 +103,7 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "evaluate": run_evaluate,
     "predict": run_predict,
     "merge": run_merge,
+    "export": run_export,
     "cache": run_cache,
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
     "sweep": run_sweep,

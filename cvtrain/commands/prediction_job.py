@@ -1,6 +1,5 @@
 """What a command of `predict` leaves so that a later one can go on: its images and its settings."""
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from cvtrain.config.serialize import to_plain
 from cvtrain.data.sources.listing import Listing, list_images
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.report.json_file import write_json
-from cvtrain.runtime.files import atomic_write
+from cvtrain.runtime.files import atomic_write, file_sha256
 from cvtrain.runtime.lock import LOCK_FILE
 
 log = logging.getLogger(__name__)
@@ -43,13 +42,9 @@ class Job:
 
 def job_identity(config: PredictConfig, path: Path) -> dict[str, Any]:
     """Return the settings that the rows depend on, and the digest of the checkpoint's file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     plain: dict[str, Any] = to_plain(config)
     values = {key: plain["data"][key[5:]] if key.startswith("data.") else plain[key] for key in _IDENTITY}
-    return {"checkpoint": digest.hexdigest(), **values}
+    return {"checkpoint": file_sha256(path), **values}
 
 
 def new_job(config: PredictConfig, table: Path, folder: Path) -> Job:

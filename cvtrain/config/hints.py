@@ -108,7 +108,14 @@ PLAIN_VERBS = ("list", "help")
 # Words of other command lines.
 FLAGS_OF_WORDS = {"usage": "cvtrain --help", "version": "cvtrain --version"}
 # The setting that a verb needs, for a command without its name: `cvtrain evaluate best.pt`.
-MAIN_KEYS = {"evaluate": "checkpoint", "predict": "checkpoint", "merge": "output", "sweep": "sweep", "cache": "clean"}
+MAIN_KEYS = {
+    "evaluate": "checkpoint",
+    "predict": "checkpoint",
+    "merge": "output",
+    "export": "checkpoint",
+    "sweep": "sweep",
+    "cache": "clean",
+}
 OPENING = {"]": "[", "}": "{", ")": "("}
 
 

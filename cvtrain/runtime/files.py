@@ -6,9 +6,11 @@ from the name a later one sees that its writer is gone: see `remove_temporary_fi
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +69,15 @@ def temporary_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.{token}.{_host()}.{os.getpid()}.{_TOKEN}.tmp")
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 digest of a file's content, in hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def fsync_dir(folder: Path) -> None:
     """Put the names in `folder` on disk, so that a rename outlasts a loss of power."""
     if os.name == "nt":
@@ -85,6 +96,8 @@ def fsync_dir(folder: Path) -> None:
 def remove_temporary_files(folder: Path) -> list[Path]:
     """Remove what `atomic_write` left in `folder` when its process was killed; the paths that are gone now.
 
+    Folders with such a name go too.
+
     A file is stale if its writer ran on this machine and does so no more. What another machine wrote, on a shared
     disk, is stale when nothing has touched it for a day. All else stays: somebody may be writing it.
     """
@@ -95,7 +108,7 @@ def remove_temporary_files(folder: Path) -> list[Path]:
             continue
         with contextlib.suppress(OSError):
             if _is_stale(path, parts["host"], int(parts["pid"]), parts["token"]):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(path)
     return removed
 

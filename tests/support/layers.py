@@ -7,6 +7,6 @@ LAYERS = (
     {"models", "optim", "losses", "metrics", "loggers", "distributed"},
     {"data", "checkpoint"},
     {"training"},
-    {"report"},
+    {"report", "export"},
     {"cli", "commands", "sweep", "classifier", "__init__", "__main__"},
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from cvtrain.config.checks.augment import AUGMENT_CHECKS
 from cvtrain.config.checks.data import DATA_CHECKS
 from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
+from cvtrain.config.checks.export import EXPORT_CHECKS
 from cvtrain.config.checks.extras import EXTRA_CHECKS
 from cvtrain.config.checks.features import FEATURE_CHECKS
 from cvtrain.config.checks.model import MODEL_CHECKS
@@ -18,6 +19,7 @@ from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
+from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import MergeConfig, PredictConfig
 from cvtrain.config.schema.root import CacheConfig, Config, EvaluateConfig
 from cvtrain.config.schema.sweep import SweepConfig
@@ -39,13 +41,14 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     EvaluateConfig: EVALUATE_CHECKS,
     PredictConfig: PREDICT_CHECKS,
     MergeConfig: MERGE_CHECKS,
+    ExportConfig: EXPORT_CHECKS,
     CacheConfig: (),
     SweepConfig: SWEEP_CHECKS,
 }
 
 
 def find_conflicts(
-    config: Config | EvaluateConfig | PredictConfig | MergeConfig | CacheConfig | SweepConfig,
+    config: Config | EvaluateConfig | PredictConfig | MergeConfig | ExportConfig | CacheConfig | SweepConfig,
     is_set: Callable[[str], bool],
 ) -> list[Problem]:
     """Every problem between the settings of a typed config.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.resume import MUST, resumed_folder
+from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import PredictConfig
 from cvtrain.config.schema.root import Config, EvaluateConfig
 from cvtrain.config.schema.trainer import Precision
@@ -80,7 +81,9 @@ def evaluation_device(config: EvaluateConfig, is_set: Callable[[str], bool]) -> 
     yield from precision_problem("", config.device, config.precision)
 
 
-def checkpoint_exists(config: EvaluateConfig | PredictConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def checkpoint_exists(
+    config: EvaluateConfig | PredictConfig | ExportConfig, is_set: Callable[[str], bool]
+) -> Iterator[Problem]:
     path = Path(config.checkpoint).expanduser()
     if path.is_file():
         return

@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 
 from cvtrain.config.schema.augment import AugmentConfig
 from cvtrain.config.schema.data import DATA_CONFIGS, DataConfig, OnBadImage
+from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.fields import required, setting
 from cvtrain.config.schema.logger import LOGGER_CONFIGS, LoggersConfig
 from cvtrain.config.schema.model import MODEL_CONFIGS, ModelConfig, SavedModelConfig
@@ -131,6 +132,7 @@ VERBS: Dict[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "merge": MergeConfig,
+    "export": ExportConfig,
     "cache": CacheConfig,
     "sweep": SweepConfig,
 }

@@ -1,0 +1,232 @@
+"""The verb `export`: a checkpoint as a file for other programs, which has answered image files as cvtrain does."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cvtrain import __version__
+from cvtrain.checkpoint import load_checkpoint
+from cvtrain.checkpoint.trust import check_sizes
+from cvtrain.classifier import Classifier, build_classifier
+from cvtrain.commands.evaluate import override_data, pick_source, read_config
+from cvtrain.config.errors import ConfigError, Problem, RunError
+from cvtrain.config.export_paths import MODEL_FILES, PREPROCESS, PROOF, export_folder
+from cvtrain.config.schema.export import ExportConfig, ExportInput
+from cvtrain.config.schema.predict import Tta
+from cvtrain.config.schema.root import Config, EvaluateConfig, EvaluateDataConfig, Split
+from cvtrain.config.schema.trainer import Precision
+from cvtrain.config.text import display_text
+from cvtrain.data.images.resize import MAX_ASPECT, PAD_VALUE
+from cvtrain.data.sources.build import build_splits
+from cvtrain.data.sources.listing import list_images
+from cvtrain.data.sources.source import FileSource, ImageSource
+from cvtrain.export import classify
+from cvtrain.export.formats import write_onnx
+from cvtrain.export.network import ExportNetwork
+from cvtrain.export.proof import Limits, Proof, compare
+from cvtrain.export.witness import interrogate, question, spread
+from cvtrain.report.json_file import write_json
+from cvtrain.runtime.console import display_path
+from cvtrain.runtime.files import file_sha256, fsync_dir, remove_temporary_files, temporary_path
+from cvtrain.runtime.signals import StopSignals
+
+log = logging.getLogger(__name__)
+
+WRITERS = {"onnx": write_onnx}
+# In float32 the same numbers are computed in another order.
+LIMITS = Limits(difference=1e-4)
+SPEC_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` gives back: the folder that it made, and the proof."""
+
+    folder: Path
+    proof: Proof
+
+
+def export(config: ExportConfig) -> ExportResult:
+    """Write the model of a checkpoint for other programs, and prove in a fresh process that it answers alike.
+
+    Runs no code that the checkpoint names. On the CPU, in float32.
+
+    Raises:
+        ConfigError: the checkpoint cannot be used, or there are no images for the proof.
+        RunError: the network cannot be exported, or the exported model answers otherwise. No folder is left then.
+    """
+    folder, path = export_folder(config), Path(config.checkpoint)
+    state = load_checkpoint(path)
+    trained = read_config(state, path)
+    settings = _evaluation_of(config)
+    size = config.data.image_size or state["preprocessing"]["image_size"]
+    check_sizes(replace(trained.data, image_size=size, num_workers=0), settings)
+    source = _proof_source(config, trained, settings, state)
+    classifier = build_classifier(state, trained, settings)
+    source = source or _listed_source(config, classifier)
+    flip = trained.trainer.eval_flip if config.tta is None else config.tta is Tta.flip
+    spec = _spec(config, classifier, state, path, flip)
+    with StopSignals(), _folder_at_the_end(folder) as (files, work):
+        witness = question(
+            source,
+            spread(len(source), config.proof_images),
+            has_labels=config.source is None,
+            resize=classifier.resize,
+            probs=lambda images: _probs(classifier, images),
+            folder=work,
+        )
+        for line in witness.unreadable[:3]:
+            log.warning("not in the proof, since it could not be read: %s", line)
+        log.info("exporting %s as %s: this can take a minute", display_path(path), config.format.value)
+        network = ExportNetwork(
+            classifier.module,
+            mean=spec["mean"],
+            std=spec["std"],
+            pixels=config.input is ExportInput.image,
+            temperature=spec["temperature"],
+            flip=flip,
+        )
+        model_file = files / spec["model"]
+        WRITERS[config.format.value](network, model_file, spec)
+        write_json(files / PREPROCESS, spec)
+        shutil.copy(classify.__file__, files / "classify.py")
+        log.info("proof: %s images of %s, in a fresh process", f"{len(witness.paths):,}", config.source or "val")
+        proof = compare(witness.answers, interrogate(files, witness, work), witness.labels)
+        for line in proof.lines(model_file.name):
+            log.info("%s", line)
+        if failure := proof.failure(LIMITS):
+            raise RunError(
+                f"the exported model answers otherwise than the checkpoint: {failure}\n"
+                f"  nothing was left in {display_path(folder)}"
+            )
+        write_json(files / PROOF, {**proof.to_json(), "model_sha256": file_sha256(model_file)})
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    log.info("model in %s, %.1f MB; classify.py there runs it", display_path(folder), num_bytes / 1e6)
+    return ExportResult(folder, proof)
+
+
+@contextlib.contextmanager
+def _folder_at_the_end(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Two folders beside `folder`: the first takes its place when the block ends well, the other is for work.
+
+    Raises:
+        RunError: nothing can be written there.
+    """
+    temporary = temporary_path(folder)
+    files, work, old = temporary / "files", temporary / "work", temporary / "old"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporary_files(folder.parent)
+        files.mkdir(parents=True)
+        work.mkdir()
+        yield files, work
+        if folder.exists():
+            folder.rename(old)
+        files.rename(folder)
+        fsync_dir(folder.parent)
+    except OSError as error:
+        cause = error.strerror or error
+        raise RunError(f"{display_path(folder)} could not be written: {cause}\n  nothing was left of it") from error
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _evaluation_of(config: ExportConfig) -> EvaluateConfig:
+    """The settings under which `evaluate` would compute what the export has to equal."""
+    data = config.data
+    return EvaluateConfig(
+        checkpoint=config.checkpoint,
+        device="cpu",
+        precision=Precision.fp32,
+        eval_flip=None if config.tta is None else config.tta is Tta.flip,
+        data=EvaluateDataConfig(
+            root=data.root,
+            file=data.file,
+            path=data.path,
+            image_size=data.image_size,
+            target=data.target,
+            num_workers=0,
+        ),
+        model=config.model,
+    )
+
+
+def _spec(
+    config: ExportConfig, classifier: Classifier, state: dict[str, Any], path: Path, flip: bool
+) -> dict[str, Any]:
+    """The content of preprocess.json, which is the model's metadata too."""
+    is_image = config.input is ExportInput.image
+    resize = classifier.resize
+    return {
+        "version": SPEC_VERSION,
+        "cvtrain": __version__,
+        "torch": torch.__version__,
+        "checkpoint_sha256": file_sha256(path),
+        "format": config.format.value,
+        "model": MODEL_FILES[config.format.value],
+        "input": config.input.value,
+        "input_layout": "batch, height, width, channels, uint8"
+        if is_image
+        else "batch, channels, height, width, float32",
+        "output": "probs" if is_image else "logits",
+        "classes": [display_text(name) for name in classifier.classes],
+        "image_size": classifier.image_size,
+        "channels": classifier.channels,
+        "alpha_color": list(classifier.alpha_color),
+        "resize": resize.resize,
+        "short_side": resize.short_side,
+        "max_aspect": MAX_ASPECT,
+        "pad_value": PAD_VALUE,
+        "interpolation": resize.interpolation,
+        "mean": [float(value) for value in state["preprocessing"]["mean"]],
+        "std": [float(value) for value in state["preprocessing"]["std"]],
+        "temperature": _temperature(classifier),
+        "flip": flip,
+    }
+
+
+def _temperature(classifier: Classifier) -> float:
+    """What divides the logits before the softmax."""
+    return float(getattr(classifier, "temperature", 1.0))
+
+
+def _probs(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """(B, C, S, S) uint8 to probabilities (B, num_classes)."""
+    return (classifier.compute(images)[0] / _temperature(classifier)).softmax(dim=1)
+
+
+# ---------------------------------------------------------------- the images
+
+
+def _proof_source(
+    config: ExportConfig, trained: Config, settings: EvaluateConfig, state: dict[str, Any]
+) -> ImageSource | None:
+    """The val images of the checkpoint's run; None with `source`."""
+    if config.source is not None:
+        return None
+    try:
+        data = override_data(trained.data, settings, state.get("paths", {}))
+        return pick_source(build_splits(data, min_classes=1), tuple(state["classes"]), Split.val)
+    except ConfigError as error:
+        remedy = "data.root=... says where the images are now; source=PHOTOS takes any photos, without an accuracy"
+        problem = Problem(rule="an export is proved with the run's val images, and they cannot be had", remedy=remedy)
+        raise ConfigError(problems=[*error.problems, problem]) from error
+
+
+def _listed_source(config: ExportConfig, classifier: Classifier) -> FileSource:
+    assert config.source is not None
+    listing = list_images(config.source)
+    labels = np.zeros(len(listing.paths), np.int64)
+    return FileSource(root=listing.root, paths=listing.paths, labels=labels, reader=classifier.reader)

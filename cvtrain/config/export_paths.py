@@ -1,0 +1,14 @@
+"""The folder that `cvtrain export` makes."""
+
+from pathlib import Path
+
+from cvtrain.config.schema.export import ExportConfig
+
+# In every export: its numbers, and what other programs do with an image first.
+PROOF, PREPROCESS = "proof.json", "preprocess.json"
+MODEL_FILES = {"onnx": "model.onnx"}
+
+
+def export_folder(config: ExportConfig) -> Path:
+    """Return the folder of an export: `output`, else export_onnx or the like in the working folder."""
+    return Path(config.output or f"export_{config.format.value}").expanduser()

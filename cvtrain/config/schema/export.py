@@ -1,0 +1,62 @@
+"""Settings of `cvtrain export`."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Optional
+
+from cvtrain.config.schema.fields import required, setting
+from cvtrain.config.schema.model import SavedModelConfig
+from cvtrain.config.schema.predict import LOG_LEVELS, Tta
+
+
+class ExportFormat(str, Enum):
+    onnx = "onnx"
+
+
+class ExportInput(str, Enum):
+    image = "image"
+    tensor = "tensor"
+
+
+@dataclass
+class ExportDataConfig:
+    """Where the val images of the proof are. Null: where the run had them."""
+
+    root: Optional[str] = setting(None, "another folder of images, laid out like the run's own")
+    file: Optional[str] = setting(None, "another manifest, for a run with data=csv")
+    path: Optional[str] = setting(
+        None, "name or folder of the set, for a data=huggingface checkpoint: a checkpoint never names what to fetch"
+    )
+    image_size: Optional[int] = setting(
+        None, "side of the square image that the model sees, in pixels; null: as the run had it", at_least=1
+    )
+    target: Optional[str] = setting(
+        None, "import path of the Dataset class, for a data=dataset checkpoint: a checkpoint never names code to run"
+    )
+
+
+@dataclass
+class ExportConfig:
+    """`cvtrain export checkpoint=PATH format=onnx`: the model as a file for other programs, with proof."""
+
+    checkpoint: str = required("path of a checkpoint, such as runs/.../checkpoints/best.pt")
+    format: ExportFormat = setting(ExportFormat.onnx, "onnx, for ONNX Runtime and many others")
+    input: ExportInput = setting(
+        ExportInput.image,
+        "image: the model takes the pixels of square images and gives probabilities; tensor: it takes normalised "
+        "images and gives logits",
+    )
+    output: Optional[str] = setting(None, "folder to make, for the model and what belongs to it; null: export_<format>")
+    overwrite: bool = setting(False, "replace the output if it is an earlier export")
+    tta: Optional[Tta] = setting(
+        None, "none, or flip: the model averages each image and its mirror image; null: as the run had it"
+    )
+    proof_images: int = setting(
+        256, "val images that the exported model has to answer as cvtrain does; all, if there are fewer", at_least=1
+    )
+    source: Optional[str] = setting(
+        None, "images for the proof in the place of the val images, as for cvtrain predict; without labels"
+    )
+    log_level: str = setting("INFO", "level of the console", choices=LOG_LEVELS)
+    data: ExportDataConfig = field(default_factory=ExportDataConfig)
+    model: SavedModelConfig = field(default_factory=SavedModelConfig)

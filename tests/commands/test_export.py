@@ -1,0 +1,191 @@
+"""`export`: a folder that other programs use, which is there only if it answers as the checkpoint does."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cvtrain as face
+from cvtrain.commands import export as verb
+from cvtrain.commands.export import export
+from cvtrain.config.checks import export as checks
+from cvtrain.config.compose import compose_verb
+from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.runtime.files import file_sha256
+
+OPTIONS = (
+    "data=custom",
+    "data.image_size=16",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "model=small_convnet",
+    "trainer.epochs=1",
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "plots=false",
+    "augment=none",
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """40 photos of two classes, of different sizes; 8 of them are val."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number, name in enumerate(("ant", "bee")):
+        (root / name).mkdir()
+        for index in range(20):
+            pixels = rng.integers(0, 156, (20 + index, 30, 3), dtype=np.uint8) + np.uint8(100 * number)
+            Image.fromarray(pixels).save(root / name / f"{index}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    return face.train(*OPTIONS, f"data.root={photos}", run_dir=tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def start(run, tmp_path, monkeypatch):
+    """`start("format=onnx", ...)` runs the verb in an empty folder, and returns its result."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: export(compose_verb("export", [f"checkpoint={run.best_checkpoint}", *words])[0])
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def classify(folder, *paths):
+    """What classify.py of an export prints, in a process without cvtrain."""
+    command = [sys.executable, "-I", str(folder / "classify.py"), *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_export_answers_as_the_checkpoint_does(run, photos, start, tmp_path):
+    result = start("format=onnx")
+    assert result.folder.name == "export_onnx" and names_in(tmp_path) == ["export_onnx"]
+    assert names_in(result.folder) == ["classify.py", "model.onnx", "preprocess.json", "proof.json"]
+    proof = result.proof
+    assert (proof.num_images, proof.num_agreeing, proof.pixel_difference) == (8, 8, 0)
+    assert proof.difference < 1e-5
+    right = round(8 * run.metrics["val/accuracy"])
+    assert proof.num_right == (right, right)
+    assert set(proof.latency_ms) == {"1", "8", "32"}
+    record = json.loads((result.folder / "proof.json").read_text())
+    assert record["model_sha256"] == file_sha256(result.folder / "model.onnx")
+    spec = json.loads((result.folder / "preprocess.json").read_text())
+    assert spec["classes"] == ["ant", "bee"] and spec["checkpoint_sha256"] == file_sha256(run.best_checkpoint)
+
+    (tmp_path / "text.jpg").write_text("no image")
+    shown = classify(result.folder, photos / "bee" / "3.jpg", tmp_path / "text.jpg")
+    path, name, prob = shown.stdout.split()
+    expected = face.load(run.best_checkpoint, device="cpu").predict(photos / "bee" / "3.jpg")[0]
+    assert (path, name) == (str(photos / "bee" / "3.jpg"), expected.label)
+    assert float(prob) == pytest.approx(expected.prob, abs=1e-5)
+    assert shown.returncode == 3 and "cannot identify image file" in shown.stderr
+
+
+def test_normalised_images_in_and_logits_out(start, photos):
+    result = start("input=tensor", f"source={photos}", "tta=flip", "proof_images=20")
+    assert result.proof.num_images == 20 and result.proof.difference < 1e-5 and result.proof.num_right is None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(result.folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, 16, 16]
+    assert session.get_outputs()[0].name == "logits"
+
+
+def spoiled(network, file, spec):
+    """Write a model whose pixels are a little brighter."""
+    network.mean -= 0.01
+    verb.write_onnx(network, file, spec)
+
+
+def test_a_model_that_answers_otherwise_is_not_left(start, tmp_path, monkeypatch):
+    monkeypatch.setitem(verb.WRITERS, "onnx", spoiled)
+    with pytest.raises(RunError, match=r"answers otherwise than the checkpoint: a probability differs by 0\.0"):
+        start("proof_images=3")
+    assert names_in(tmp_path) == []
+
+
+def test_an_earlier_export_stays_until_the_new_one_is_proved(start, tmp_path, monkeypatch):
+    old = tmp_path / "export_onnx"
+    old.mkdir()
+    for name in ("proof.json", "preprocess.json", "model.onnx"):
+        (old / name).write_text("old")
+    with pytest.raises(ConfigError, match="is there already\n  choose another, or set overwrite=true"):
+        start()
+
+    def fail(network, file, spec):
+        file.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(verb.WRITERS, "onnx", fail)
+        with pytest.raises(RunError, match="export_onnx could not be written: No space left on device"):
+            start("overwrite=true")
+        patch.setitem(verb.WRITERS, "onnx", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            start("overwrite=true")
+    assert names_in(tmp_path) == ["export_onnx"] and (old / "model.onnx").read_text() == "old"
+    start("overwrite=true", "proof_images=2")
+    assert names_in(tmp_path) == ["export_onnx"] and (old / "model.onnx").stat().st_size > 1000
+
+
+def test_a_folder_of_something_else_is_never_replaced(start, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something else than an export"):
+        start("output=mine", "overwrite=true")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["checkpoint=nothing.pt"], "checkpoint=nothing.pt: no such file"),
+        (["format=tflite"], "format=tflite: must be one of onnx"),
+        (["output=model.onnx"], "is the name of a file; an export is a folder\n  output=model makes model/model.onnx"),
+        (["source=nowhere"], "source=nowhere: no such file or folder"),
+        (["data.root=nowhere"], "data.root=nowhere: no such folder"),
+        (["source=.", "data.root=."], "data.root=.: has no effect with source"),
+        (["output=/dev/null"], "is a file, and an export is a folder"),
+    ],
+)
+def test_wrong_commands(start, tmp_path, words, message):
+    with pytest.raises(ConfigError) as caught:
+        start(*words)
+    assert message in str(caught.value)
+    assert names_in(tmp_path) == []
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(start, monkeypatch):
+    found = checks.importlib.util.find_spec
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
+    with pytest.raises(ConfigError, match="uv sync --extra export, or pip install onnxscript"):
+        start()
+
+
+def test_another_programs_file_and_lost_images_are_named(start, photos, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(ConfigError, match="is no checkpoint of cvtrain's"):
+        export(compose_verb("export", [f"checkpoint={tmp_path / 'other.pt'}"])[0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"proved with the run's val images, and they cannot be had\n.*source=PHOTOS"):
+        start(f"data.root={tmp_path / 'empty'}")
+    (tmp_path / "empty" / "cut.jpg").write_bytes((photos / "ant" / "0.jpg").read_bytes()[:200])
+    with pytest.raises(RunError, match=r"none could be read:\n  cut\.jpg: truncated"):
+        start(f"source={tmp_path / 'empty'}")
+    assert names_in(tmp_path) == ["empty", "other.pt"]
+
+
+def test_images_that_lie_in_no_file_are_proved_through_files(tmp_path):
+    result = face.train("trainer.max_steps=5", "plots=false", "trainer.device=cpu", run_dir=tmp_path / "run")
+    words = [f"checkpoint={result.best_checkpoint}", f"output={tmp_path / 'export'}", "proof_images=40"]
+    proof = export(compose_verb("export", words)[0]).proof
+    assert (proof.num_images, proof.num_agreeing, proof.pixel_difference) == (40, 40, 0)
