@@ -35,6 +35,7 @@ LAZY_LIBRARIES = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "safetensors",
     "scipy",
     "skimage",
     "sklearn",

@@ -18,7 +18,7 @@ from cvtrain.classifier import Classifier, build_classifier
 from cvtrain.commands.evaluate import override_data, pick_source, read_config
 from cvtrain.config.errors import ConfigError, Problem, RunError
 from cvtrain.config.export_paths import MODEL_FILES, PREPROCESS, PROOF, export_folder
-from cvtrain.config.schema.export import ExportConfig, ExportInput
+from cvtrain.config.schema.export import ExportConfig, ExportFormat, ExportInput
 from cvtrain.config.schema.predict import Tta
 from cvtrain.config.schema.root import Config, EvaluateConfig, EvaluateDataConfig, Split
 from cvtrain.config.schema.trainer import Precision
@@ -28,9 +28,10 @@ from cvtrain.data.sources.build import build_splits
 from cvtrain.data.sources.listing import list_images
 from cvtrain.data.sources.source import FileSource, ImageSource
 from cvtrain.export import classify
-from cvtrain.export.formats import write_onnx
+from cvtrain.export.formats import write_onnx, write_pt2
 from cvtrain.export.network import ExportNetwork
 from cvtrain.export.proof import Limits, Proof, compare
+from cvtrain.export.timm_folder import timm_settings, write_card, write_timm
 from cvtrain.export.witness import interrogate, question, spread
 from cvtrain.report.json_file import write_json
 from cvtrain.runtime.console import display_path
@@ -39,9 +40,11 @@ from cvtrain.runtime.signals import StopSignals
 
 log = logging.getLogger(__name__)
 
-WRITERS = {"onnx": write_onnx}
+WRITERS = {"onnx": write_onnx, "pt2": write_pt2}
 # In float32 the same numbers are computed in another order.
 LIMITS = Limits(difference=1e-4)
+# timm reads by Pillow, whose pixels differ from torch's by 1 here and there.
+TIMM_LIMITS = Limits(difference=1e-4, agreement=0.99)
 SPEC_VERSION = 1
 
 
@@ -73,6 +76,7 @@ def export(config: ExportConfig) -> ExportResult:
     source = source or _listed_source(config, classifier)
     flip = trained.trainer.eval_flip if config.tta is None else config.tta is Tta.flip
     spec = _spec(config, classifier, state, path, flip)
+    for_timm = timm_settings(trained.model, spec) if config.format is ExportFormat.hf else None
     with StopSignals(), _folder_at_the_end(folder) as (files, work):
         witness = question(
             source,
@@ -85,30 +89,30 @@ def export(config: ExportConfig) -> ExportResult:
         for line in witness.unreadable[:3]:
             log.warning("not in the proof, since it could not be read: %s", line)
         log.info("exporting %s as %s: this can take a minute", display_path(path), config.format.value)
-        network = ExportNetwork(
-            classifier.module,
-            mean=spec["mean"],
-            std=spec["std"],
-            pixels=config.input is ExportInput.image,
-            temperature=spec["temperature"],
-            flip=flip,
-        )
         model_file = files / spec["model"]
-        WRITERS[config.format.value](network, model_file, spec)
+        if for_timm is not None:
+            write_timm(classifier.module, files, spec, for_timm)
+        else:
+            WRITERS[config.format.value](_network(config, classifier, spec), model_file, spec)
+            shutil.copy(classify.__file__, files / "classify.py")
         write_json(files / PREPROCESS, spec)
-        shutil.copy(classify.__file__, files / "classify.py")
         log.info("proof: %s images of %s, in a fresh process", f"{len(witness.paths):,}", config.source or "val")
-        proof = compare(witness.answers, interrogate(files, witness, work), witness.labels)
-        for line in proof.lines(model_file.name):
+        answers = interrogate(files, witness, work, reads_otherwise=for_timm is not None)
+        proof = compare(witness.answers, answers, witness.labels)
+        table = proof.lines(model_file.name)
+        for line in table:
             log.info("%s", line)
-        if failure := proof.failure(LIMITS):
+        if failure := proof.failure(LIMITS if for_timm is None else TIMM_LIMITS):
             raise RunError(
                 f"the exported model answers otherwise than the checkpoint: {failure}\n"
                 f"  nothing was left in {display_path(folder)}"
             )
+        if for_timm is not None:
+            write_card(files, spec, for_timm, table)
         write_json(files / PROOF, {**proof.to_json(), "model_sha256": file_sha256(model_file)})
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    log.info("model in %s, %.1f MB; classify.py there runs it", display_path(folder), num_bytes / 1e6)
+    usage = "classify.py there runs it" if for_timm is None else "README.md there has the lines that load it"
+    log.info("model in %s, %.1f MB; %s", display_path(folder), num_bytes / 1e6, usage)
     return ExportResult(folder, proof)
 
 
@@ -143,6 +147,17 @@ def _folder_at_the_end(folder: Path) -> Iterator[tuple[Path, Path]]:
 # ---------------------------------------------------------------- the model
 
 
+def _network(config: ExportConfig, classifier: Classifier, spec: dict[str, Any]) -> ExportNetwork:
+    return ExportNetwork(
+        classifier.module,
+        mean=spec["mean"],
+        std=spec["std"],
+        pixels=config.input is ExportInput.image,
+        temperature=spec["temperature"],
+        flip=spec["flip"],
+    )
+
+
 def _evaluation_of(config: ExportConfig) -> EvaluateConfig:
     """The settings under which `evaluate` would compute what the export has to equal."""
     data = config.data
@@ -167,7 +182,7 @@ def _spec(
     config: ExportConfig, classifier: Classifier, state: dict[str, Any], path: Path, flip: bool
 ) -> dict[str, Any]:
     """The content of preprocess.json, which is the model's metadata too."""
-    is_image = config.input is ExportInput.image
+    is_image = config.input is ExportInput.image and config.format is not ExportFormat.hf
     resize = classifier.resize
     return {
         "version": SPEC_VERSION,
@@ -176,7 +191,7 @@ def _spec(
         "checkpoint_sha256": file_sha256(path),
         "format": config.format.value,
         "model": MODEL_FILES[config.format.value],
-        "input": config.input.value,
+        "input": "image" if is_image else "tensor",
         "input_layout": "batch, height, width, channels, uint8"
         if is_image
         else "batch, channels, height, width, float32",

@@ -6,7 +6,7 @@ from cvtrain.config.schema.export import ExportConfig
 
 # In every export: its numbers, and what other programs do with an image first.
 PROOF, PREPROCESS = "proof.json", "preprocess.json"
-MODEL_FILES = {"onnx": "model.onnx"}
+MODEL_FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "hf": "model.safetensors"}
 
 
 def export_folder(config: ExportConfig) -> Path:

@@ -97,11 +97,12 @@ def question(
     return Witness(paths, np.array(labels) if has_labels else None, answers, unreadable)
 
 
-def interrogate(exported: Path, witness: Witness, folder: Path) -> Answers:
+def interrogate(exported: Path, witness: Witness, folder: Path, *, reads_otherwise: bool = False) -> Answers:
     """Have the model in the folder `exported` answer the images of `witness`, in a fresh process without cvtrain.
 
     Args:
         folder: for what the process reads and writes.
+        reads_otherwise: it reads files by other rules; give it the pixels that cvtrain saw, too.
 
     Raises:
         RunError: the model does not run, or could not read an image.
@@ -109,6 +110,8 @@ def interrogate(exported: Path, witness: Witness, folder: Path) -> Answers:
     script = shutil.copy(prove.__file__, folder / "prove.py")
     job = {"images": witness.paths, "num_pixels": len(witness.answers.pixels), "parent": os.getpid()}
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    if reads_otherwise:
+        np.save(folder / "squares.npy", witness.answers.pixels)
     command = [sys.executable, str(script), str(exported), str(folder / "job.json")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     try:
@@ -121,7 +124,13 @@ def interrogate(exported: Path, witness: Witness, folder: Path) -> Answers:
         raise RunError(f"the exported model does not run in a process of its own: {lines[-1][:400]}")
     record = json.loads((folder / "proof.json").read_text(encoding="utf-8"))
     assert "cvtrain" not in record["modules"], "the proof ran with cvtrain's own code"
-    return Answers(np.load(folder / "probs.npy"), np.load(folder / "pixels.npy"), record["latency_ms"])
+    given = folder / "probs_of_squares.npy"
+    return Answers(
+        np.load(folder / "probs.npy"),
+        np.load(folder / "pixels.npy"),
+        record["latency_ms"],
+        np.load(given) if reads_otherwise else None,
+    )
 
 
 def _write_png(path: Path, image: np.ndarray) -> Path:

@@ -90,6 +90,45 @@ def test_the_export_answers_as_the_checkpoint_does(run, photos, start, tmp_path)
     assert shown.returncode == 3 and "cannot identify image file" in shown.stderr
 
 
+def test_a_program_of_torch_answers_as_the_checkpoint_does(start):
+    result = start("format=pt2", "proof_images=4")
+    assert names_in(result.folder) == ["classify.py", "model.pt2", "preprocess.json", "proof.json"]
+    assert result.proof.num_agreeing == 4 and result.proof.difference < 1e-6
+
+
+@pytest.fixture(scope="module")
+def timm_run(photos, tmp_path_factory):
+    pytest.importorskip("timm")
+    words = [word for word in OPTIONS if not word.startswith(("model=", "data.image_size="))]
+    words += ["model=timm", "model.arch=test_vit", "model.pretrained=false", "data.image_size=32"]
+    return face.train(*words, f"data.root={photos}", run_dir=tmp_path_factory.mktemp("timm_run"))
+
+
+def test_timm_loads_the_folder_with_the_same_logits(timm_run, tmp_path):
+    import timm
+
+    words = [f"checkpoint={timm_run.best_checkpoint}", "format=hf", f"output={tmp_path / 'hub'}"]
+    result = export(compose_verb("export", words)[0])
+    names = ["README.md", "config.json", "model.safetensors", "preprocess.json", "proof.json"]
+    assert names_in(result.folder) == names
+    assert result.proof.same_pixels < 1e-6 and result.proof.pixel_difference <= 1
+    classifier = face.load(timm_run.best_checkpoint, device="cpu")
+    network = timm.create_model(f"local-dir:{result.folder}", pretrained=True).eval()
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), classifier.module(images), atol=1e-5, rtol=0)
+    assert network.pretrained_cfg["label_names"] == ["ant", "bee"]
+    card = (result.folder / "README.md").read_text(encoding="utf-8")
+    assert "library_name: timm" in card and "same class" in card and "{" not in card
+
+
+def test_timm_cannot_hold_every_network(start):
+    with pytest.raises(ConfigError, match="networks of timm, and the checkpoint's is model=small_convnet"):
+        start("format=hf")
+    with pytest.raises(ConfigError, match="input=image: has no effect with format=hf"):
+        start("format=hf", "input=image")
+
+
 def test_normalised_images_in_and_logits_out(start, photos):
     result = start("input=tensor", f"source={photos}", "tta=flip", "proof_images=20")
     assert result.proof.num_images == 20 and result.proof.difference < 1e-5 and result.proof.num_right is None

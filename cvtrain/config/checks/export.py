@@ -11,10 +11,10 @@ from cvtrain.config.errors import Problem
 from cvtrain.config.export_paths import MODEL_FILES, PREPROCESS, PROOF, export_folder
 from cvtrain.config.imports import install_remedy
 from cvtrain.config.prediction_paths import STDIN
-from cvtrain.config.schema.export import ExportConfig
+from cvtrain.config.schema.export import ExportConfig, ExportFormat
 
 # What each format needs: the extra of pyproject.toml and its packages.
-PACKAGES = {"onnx": ("export", ("onnx", "onnxscript", "onnxruntime"))}
+PACKAGES = {"onnx": ("export", ("onnx", "onnxscript", "onnxruntime")), "hf": ("timm", ("timm", "safetensors"))}
 
 
 def packages_are_installed(config: ExportConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
@@ -43,6 +43,13 @@ def folder_is_possible(config: ExportConfig, is_set: Callable[[str], bool]) -> I
         yield Problem("output", folder, f"nothing can be written in {existing}", "choose another place: output=...")
 
 
+def input_has_an_effect(config: ExportConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if config.format is ExportFormat.hf and is_set("input"):
+        yield Problem(
+            "input", config.input, "has no effect with format=hf", "leave it out: timm takes normalised images"
+        )
+
+
 def proof_images_exist(config: ExportConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if config.data.root is not None and not Path(config.data.root).expanduser().is_dir():
         yield Problem("data.root", config.data.root, "no such folder")
@@ -57,4 +64,4 @@ def proof_images_exist(config: ExportConfig, is_set: Callable[[str], bool]) -> I
             yield Problem(f"data.{key}", getattr(config.data, key), "has no effect with source", "keep one of them")
 
 
-EXPORT_CHECKS = (checkpoint_exists, packages_are_installed, folder_is_possible, proof_images_exist)
+EXPORT_CHECKS = (checkpoint_exists, packages_are_installed, folder_is_possible, input_has_an_effect, proof_images_exist)

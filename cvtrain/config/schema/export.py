@@ -11,6 +11,8 @@ from cvtrain.config.schema.predict import LOG_LEVELS, Tta
 
 class ExportFormat(str, Enum):
     onnx = "onnx"
+    pt2 = "pt2"
+    hf = "hf"
 
 
 class ExportInput(str, Enum):
@@ -40,7 +42,11 @@ class ExportConfig:
     """`cvtrain export checkpoint=PATH format=onnx`: the model as a file for other programs, with proof."""
 
     checkpoint: str = required("path of a checkpoint, such as runs/.../checkpoints/best.pt")
-    format: ExportFormat = setting(ExportFormat.onnx, "onnx, for ONNX Runtime and many others")
+    format: ExportFormat = setting(
+        ExportFormat.onnx,
+        "onnx, for ONNX Runtime and many others; pt2, a program of torch.export; hf, a folder of "
+        "timm and the Hugging Face hub",
+    )
     input: ExportInput = setting(
         ExportInput.image,
         "image: the model takes the pixels of square images and gives probabilities; tensor: it takes normalised "
