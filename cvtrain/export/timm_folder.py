@@ -1,5 +1,6 @@
 """A timm network as a folder that timm and the Hugging Face hub know: weights, config.json and a model card."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from torch import nn
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.model import ModelConfig, TimmModelConfig
-from cvtrain.report.json_file import write_json
 
 _CARD = """---
 tags:
@@ -105,7 +105,7 @@ def write_timm(module: nn.Module, folder: Path, spec: dict[str, Any], model: Tim
     }
     state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in own.state_dict().items()}
     (folder / spec["model"]).write_bytes(save(state))
-    write_json(folder / "config.json", config)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def write_card(folder: Path, spec: dict[str, Any], model: TimmModelConfig, table: list[str]) -> None:
