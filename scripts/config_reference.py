@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from cvtrain.config.composer import conf_dir  # noqa: E402
 from cvtrain.config.errors import format_value  # noqa: E402
-from cvtrain.config.reflection import Setting, is_missing, settings_of  # noqa: E402
+from cvtrain.config.reflection import Setting, is_missing, own_settings, settings_of  # noqa: E402
 from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS  # noqa: E402
 
 TARGET = ROOT / "docs" / "config.md"
@@ -52,8 +52,8 @@ def reference() -> str:
         parts += [f"## {group}: {words}\n", _option_list(group)]
         schemas = GROUP_SCHEMAS.get(group, {})
         parts += _logger_tables() if group == "logger" else list(_group_tables(group, schemas))
-    for verb in ("sweep", "evaluate", "predict", "merge", "export", "cache"):
-        parts += [f"## cvtrain {verb}\n", _table(list(settings_of(VERBS[verb])))]
+    for verb in ("check", "sweep", "evaluate", "predict", "merge", "export", "cache"):
+        parts += [f"## cvtrain {verb}\n", _table(own_settings(verb))]
     return "\n".join(parts)
 
 

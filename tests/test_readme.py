@@ -14,7 +14,7 @@ from layers import LAYERS
 from PIL import Image
 
 from cvtrain.cli import main as cli
-from cvtrain.cli.main import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREADABLE, EXIT_WRONG_COMMAND
+from cvtrain.cli.main import EXIT_FAILED, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_COMMAND
 from cvtrain.config.composer import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +125,7 @@ def test_exit_codes():
     names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU")
     signals = [128 + getattr(signal, name) for name in names]
     assert signals[0] == EXIT_INTERRUPTED
-    assert listed == [EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_UNREADABLE, *signals]
+    assert listed == [EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_FINDINGS, *signals]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,7 +10,7 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 
 from cvtrain.config.composer import Composer
 from cvtrain.config.hints import PLAIN_VERBS
-from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
+from cvtrain.config.schema.root import GROUP_SCHEMAS, VERB_GROUPS, VERBS
 
 FIRST_WORD_FLAGS = ("--help", "--version", "--cfg", "--multirun", "--config-dir", "--info")
 
@@ -56,4 +56,6 @@ def _ask_hydra(verb: str, line: str, arguments: list[str]) -> list[str]:
 def _hidden_groups(verb: str) -> set[str]:
     """Groups that Hydra would offer, but that the verb's config does not choose from."""
     hidden = {"schema", "schema/"} | ({"sweep"} if verb != "sweep" else set())
-    return hidden if verb == "train" else hidden | set(GROUP_SCHEMAS) | {"experiment", "debug"}
+    if verb == "train":
+        return hidden
+    return (hidden | set(GROUP_SCHEMAS) | {"experiment", "debug"}) - set(VERB_GROUPS.get(verb, ()))

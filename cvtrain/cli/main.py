@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Placeholders of a help template that Hydra fills in, which takes 2 s; ours has none.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
 SECONDS_TO_EXIT = 2.0
-EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_UNREADABLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_FINDINGS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
@@ -49,6 +49,13 @@ def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = Non
     return result.monitor
 
 
+def run_check(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    from cvtrain.commands.check import check
+
+    if check(config, run_dir=run_dir, overrides=overrides).num_errors:
+        raise SystemExit(EXIT_FINDINGS)
+
+
 def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
     from cvtrain.commands.evaluate import evaluate
 
@@ -59,7 +66,7 @@ def run_predict(config: Any, run_dir: Path, overrides: list[str]) -> None:
     from cvtrain.commands.predict import predict
 
     if predict(config).num_errors:
-        raise SystemExit(EXIT_UNREADABLE)
+        raise SystemExit(EXIT_FINDINGS)
 
 
 def run_merge(config: Any, run_dir: Path, overrides: list[str]) -> None:
@@ -100,6 +107,7 @@ def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
 # config, the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
 VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "train": run_train,
+    "check": run_check,
     "evaluate": run_evaluate,
     "predict": run_predict,
     "merge": run_merge,
@@ -141,7 +149,8 @@ def main(argv: list[str] | None = None, *, prevalidated: bool = False) -> NoRetu
 def run(arguments: list[str], *, prevalidated: bool = False) -> int:
     """Run one command line and return its exit status.
 
-    0; 1 if the data or the numbers ended the run; 2 for a wrong command; 3 if `predict` could not read all images;
+    0; 1 if the data or the numbers ended the run; 2 for a wrong command; 3 if `predict` could not read all images, or
+    `check` found what makes figures wrong;
     130 when interrupted.
 
     A training command that a search has checked (`prevalidated`) is not checked again.

@@ -20,6 +20,7 @@ from cvtrain.config.schema.data import (
     DatasetConfig,
     FileDataConfig,
     HuggingFaceConfig,
+    OwnFilesConfig,
     TorchvisionDataConfig,
 )
 from cvtrain.config.schema.model import ModelConfig
@@ -225,6 +226,9 @@ def override_data(
             )
         if hasattr(data, name):
             changes[name] = value
+    if isinstance(data, OwnFilesConfig) and data.exclude is not None:
+        is_other = wanted.root is not None or wanted.file is not None
+        changes["exclude"] = None if is_other else found_path("data.exclude", data.exclude, paths)
     data = trusted_data(replace(data, **changes), config)
     check_sizes(data, config)
     return data

@@ -10,7 +10,7 @@ from cvtrain.config.overrides import override
 from cvtrain.config.provenance import COMMAND_LINE
 from cvtrain.config.redact import redact
 from cvtrain.config.reflection import settings_by_key
-from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
+from cvtrain.config.schema.root import GROUP_SCHEMAS, VERB_GROUPS, VERBS
 
 if TYPE_CHECKING:
     from cvtrain.config.composer import Composer
@@ -109,6 +109,7 @@ PLAIN_VERBS = ("list", "help")
 FLAGS_OF_WORDS = {"usage": "cvtrain --help", "version": "cvtrain --version"}
 # The setting that a verb needs, for a command without its name: `cvtrain evaluate best.pt`.
 MAIN_KEYS = {
+    "check": "data.root",
     "evaluate": "checkpoint",
     "predict": "checkpoint",
     "merge": "output",
@@ -136,7 +137,10 @@ def explain_word(composer: "Composer", word: str) -> Problem:
 
 def _groups(composer: "Composer") -> list[str]:
     """Return the groups that the verb's config chooses from."""
-    return [group for group in composer.groups if composer.verb == "train" or group.startswith("hydra")]
+    if composer.verb == "train":
+        return composer.groups
+    chosen = VERB_GROUPS.get(composer.verb, ())
+    return [group for group in composer.groups if group in chosen or group.startswith("hydra")]
 
 
 def _guess(composer: "Composer", word: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING
 
 from cvtrain.config.schema.fields import RULE_KEY, FieldRule
-from cvtrain.config.schema.root import GROUP_SCHEMAS, VERBS
+from cvtrain.config.schema.root import GROUP_SCHEMAS, VERB_GROUPS, VERBS
 
 TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "any value"}
 PLURAL_WORDS = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts", Any: "any values"}
@@ -107,16 +107,21 @@ def settings_by_key(verb: str) -> dict[str, dict[str, Setting]]:
     A schema is named `group/name`, or by the verb for keys outside the groups.
     """
     table: dict[str, dict[str, Setting]] = {}
-    for item in settings_of(VERBS[verb]):
-        if verb != "train" or item.key.partition(".")[0] not in GROUP_SCHEMAS:
-            table.setdefault(item.key, {})[verb] = item
-    if verb == "train":
-        for group, schemas in GROUP_SCHEMAS.items():
-            for name, schema in schemas.items():
-                prefix = f"{group}.{name}" if group == "logger" else group
-                for item in settings_of(schema, prefix):
-                    table.setdefault(item.key, {})[f"{group}/{name}"] = item
+    groups = VERB_GROUPS.get(verb, ())
+    for item in own_settings(verb):
+        table.setdefault(item.key, {})[verb] = item
+    for group in groups:
+        for name, schema in GROUP_SCHEMAS[group].items():
+            prefix = f"{group}.{name}" if group == "logger" else group
+            for item in settings_of(schema, prefix):
+                table.setdefault(item.key, {})[f"{group}/{name}"] = item
     return table
+
+
+def own_settings(verb: str) -> list[Setting]:
+    """The settings of a verb outside the groups that it chooses options from."""
+    groups = VERB_GROUPS.get(verb, ())
+    return [item for item in settings_of(VERBS[verb]) if item.key.partition(".")[0] not in groups]
 
 
 @functools.cache

@@ -10,9 +10,8 @@ from omegaconf import OmegaConf
 
 from cvtrain.config.composer import Composer
 from cvtrain.config.errors import format_value
-from cvtrain.config.reflection import is_missing, settings_of
+from cvtrain.config.reflection import is_missing, own_settings
 from cvtrain.config.resume import AUTO, MUST, resumed_folder
-from cvtrain.config.schema.root import VERBS
 from cvtrain.config.sweep_files import FOLDER, sweep_files
 from cvtrain.config.wandb_trial import trial_folder
 
@@ -95,9 +94,9 @@ def list_sweeps(composer: Composer) -> str:
 
 
 def list_settings(verb: str) -> str:
-    """Every setting of a verb without groups, with its default and meaning."""
+    """Every setting of a verb outside its groups, with its default and meaning."""
     rows = []
-    for item in settings_of(VERBS[verb]):
+    for item in own_settings(verb):
         default = "required" if is_missing(item.default) else format_value(item.default)
         rows.append((f"{item.key}={default}", item.rule.help if item.rule else ""))
     width = max(len(setting) for setting, _ in rows)

@@ -22,7 +22,7 @@ METRICS = "metrics.jsonl"
 SWEEP_RECORD = "multirun.yaml"
 ENVIRONMENT = "environment.json"
 # Settings that name files or folders, whose relative paths start from the working folder.
-PATHS = ("data.root", "data.file", "model.weights")
+PATHS = ("data.root", "data.file", "data.exclude", "model.weights")
 AUTO, MUST = "auto", "must"
 
 # Settings that a resumed run may not change: the state would not fit, or the order of images would differ.

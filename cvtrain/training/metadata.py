@@ -50,5 +50,5 @@ def checkpoint_metadata(
 
 def absolute_paths(config: Config) -> dict[str, str]:
     """Return where the relative paths of the data are, for an evaluation in another working folder."""
-    typed = {f"data.{name}": getattr(config.data, name, "") for name in ("root", "file")}
+    typed = {f"data.{name}": getattr(config.data, name, None) for name in ("root", "file", "exclude")}
     return {key: str(Path(path).expanduser().absolute()) for key, path in typed.items() if path}

@@ -6,7 +6,7 @@ LAYERS = (
     {"runtime"},
     {"models", "optim", "losses", "metrics", "loggers", "distributed"},
     {"data", "checkpoint"},
-    {"training"},
+    {"training", "check"},
     {"report", "export"},
     {"cli", "commands", "sweep", "classifier", "__init__", "__main__"},
 )

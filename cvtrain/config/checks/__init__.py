@@ -7,6 +7,7 @@ Each rule is a small generator of `Problem`s. A setting without effect is a prob
 from collections.abc import Callable, Iterable
 
 from cvtrain.config.checks.augment import AUGMENT_CHECKS
+from cvtrain.config.checks.check import CHECK_CHECKS
 from cvtrain.config.checks.data import DATA_CHECKS
 from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
 from cvtrain.config.checks.export import EXPORT_CHECKS
@@ -19,6 +20,7 @@ from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
+from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import MergeConfig, PredictConfig
 from cvtrain.config.schema.root import CacheConfig, Config, EvaluateConfig
@@ -39,6 +41,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
         *SCHEDULE_CHECKS,
     ),
     EvaluateConfig: EVALUATE_CHECKS,
+    CheckConfig: CHECK_CHECKS,
     PredictConfig: PREDICT_CHECKS,
     MergeConfig: MERGE_CHECKS,
     ExportConfig: EXPORT_CHECKS,
@@ -48,7 +51,14 @@ CHECKS: dict[type, tuple[Check, ...]] = {
 
 
 def find_conflicts(
-    config: Config | EvaluateConfig | PredictConfig | MergeConfig | ExportConfig | CacheConfig | SweepConfig,
+    config: Config
+    | EvaluateConfig
+    | CheckConfig
+    | PredictConfig
+    | MergeConfig
+    | ExportConfig
+    | CacheConfig
+    | SweepConfig,
     is_set: Callable[[str], bool],
 ) -> list[Problem]:
     """Every problem between the settings of a typed config.

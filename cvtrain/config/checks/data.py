@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from cvtrain.config.checks.run import workers_problem
 from cvtrain.config.errors import Problem
+from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.data import (
     CsvConfig,
     CustomConfig,
@@ -92,17 +93,17 @@ def batch_splits_evenly(config: Config, is_set: Callable[[str], bool]) -> Iterat
         )
 
 
-def workers_are_a_number(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def workers_are_a_number(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     yield from workers_problem(config.data.num_workers)
 
 
-def colours_have_three_parts(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def colours_have_three_parts(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     data = config.data
     if isinstance(data, DecodedDataConfig) and len(data.alpha_color) != 3:
         yield Problem("data.alpha_color", data.alpha_color, "must have three values: red, green and blue, 0 to 255")
 
 
-def extensions_have_dots(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def extensions_have_dots(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if not isinstance(config.data, CustomConfig):
         return
     wrong = [extension for extension in config.data.extensions if not extension.startswith(".") or extension == "."]
@@ -112,12 +113,12 @@ def extensions_have_dots(config: Config, is_set: Callable[[str], bool]) -> Itera
         )
 
 
-def delimiter_is_one_character(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def delimiter_is_one_character(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if isinstance(config.data, CsvConfig) and config.data.delimiter != "auto" and len(config.data.delimiter) != 1:
         yield Problem("data.delimiter", config.data.delimiter, "must be one character, or auto")
 
 
-def val_fraction_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def val_fraction_is_used(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     """A source that names its own val split is not split; what lies in a folder is looked at in `data_files`."""
     data = config.data
     own_split = ""
@@ -130,7 +131,7 @@ def val_fraction_is_used(config: Config, is_set: Callable[[str], bool]) -> Itera
             yield Problem(key, value, f"has no effect with {own_split}", "leave one of the two out")
 
 
-def set_is_chosen_by_option(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def set_is_chosen_by_option(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     """`data=cifar10 data.dataset=svhn` would train on one set under the name and with the statistics of another."""
     data = config.data
     if not isinstance(data, TorchvisionDataConfig) or not is_set("data.dataset"):

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cvtrain.config.errors import Problem
-from cvtrain.config.schema.data import CsvConfig, CustomConfig, FileDataConfig
+from cvtrain.config.schema.check import CheckConfig
+from cvtrain.config.schema.data import CsvConfig, CustomConfig, FileDataConfig, OwnFilesConfig
 from cvtrain.config.schema.root import Config
 
 LAYOUT = "expected: train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone, split by data.val_fraction"
 
 
-def folder_has_classes(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def folder_has_classes(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if not isinstance(config.data, CustomConfig):
         return
     try:
@@ -20,7 +21,7 @@ def folder_has_classes(config: Config, is_set: Callable[[str], bool]) -> Iterato
         yield _unreadable("data.root", config.data.root, error)
 
 
-def _folder_problems(given: str, config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def _folder_problems(given: str, config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     root = Path(given).expanduser()
     if not given:  # as of a shell's variable that is not set; a Path makes the current folder of it
         yield Problem("data.root", given, "is empty", "name the folder of the photos; data.root=. is this one")
@@ -32,7 +33,9 @@ def _folder_problems(given: str, config: Config, is_set: Callable[[str], bool]) 
         yield from _layout_problems(given, root, config, is_set)
 
 
-def _layout_problems(given: str, root: Path, config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def _layout_problems(
+    given: str, root: Path, config: Config | CheckConfig, is_set: Callable[[str], bool]
+) -> Iterator[Problem]:
     folders = _visible_folders(root)
     if not folders:
         inside = "only files" if any(root.iterdir()) else "nothing"
@@ -57,7 +60,7 @@ def _layout_problems(given: str, root: Path, config: Config, is_set: Callable[[s
             )
 
 
-def manifest_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def manifest_exists(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if not isinstance(config.data, CsvConfig):
         return
     try:
@@ -118,4 +121,20 @@ def cache_dir_is_folder(config: Config, is_set: Callable[[str], bool]) -> Iterat
             yield Problem("data.cache_dir", config.data.cache_dir, f"{existing} is a file, not a folder")
 
 
-DATA_FILE_CHECKS = (folder_has_classes, manifest_exists, cache_dir_is_folder)
+def exclude_is_file(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, OwnFilesConfig) or data.exclude is None:
+        return
+    file = Path(data.exclude).expanduser()
+    if file.is_dir():
+        yield Problem("data.exclude", data.exclude, "is a folder, not a CSV file", _table_in(file))
+    elif not file.exists():
+        yield Problem("data.exclude", data.exclude, "no such file", _nearest(file))
+
+
+def _table_in(folder: Path) -> str:
+    table = folder / "quarantine.csv"
+    return f"did you mean data.exclude={table}?" if table.is_file() else ""
+
+
+DATA_FILE_CHECKS = (folder_has_classes, manifest_exists, cache_dir_is_folder, exclude_is_file)

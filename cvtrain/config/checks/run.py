@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.resume import MUST, resumed_folder
+from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import PredictConfig
 from cvtrain.config.schema.root import Config, EvaluateConfig
@@ -27,7 +28,9 @@ def name_is_folder_name(config: Config, is_set: Callable[[str], bool]) -> Iterat
         )
 
 
-def output_root_is_folder(config: Config | EvaluateConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def output_root_is_folder(
+    config: Config | EvaluateConfig | CheckConfig, is_set: Callable[[str], bool]
+) -> Iterator[Problem]:
     root = Path(config.output_root).expanduser()
     existing = next((path for path in (root, *root.parents) if path.exists()), None)
     if existing is not None and not existing.is_dir():

@@ -172,7 +172,18 @@ class FileDataConfig(DecodedDataConfig):
 
 
 @dataclass
-class CustomConfig(FileDataConfig):
+class OwnFilesConfig(FileDataConfig):
+    """Images of the user's own, from which some may be left out."""
+
+    exclude: Optional[str] = setting(
+        None,
+        "CSV file whose column path names images that are left out as if they were not there, such as the "
+        "quarantine.csv of cvtrain check",
+    )
+
+
+@dataclass
+class CustomConfig(OwnFilesConfig):
     """A folder: train/ val/ [test/] of class folders, or class folders alone, split by seed."""
 
     name: str = "custom"
@@ -180,7 +191,7 @@ class CustomConfig(FileDataConfig):
 
 
 @dataclass
-class CsvConfig(FileDataConfig):
+class CsvConfig(OwnFilesConfig):
     """A manifest: one row per image with its path, its label and, if wanted, its split."""
 
     name: str = "csv"

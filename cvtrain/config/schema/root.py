@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 from hydra.core.config_store import ConfigStore
 
 from cvtrain.config.schema.augment import AugmentConfig
+from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.data import DATA_CONFIGS, DataConfig, OnBadImage
 from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.fields import required, setting
@@ -129,6 +130,7 @@ class CacheConfig:
 
 VERBS: Dict[str, type] = {
     "train": Config,
+    "check": CheckConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "merge": MergeConfig,
@@ -148,6 +150,10 @@ GROUP_SCHEMAS: Dict[str, Dict[str, type]] = {
     "loss": LOSS_CONFIGS,
     "logger": LOGGER_CONFIGS,
 }
+
+
+# Groups that a verb's config chooses options from.
+VERB_GROUPS: Dict[str, Tuple[str, ...]] = {"train": tuple(GROUP_SCHEMAS), "check": ("data", "augment", "model")}
 
 
 def register_schemas() -> None:

@@ -104,11 +104,18 @@ def _read(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         return file.read(status.st_size)  # and not what a program that is still writing adds
 
 
-def describe_unknown(data: bytes) -> str:
-    """The cause for a file whose header no decoder knows."""
+def file_format(data: bytes) -> str:
+    """Return the format by the first bytes: JPEG, PNG, WebP, GIF, BMP or TIFF; empty for another."""
     for start, name in _STARTS:
         if data.startswith(start) and (name != "WebP" or data[8:12] == b"WEBP"):
-            return f"damaged or cut off: the header of the {name} file cannot be read, or promises no pixels"
+            return name
+    return ""
+
+
+def describe_unknown(data: bytes) -> str:
+    """The cause for a file whose header no decoder knows."""
+    if name := file_format(data):
+        return f"damaged or cut off: the header of the {name} file cannot be read, or promises no pixels"
     first_bytes = data[:12].decode("ascii", "replace")
     return f"not an image in a known format: the file starts with {first_bytes!a}"
 

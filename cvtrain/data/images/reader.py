@@ -63,9 +63,12 @@ class Reader:
             BadImageError: the file is missing, unreadable, no image, incomplete, too large or of unknown range.
             TooManyFilesError: no further file can be opened.
         """
+        return self.decode(self.read(path), path)
+
+    def read(self, path: str | os.PathLike[str]) -> bytes:
+        """The bytes of file `path`; raises as `__call__`, but for what decoding finds."""
         with stage("read"):
-            data = read_bytes(path, SPARE_BYTES + BYTES_PER_PIXEL * self.max_image_pixels)
-        return self.decode(data, path)
+            return read_bytes(path, SPARE_BYTES + BYTES_PER_PIXEL * self.max_image_pixels)
 
     def decode(self, data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
         """The image in `data`, the bytes of a file; `path` is only named in errors. See `__call__`."""

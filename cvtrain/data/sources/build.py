@@ -28,26 +28,28 @@ SOURCES: dict[type, Callable[[Any], Splits]] = {
     HuggingFaceConfig: build_huggingface,
     DatasetConfig: build_dataset,
 }
-FILE_SOURCES: dict[type, Callable[[Any, Any], Splits]] = {
+FILE_SOURCES: dict[type, Callable[..., Splits]] = {
     CustomConfig: build_custom,
     CsvConfig: build_csv,
     TorchvisionDataConfig: build_torchvision,
 }
 
 
-def build_splits(config: DataConfig, *, min_classes: int = 2) -> Splits:
+def build_splits(config: DataConfig, *, min_classes: int = 2, allow_untrained: bool = False) -> Splits:
     """The train, val and (where there is one) test images that `config` names, with one class map for all.
 
     Only names and labels are read here; images are decoded when they are asked for, but the sets of arrays are loaded.
 
     Args:
         min_classes: how many there have to be: 2 to train; images of a single known class can be scored.
+        allow_untrained: take images of folders and manifests whose class train has none of, to report them.
 
     Raises:
         ConfigError: images or labels are missing, unclear or contradict each other; it names the setting to change.
     """
     if isinstance(config, FileDataConfig):
-        splits = FILE_SOURCES[type(config)](config, _build_config_reader(config))
+        options = {"allow_untrained": True} if allow_untrained and isinstance(config, (CustomConfig, CsvConfig)) else {}
+        splits = FILE_SOURCES[type(config)](config, _build_config_reader(config), **options)
     else:
         splits = SOURCES[type(config)](config)
     if len(splits.classes) < min_classes:

@@ -9,6 +9,7 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import CustomConfig
 from cvtrain.config.text import display_list
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
+from cvtrain.data.sources.exclude import NOTHING_EXCLUDED, Exclusions, read_exclusions
 from cvtrain.data.sources.layout import KEY, Layout, find_layout
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.scan import ImageScanner
@@ -18,14 +19,16 @@ from cvtrain.data.sources.splits import complete_splits
 Reader = Callable[[str], np.ndarray]
 
 
-def build_custom(config: CustomConfig, reader: Reader) -> Splits:
-    """The splits of the folder `config.root`."""
+def build_custom(config: CustomConfig, reader: Reader, *, allow_untrained: bool = False) -> Splits:
+    """The splits of the folder `config.root`, less the images of `config.exclude`."""
     return splits_of_folder(
         str(Path(config.root).expanduser()),
         extensions=tuple(config.extensions),
         reader=reader,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
+        excluded=read_exclusions(config.exclude),
+        allow_untrained=allow_untrained,
     )
 
 
@@ -36,11 +39,15 @@ def splits_of_folder(
     reader: Reader,
     val_fraction: float,
     split_seed: int,
+    excluded: Exclusions = NOTHING_EXCLUDED,
+    allow_untrained: bool = False,
 ) -> Splits:
     """Scan `root` and label every image by its class folder.
 
     Args:
         extensions: endings of image files, whatever their case.
+        excluded: images that are left out as if they were not there.
+        allow_untrained: take classes of val and test that train lacks, too.
 
     Raises:
         ConfigError: the folder cannot be read, its layout is unclear, val or test has a class that train lacks, or
@@ -54,7 +61,10 @@ def splits_of_folder(
         tables, warnings = _scan_splits(scanner, layout)
     except OSError as error:
         raise ConfigError(KEY, root, f"cannot be read: {error}") from error
-    classes = order_classes(name for name, table in tables["train"].items() if len(table))
+    tables = {split: {name: excluded.drop(table) for name, table in part.items()} for split, part in tables.items()}
+    warnings += excluded.warnings()
+    named = tables if allow_untrained else {"train": tables["train"]}
+    classes = order_classes(name for part in named.values() for name, table in part.items() if len(table))
     sources = {}
     ids = {name: number for number, name in enumerate(classes)}
     for split, by_class in tables.items():
@@ -79,9 +89,11 @@ def splits_of_folder(
         val_fraction=val_fraction,
         split_seed=split_seed,
         key=KEY,
-        left_out=scanner.left_out.lines(),
+        left_out=(*scanner.left_out.lines(), *excluded.lines()),
         notes=layout.notes,
         warnings=(*layout.warnings, *warnings),
+        empty_classes=tuple(name for name in empty if name not in classes),
+        allow_untrained=allow_untrained,
     )
 
 

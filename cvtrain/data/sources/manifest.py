@@ -21,6 +21,7 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import CsvConfig
 from cvtrain.config.text import display_list
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
+from cvtrain.data.sources.exclude import read_exclusions
 from cvtrain.data.sources.folder import check_folder
 from cvtrain.data.sources.manifest_files import find_files
 from cvtrain.data.sources.manifest_rows import Row, read_rows
@@ -73,8 +74,11 @@ class Manifest:
         )
 
 
-def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
-    """The splits of the manifest `config.file`.
+def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray], *, allow_untrained: bool = False) -> Splits:
+    """The splits of the manifest `config.file`, less the images of `config.exclude`.
+
+    Args:
+        allow_untrained: take classes of val and test that train lacks, too.
 
     Raises:
         ConfigError: the manifest or a file in it is missing, or a row is wrong; it names the row.
@@ -82,13 +86,16 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
     root = os.path.expanduser(config.root or os.path.dirname(config.file) or ".")
     check_folder(root)
     manifest = _read_manifest(config, root)
+    excluded = read_exclusions(config.exclude)
+    manifest = manifest.take(excluded.kept(manifest.paths))  # before the files are looked for: some may be missing
     manifest = replace(manifest, paths=find_files(manifest.paths, manifest.numbers, root, file=config.file))
     manifest, warnings = _drop_repeated(manifest, config.file)
     _check_values_are_used(manifest, config)
     in_train = manifest.splits == _TRAIN
     if not in_train.any():
         raise ConfigError(key="data.file", value=config.file, rule="has no rows of split train")
-    classes = order_classes(manifest.names[label] for label in np.unique(manifest.labels[in_train]))
+    named = slice(None) if allow_untrained else in_train
+    classes = order_classes(manifest.names[label] for label in np.unique(manifest.labels[named]))
     sources = {}
     for split_id, split in enumerate(_SPLIT_NAMES):
         part = manifest.take(np.flatnonzero(manifest.splits == split_id))
@@ -100,7 +107,9 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray]) -> Splits:
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
         key="data.file",
-        warnings=tuple(warnings),
+        left_out=excluded.lines(),
+        warnings=(*warnings, *excluded.warnings()),
+        allow_untrained=allow_untrained,
     )
 
 

@@ -225,6 +225,7 @@ class Splits:
         left_out: lines on what was not taken, by reason, count and name.
         notes: lines on how the splits were made.
         warnings: lines on what a person would want to know before the run starts.
+        empty_classes: names of class folders without images, which are not among `classes`.
     """
 
     train: ImageSource
@@ -234,6 +235,7 @@ class Splits:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    empty_classes: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, ImageSource]:
         """The splits that exist, by name."""

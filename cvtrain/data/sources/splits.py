@@ -65,6 +65,8 @@ def complete_splits(
     left_out: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
+    empty_classes: tuple[str, ...] = (),
+    allow_untrained: bool = False,
 ) -> Splits:
     """Check what every source must satisfy and, without a `val`, split one off `train`.
 
@@ -72,12 +74,14 @@ def complete_splits(
         parts: train, and val and test if there are such.
         classes: names; every split's labels are positions in it.
         key: config key that errors name, such as `data.root`.
+        allow_untrained: take images of classes that train has none of, which no model could name.
     """
     train, val, test = parts["train"], parts.get("val"), parts.get("test")
     for split, source in parts.items():
         if len(source) == 0:
             raise ConfigError(key=key, rule=f"the {split} split has no images")
-    found = [*warnings, *_similar_names(classes), *_untrained_classes(train, {"val": val, "test": test}, classes, key)]
+    held_out: dict[str, ImageSource | None] = {} if allow_untrained else {"val": val, "test": test}
+    found = [*warnings, *_warn_of_similar(classes), *_untrained_classes(train, held_out, classes, key)]
     made = list(notes)
     if val is None:
         singles = [classes[label] for label in np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 1)]
@@ -91,15 +95,19 @@ def complete_splits(
         made.append("there is no test split: val selects, and nothing else is scored")
     elif missing := _absent(test, classes):
         found.append(f"classes without images in test: {display_list(missing)}")
-    return Splits(train, val, test, classes, left_out, tuple(made), tuple(found))
+    return Splits(train, val, test, classes, left_out, tuple(made), tuple(found), empty_classes)
 
 
-def _similar_names(classes: tuple[str, ...]) -> list[str]:
-    """A warning for classes whose names differ only by case or blanks: most often they are one class."""
+def similar_names(classes: tuple[str, ...]) -> list[list[str]]:
+    """Return the classes whose names differ only by case or blanks, together: most often they are one class."""
     by_form: dict[str, list[str]] = {}
     for name in classes:
         by_form.setdefault("".join(name.split()).casefold(), []).append(name)
-    similar = [" / ".join(map(repr, names)) for names in by_form.values() if len(names) > 1]
+    return [names for names in by_form.values() if len(names) > 1]
+
+
+def _warn_of_similar(classes: tuple[str, ...]) -> list[str]:
+    similar = [" / ".join(map(repr, names)) for names in similar_names(classes)]
     if not similar:
         return []
     return [f"classes whose names differ only by case or blanks count as different ones: {display_list(similar)}"]

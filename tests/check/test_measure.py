@@ -1,0 +1,66 @@
+"""What is measured of an image, by closed forms, and the same with workers."""
+
+import numpy as np
+import pytest
+from made_sets import checked, encoded, picture, write
+from PIL import Image
+
+from cvtrain.check.measure import CHUNK, camera_of, measure_images, measure_pixels, shrink
+
+ARRAYS = (
+    "digests",
+    "num_bytes",
+    "heights",
+    "widths",
+    "thumbs",
+    "means",
+    "contrasts",
+    "sharpness",
+    "formats",
+    "cameras",
+)
+
+
+def test_values_of_a_checkerboard():
+    board = (np.indices((40, 60)).sum(axis=0) % 2 * 100 + 50).astype(np.uint8)
+    measured = measure_pixels(np.repeat(board[:, :, None], 3, axis=2))
+    assert (measured["heights"], measured["widths"]) == (40, 60)
+    assert (measured["means"], measured["contrasts"]) == (100, 50)
+    # The Laplacian of every pixel is four times the step, up or down.
+    assert measured["sharpness"] == pytest.approx(400 / 50)
+    assert np.abs(measured["thumbs"].astype(int) - 100).max() <= 13
+
+
+def test_thumbnail_is_the_mean_of_areas():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96), dtype=np.uint8)
+    naive = pixels.reshape(16, 4, 16, 6).mean(axis=(1, 3))
+    assert np.abs(shrink(pixels, 16) - naive).max() <= 0.5
+
+
+def test_workers_measure_the_same(tmp_path):
+    files = {f"{seed}.jpg": encoded(picture(seed, 30, 40)) for seed in range(CHUNK + 9)}
+    files["7.jpg"], files["8.jpg"] = b"", files["8.jpg"][:-30]
+    write(tmp_path, files)
+    images, _ = checked(tmp_path, {"train": dict.fromkeys(files, 0), "val": {"1.jpg": 0, "gone.jpg": 0}}, ("a",))
+    counted = []
+    alone, shared = (
+        measure_images(images, num_workers=0, on_images=counted.append),
+        measure_images(images, num_workers=2),
+    )
+    assert sum(counted) == len(images) == CHUNK + 11
+    for name in ARRAYS:
+        assert np.array_equal(getattr(alone, name), getattr(shared, name)), name
+    assert alone.errors == shared.errors
+    assert sorted(alone.errors) == [7, 8, CHUNK + 10]
+    assert np.flatnonzero(~alone.readable).tolist() == [7, 8, CHUNK + 10]
+    assert alone.format_names == ["JPEG", ""] or alone.format_names == ["", "JPEG"]
+
+
+def test_camera_is_read_from_exif():
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Canon", "Canon EOS 5D"
+    assert camera_of(encoded(picture(0), exif=exif.tobytes())) == "Canon EOS 5D"
+    exif[0x0110] = "Model 7"
+    assert camera_of(encoded(picture(0), exif=exif.tobytes())) == "Canon Model 7"
+    assert camera_of(encoded(picture(0))) == ""
+    assert camera_of(b"\xff\xd8\xff Exif\0 damaged") == ""
