@@ -8,20 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvtrain.check.findings import Finding, class_of
-from cvtrain.check.measure import CheckedImages, Measurements, shrink
+from cvtrain.check.measure import LOOK, CheckedImages, Measurements, shrink
 from cvtrain.check.search import find_candidates, orient
 from cvtrain.data.images.errors import BadImageError
 
 # Smaller images have too few pixels to tell a copy from a similar picture: only equal ones are found.
 MIN_SIDE = 16
-# Side of the colour thumbnail at which two images are compared.
-COMPARED = 64
 # Difference of the colours at 8 x 8 and 16 x 16, over their standard deviation. On CIFAR-10, copies at JPEG quality 50
 # or at half the size came to 0.30 and 0.46 at most; the closest pair of different pictures was at 0.54 and 0.53.
-MAX_DIFFERENCE = {8: 0.35, 16: 0.48}
+MAX_DIFFERENCE = {16: 0.48, 8: 0.35}
 # Correlation of the details: the grey values at 32 x 32 less those at 8 x 8. The same copies had 0.897 at least; of
 # photos of 100 pixels and more 0.98, while two hands that make the same sign had 0.85 at most.
-DETAIL, COARSE = 32, 8
+DETAIL, COARSE = LOOK, 8
 MIN_CORRELATION, MIN_CORRELATION_OF_LARGE = 0.88, 0.95
 LARGE = 48
 # Grey levels of details below which there is nothing to compare.
@@ -60,7 +58,7 @@ def find_copies(images: CheckedImages, measured: Measurements) -> Copies:
         roots[np.isin(roots, equal)] = group[0]
     large = np.minimum(measured.heights, measured.widths) >= MIN_SIDE
     firsts = np.flatnonzero((roots == np.arange(len(images))) & measured.readable & large)
-    near = dict(_verified(images, firsts, measured.thumbs))
+    near = dict(_verified(images, firsts, measured))
     digests = measured.digests
     return Copies(roots, lambda one, other: bool((digests[one] == digests[other]).all()), near)
 
@@ -151,18 +149,20 @@ def _same_pixels(images: CheckedImages, one: int, other: int) -> bool:
 
 
 def _verified(
-    images: CheckedImages, rows: np.ndarray, thumbs: np.ndarray
+    images: CheckedImages, rows: np.ndarray, measured: Measurements
 ) -> Iterable[tuple[tuple[int, int], tuple[float, int]]]:
     """Yield the pairs of `rows` that look alike in small and are alike at a closer look."""
-    candidates = find_candidates(thumbs[rows])
+    candidates = find_candidates(measured.thumbs[rows])
 
     @functools.lru_cache(maxsize=_KEPT)
-    def look(index: int) -> np.ndarray | None:
+    def look(index: int) -> Look | None:
+        side = int(min(measured.heights[index], measured.widths[index]))
+        if measured.looks is not None and side >= DETAIL:
+            return look_at(measured.looks[index], side)
         try:
-            pixels = images.read(index)
-        except BadImageError:
+            return look_at(images.read(index), side)
+        except BadImageError:  # gone since it was measured
             return None
-        return shrink(pixels, min(COMPARED, *pixels.shape[:2])).reshape(-1, pixels.shape[2])
 
     firsts, seconds = rows[candidates.first], rows[candidates.second]
     same_split = images.split_ids[firsts] == images.split_ids[seconds]
@@ -177,47 +177,67 @@ def _verified(
         one, other = look(first), look(second)
         if one is not None and other is not None:
             orientation = int(candidates.orientations[place])
-            similarity = compare(_square(one), _square(other), orientation)
+            similarity = compare(one, other, orientation)
             if similarity is not None:
                 found[second] += 1
                 yield (first, second), (similarity, orientation)
 
 
-def _square(pixels: np.ndarray) -> np.ndarray:
-    side = round(len(pixels) ** 0.5)
-    return pixels.reshape(side, side, -1)
+@dataclass(frozen=True)
+class Look:
+    """What is compared of an image.
+
+    Attributes:
+        colours: (S, S, C) float32 by size, 16 and 8.
+        contrasts: standard deviation of these colours, by size.
+        grey: (S, S) float32, S = 32, or the shorter side of a smaller image.
+        side: shorter side of the image in pixels.
+    """
+
+    colours: dict[int, np.ndarray]
+    contrasts: dict[int, float]
+    grey: np.ndarray
+    side: int
 
 
-def compare(one: np.ndarray, other: np.ndarray, orientation: int = 0) -> float | None:
-    """Return the correlation of the details of two pictures if they are copies; None: they are not.
+def look_at(pixels: np.ndarray, side: int) -> Look:
+    """Return what is compared of an image.
 
     Args:
-        one, other: (S, S, C) uint8 and (T, T, C) uint8, at least 16 x 16.
+        pixels: (H, W, C) uint8, at least 16 x 16; it may be shrunk.
+        side: shorter side of the image as it was.
+    """
+    size = min(DETAIL, *pixels.shape[:2])
+    small = shrink(pixels, size).reshape(size, size, -1)
+    colours = {each: shrink(small, each).reshape(each, each, -1).astype(np.float32) for each in MAX_DIFFERENCE}
+    contrasts = {each: float((values - values.mean(axis=(0, 1))).std()) for each, values in colours.items()}
+    return Look(colours, contrasts, small.mean(axis=2, dtype=np.float32), side)
+
+
+def compare(one: Look, other: Look, orientation: int = 0) -> float | None:
+    """Return the correlation of the details of two images if they are copies; None: they are not.
+
+    Args:
         orientation: as `orient` turns `one` before it is compared.
     """
-    one = np.ascontiguousarray(orient(one[None], orientation)[0])
     for size, limit in MAX_DIFFERENCE.items():
-        left, right = _floats(one, size), _floats(other, size)
-        contrast = max((left - left.mean(axis=(0, 1))).std(), (right - right.mean(axis=(0, 1))).std(), 1.0)
-        if np.sqrt(np.square(left - right).mean()) > limit * contrast:
+        difference = orient(one.colours[size][None], orientation)[0] - other.colours[size]
+        contrast = max(one.contrasts[size], other.contrasts[size], 1.0)
+        if float(np.square(difference).mean()) > (limit * contrast) ** 2:
             return None
-    size = min(DETAIL, len(one), len(other))
-    left, right = _details(one, size), _details(other, size)
+    size = min(len(one.grey), len(other.grey))
+    left, right = _details(orient(one.grey[None], orientation)[0], size), _details(other.grey, size)
     if min(left.std(), right.std()) < MIN_DETAIL:
         return None
     correlation = float(np.corrcoef(left, right)[0, 1])
-    is_large = min(len(one), len(other)) >= LARGE
+    is_large = min(one.side, other.side) >= LARGE
     return correlation if correlation >= (MIN_CORRELATION_OF_LARGE if is_large else MIN_CORRELATION) else None
 
 
-def _details(pixels: np.ndarray, size: int) -> np.ndarray:
+def _details(grey: np.ndarray, size: int) -> np.ndarray:
     """(size * size,) float32: grey values less the coarse picture."""
     import cv2
 
-    grey = _floats(pixels, size).mean(axis=2)
+    grey = cv2.resize(np.ascontiguousarray(grey), (size, size), interpolation=cv2.INTER_AREA)
     coarse = cv2.resize(grey, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
     return (grey - cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)).ravel()
-
-
-def _floats(pixels: np.ndarray, size: int) -> np.ndarray:
-    return shrink(pixels, size).reshape(size, size, -1).astype(np.float32)

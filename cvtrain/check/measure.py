@@ -1,13 +1,14 @@
 """What is measured of each image: one read and one decode, in data workers."""
 
+import functools
 import hashlib
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from cvtrain.runtime.signals import SIGNALS
 
 # Side of the grey thumbnail that stands for an image.
 THUMB = 16
+# Side of the colour thumbnail that is compared closely. Those of so many images are kept (490 MB); of more, the images
+# that look alike are read again.
+LOOK, MAX_LOOKS = 32, 160_000
 # Sharpness is measured at no more pixels along the long side than this, so that photos of all sizes compare.
 MAX_SIDE = 512
 # Images that a worker measures at once.
@@ -67,19 +71,18 @@ class CheckedImages:
         source, place = self.locate(index)
         return source.read(place)
 
-    def read_bytes(self, index: int) -> bytes:
-        """Return the file of image `index`; nothing if it is no file. Raises BadImageError."""
-        source, place = self.locate(index)
-        if isinstance(source, FileSource) and isinstance(source.reader, Reader):
-            return source.reader.read(source.path(place))
-        return b""
+    def open_file(self, index: int) -> tuple[bytes, Callable[[], np.ndarray]]:
+        """Return the file of image `index`, nothing if it is none, and what decodes it to (H, W, C) uint8.
 
-    def decode(self, index: int, data: bytes) -> np.ndarray:
-        """Return image `index`, (H, W, C) uint8, given what `read_bytes` returned; raises BadImageError."""
+        Raises:
+            BadImageError: the file cannot be read; what is returned raises it, too.
+        """
         source, place = self.locate(index)
         if isinstance(source, FileSource) and isinstance(source.reader, Reader):
-            return source.reader.decode(data, source.path(place))
-        return source.read(place)
+            path = source.path(place)
+            data = source.reader.read(path)
+            return data, functools.partial(source.reader.decode, data, path)
+        return b"", functools.partial(source.read, place)
 
 
 @dataclass
@@ -91,6 +94,7 @@ class Measurements:
         num_bytes: (N,) int64 size of the file.
         heights, widths: (N,) int32, upright.
         thumbs: (N, 16, 16) uint8 grey, the aspect lost.
+        looks: (N, 32, 32, 3) uint8 in colour, zeros for images with a shorter side; None: they were not kept.
         means, contrasts: (N,) float32 mean and standard deviation of the grey values, 0..255.
         sharpness: (N,) float32 standard deviation of the Laplacian over that of the grey values.
         formats: (N,) int16 positions in `format_names`, by the first bytes of the file.
@@ -103,6 +107,7 @@ class Measurements:
     heights: np.ndarray
     widths: np.ndarray
     thumbs: np.ndarray
+    looks: np.ndarray | None
     means: np.ndarray
     contrasts: np.ndarray
     sharpness: np.ndarray
@@ -121,6 +126,7 @@ class Measurements:
             heights=np.zeros(count, np.int32),
             widths=np.zeros(count, np.int32),
             thumbs=np.zeros((count, THUMB, THUMB), np.uint8),
+            looks=np.zeros((count, LOOK, LOOK, 3), np.uint8) if count <= MAX_LOOKS else None,
             means=np.zeros(count, np.float32),
             contrasts=np.zeros(count, np.float32),
             sharpness=np.zeros(count, np.float32),
@@ -148,9 +154,6 @@ class _Chunk:
     errors: dict[int, str]
 
 
-_ARRAYS = ("digests", "num_bytes", "heights", "widths", "thumbs", "means", "contrasts", "sharpness")
-
-
 def measure_images(
     images: CheckedImages, *, num_workers: int, on_images: Callable[[int], None] = lambda count: None
 ) -> Measurements:
@@ -168,7 +171,9 @@ def measure_images(
     for chunk in _chunks(_ChunkDataset(images), num_workers):
         last = chunk.first + len(chunk.formats)
         for name, values in chunk.arrays.items():
-            getattr(found, name)[chunk.first : last] = values
+            array = getattr(found, name)
+            if array is not None:
+                array[chunk.first : last] = values
         found.formats[chunk.first : last] = [formats.setdefault(name, len(formats)) for name in chunk.formats]
         found.cameras[chunk.first : last] = [cameras.setdefault(name, len(cameras)) for name in chunk.cameras]
         found.errors.update(chunk.errors)
@@ -228,28 +233,51 @@ class _ChunkDataset(Dataset[_Chunk]):
     def __getitem__(self, number: int) -> _Chunk:
         first = number * CHUNK
         count = min(CHUNK, len(self.images) - first)
-        empty = Measurements.empty(count)
-        chunk = _Chunk(first, {name: getattr(empty, name) for name in _ARRAYS}, [], [], {})
-        for place in range(count):
-            measured: Mapping[str, Any] = {}
-            data = b""
+        formats, cameras, errors = [], [], {}
+        digests, sizes, values, thumbs, looks = [], [], [], [], []
+        for index in range(first, first + count):
+            data, measured = b"", UNREADABLE
             try:
-                data = self.images.read_bytes(first + place)
-                measured = measure_pixels(self.images.decode(first + place, data))
+                data, decode = self.images.open_file(index)
+                measured = measure_pixels(decode())
             except BadImageError as error:
-                chunk.errors[first + place] = error.cause
-            for name, value in measured.items():
-                chunk.arrays[name][place] = value
-            chunk.arrays["num_bytes"][place] = len(data)
-            if data:
-                digest = hashlib.blake2b(data, digest_size=16).digest()
-                chunk.arrays["digests"][place] = np.frombuffer(digest, np.uint64)
-            chunk.formats.append(file_format(data))
-            chunk.cameras.append(camera_of(data))
-        return chunk
+                errors[index] = error.cause
+            digests.append(hashlib.blake2b(data, digest_size=16).digest() if data else bytes(16))
+            sizes.append(len(data))
+            thumbs.append(measured.thumb)
+            looks.append(measured.look)
+            values.append(measured[2:])
+            formats.append(file_format(data))
+            cameras.append(camera_of(data))
+        table = np.array(values)
+        arrays = {
+            "digests": np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2),
+            "num_bytes": np.array(sizes),
+            "thumbs": np.stack(thumbs),
+            **({"looks": np.stack(looks)} if len(self.images) <= MAX_LOOKS else {}),
+            **{name: table[:, column] for column, name in enumerate(_COLUMNS)},
+        }
+        return _Chunk(first, arrays, formats, cameras, errors)
 
 
-def measure_pixels(pixels: np.ndarray) -> dict[str, Any]:
+class PixelMeasurements(NamedTuple):
+    """What the pixels of one image come to; see `Measurements`."""
+
+    thumb: np.ndarray
+    look: np.ndarray
+    height: int
+    width: int
+    mean: float
+    contrast: float
+    sharpness: float
+
+
+_NO_LOOK = np.zeros((LOOK, LOOK, 3), np.uint8)
+UNREADABLE = PixelMeasurements(np.zeros((THUMB, THUMB), np.uint8), _NO_LOOK, 0, 0, 0.0, 0.0, 0.0)
+_COLUMNS = ("heights", "widths", "means", "contrasts", "sharpness")
+
+
+def measure_pixels(pixels: np.ndarray) -> PixelMeasurements:
     """Return size, thumbnail, brightness, contrast and sharpness of an image (H, W, 1 or 3) uint8."""
     import cv2
 
@@ -262,14 +290,22 @@ def measure_pixels(pixels: np.ndarray) -> dict[str, Any]:
     mean, contrast = cv2.meanStdDev(grey)
     # Of a flat picture neither is above rounding, and their ratio says nothing.
     edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1]
-    return {
-        "heights": height,
-        "widths": width,
-        "thumbs": shrink(grey, THUMB),
-        "means": mean[0, 0],
-        "contrasts": contrast[0, 0],
-        "sharpness": edges[0, 0] / max(contrast[0, 0], 1.0),
-    }
+    spread = float(contrast[0, 0])
+    return PixelMeasurements(
+        shrink(grey, THUMB),
+        _look(pixels) if min(height, width) >= LOOK else _NO_LOOK,
+        height,
+        width,
+        float(mean[0, 0]),
+        spread,
+        float(edges[0, 0]) / max(spread, 1.0),
+    )
+
+
+def _look(pixels: np.ndarray) -> np.ndarray:
+    """(32, 32, 3) uint8 of an image in colour or grey."""
+    small = shrink(pixels, LOOK)
+    return small if small.ndim == 3 else np.repeat(small[:, :, None], 3, axis=2)
 
 
 def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -282,7 +318,7 @@ def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def camera_of(data: bytes) -> str:
     """Return maker and model of the camera by EXIF, one line; empty if the file does not say."""
-    if b"Exif\0" not in data[:4096]:
+    if data.find(b"Exif\0", 0, 4096) < 0:
         return ""
     try:
         with Image.open(io.BytesIO(data), formats=known_formats()) as image:

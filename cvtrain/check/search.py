@@ -109,18 +109,23 @@ def _all_pairs(thumbs: np.ndarray) -> Iterator[np.ndarray]:
 def _near_pairs(thumbs: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the rows of `_pairs` for the pairs that share a bucket and correlate."""
     weights, center = _principal_components(thumbs)
-    keys = np.concatenate([_keys(part, weights, center)[0] for part in _blocks(thumbs, 0)])
+    keys = np.concatenate([_keys(standardize(part) @ weights - center)[0] for part in _blocks(thumbs)])
     tables = [_Table(keys[:, number]) for number in range(NUM_KEYS)]
-    for orientation in range(ORIENTATIONS):
-        first = 0
-        for queries in _blocks(thumbs, orientation):
-            asking, weakest = _keys(queries, weights, center)
+    # A projection of turned images is that of the images onto components turned back.
+    images = weights.T.reshape(-1, THUMB, THUMB)
+    turned = [orient(images, inverse(turn)).reshape(len(images), -1).T for turn in range(ORIENTATIONS)]
+    first = 0
+    for block in _blocks(thumbs):
+        rows = standardize(block)
+        for orientation in range(ORIENTATIONS):
+            queries = orient(block, orientation)
+            asking, weakest = _keys(rows @ turned[orientation] - center)
             for query, member in _collisions(asking, weakest, tables, first):
                 is_close = _num_changed(asking[query - first], keys[member]) <= MAX_CHANGED
                 query, member = query[is_close], member[is_close]
                 correlations = _correlations(queries[query - first], thumbs[member])
                 yield _pairs(query, member, correlations, orientation)
-            first += len(queries)
+        first += len(block)
 
 
 def _pairs(query: np.ndarray, member: np.ndarray, correlations: np.ndarray, orientation: int) -> np.ndarray:
@@ -139,9 +144,8 @@ def inverse(orientation: int) -> int:
     return orientation
 
 
-def _blocks(thumbs: np.ndarray, orientation: int) -> Iterator[np.ndarray]:
-    for first in range(0, len(thumbs), _QUERIES):
-        yield orient(thumbs[first : first + _QUERIES], orientation)
+def _blocks(thumbs: np.ndarray) -> Iterator[np.ndarray]:
+    return (thumbs[first : first + _QUERIES] for first in range(0, len(thumbs), _QUERIES))
 
 
 def _principal_components(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,9 +159,9 @@ def _principal_components(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return weights, np.median(sample @ weights, axis=0)
 
 
-def _keys(thumbs: np.ndarray, weights: np.ndarray, center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return keys (N, 4) int32 and the bits (N, 4, 3) int32 of the signs that are nearest to a change."""
-    values = (standardize(thumbs) @ weights - center).reshape(len(thumbs), KEY_BITS, NUM_KEYS).swapaxes(1, 2)
+def _keys(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys (N, 4) int32 of projections (N, 64), and the bits (N, 4, 3) int32 nearest to a change."""
+    values = projections.reshape(len(projections), KEY_BITS, NUM_KEYS).swapaxes(1, 2)
     bits = 1 << np.arange(KEY_BITS, dtype=np.int32)
     keys = ((values > 0) * bits).sum(axis=2, dtype=np.int32)
     weakest = np.argpartition(np.abs(values), FLIPPED, axis=2)[:, :, :FLIPPED]

@@ -5,7 +5,8 @@ import pytest
 from made_sets import checked, encoded, picture, write
 from PIL import Image
 
-from cvtrain.check.copies import compare, copy_findings, find_copies
+from cvtrain.check import measure
+from cvtrain.check.copies import compare, copy_findings, find_copies, look_at
 from cvtrain.check.measure import measure_images
 
 TURN = Image.Transpose
@@ -34,7 +35,9 @@ def look(images):
     return find_copies(images, measure_images(images, num_workers=0))
 
 
-def test_every_kind_is_found_and_no_false_pair(tmp_path):
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_every_kind_is_found_and_no_false_pair(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(measure, "MAX_LOOKS", kept)
     files = {f"{seed}.jpg": encoded(picture(seed), quality=95) for seed in range(120)}
     files |= {f"copy{number}.jpg": make(picture(number)) for number, make in enumerate(KINDS.values())}
     train = {f"{seed}.jpg": seed % 2 for seed in range(120)}
@@ -108,11 +111,11 @@ def test_partner_of_a_large_group_is_the_first(tmp_path):
 def test_brightness_is_not_compared_away(change):
     one = np.asarray(picture(0).resize((64, 64)))
     other = (one.astype(float) + change).clip(0, 255).astype(np.uint8)
-    assert (compare(one, other) is not None) == (change == 0.0)
+    assert (compare(look_at(one, 64), look_at(other, 64)) is not None) == (change == 0.0)
 
 
 def test_same_scene_with_another_object_is_no_copy():
     scene = np.asarray(picture(0).resize((64, 64)))
     moved = scene.copy()
     moved[20:44, 16:28], moved[20:44, 36:48] = 20, 230
-    assert compare(scene, moved) is None
+    assert compare(look_at(scene, 64), look_at(moved, 64)) is None

@@ -24,11 +24,11 @@ ARRAYS = (
 def test_values_of_a_checkerboard():
     board = (np.indices((40, 60)).sum(axis=0) % 2 * 100 + 50).astype(np.uint8)
     measured = measure_pixels(np.repeat(board[:, :, None], 3, axis=2))
-    assert (measured["heights"], measured["widths"]) == (40, 60)
-    assert (measured["means"], measured["contrasts"]) == (100, 50)
+    assert (measured.height, measured.width) == (40, 60)
+    assert (measured.mean, measured.contrast) == (100, 50)
     # The Laplacian of every pixel is four times the step, up or down.
-    assert measured["sharpness"] == pytest.approx(400 / 50)
-    assert np.abs(measured["thumbs"].astype(int) - 100).max() <= 13
+    assert measured.sharpness == pytest.approx(400 / 50)
+    assert np.abs(measured.thumb.astype(int) - 100).max() <= 13
 
 
 def test_thumbnail_is_the_mean_of_areas():
@@ -54,6 +54,15 @@ def test_workers_measure_the_same(tmp_path):
     assert sorted(alone.errors) == [7, 8, CHUNK + 10]
     assert np.flatnonzero(~alone.readable).tolist() == [7, 8, CHUNK + 10]
     assert alone.format_names == ["JPEG", ""] or alone.format_names == ["", "JPEG"]
+
+
+def test_grey_images_have_looks_of_three_channels():
+    pixels = np.asarray(picture(0).convert("L"))[:, :, None]
+    look = measure_pixels(pixels).look
+    assert look.shape == (32, 32, 3)
+    assert np.array_equal(look[:, :, 0], look[:, :, 2])
+    assert np.array_equal(look[:, :, 0], shrink(pixels, 32))
+    assert not measure_pixels(pixels[:31]).look.any()
 
 
 def test_camera_is_read_from_exif():

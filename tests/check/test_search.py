@@ -19,7 +19,7 @@ from cvtrain.check.search import (
 
 @pytest.fixture(scope="module")
 def thumbs():
-    pictures = [measure_pixels(np.asarray(picture(seed)))["thumbs"] for seed in range(150)]
+    pictures = [measure_pixels(np.asarray(picture(seed))).thumb for seed in range(150)]
     return np.stack(pictures)
 
 
