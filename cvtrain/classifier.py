@@ -77,6 +77,7 @@ class Classifier:
         reader: decodes the file at a path to (H, W, C) uint8.
         channels: C, 3 for RGB and 1 for grey.
         alpha_color: RGB colour behind transparent pixels, 0..255.
+        bit_depth: bits that 16-bit values use, 8..16.
         resize: (H, W, C) uint8 to (C, S, S) uint8.
         normalizer: (B, C, S, S) uint8 to normalised float32, on the module's device.
         head: name of the part of `module` that turns an image's embedding into logits; None: it has no such part.
@@ -94,6 +95,7 @@ class Classifier:
         reader: Callable[[str], np.ndarray],
         channels: int,
         alpha_color: tuple[int, ...] = WHITE,
+        bit_depth: int = 16,
         resize: EvalTransform,
         normalizer: Normalizer,
         head: str | None = None,
@@ -110,6 +112,7 @@ class Classifier:
         self.batch_size = batch_size
         self.reader = reader
         self.alpha_color = alpha_color
+        self.bit_depth = bit_depth
         self.resize = resize
         self.dtype = dtype
         self._normalizer = normalizer
@@ -249,7 +252,7 @@ class Classifier:
         """(H, W, C) uint8."""
         if isinstance(image, (str, os.PathLike)):
             return self.reader(os.fspath(image))
-        return image_to_array(image, self.channels, self.alpha_color)
+        return image_to_array(image, self.channels, self.alpha_color, self.bit_depth)
 
 
 def load(
@@ -309,6 +312,7 @@ def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateC
         reader=_reader(trained.data, shape["channels"]),
         channels=shape["channels"],
         alpha_color=tuple(getattr(trained.data, "alpha_color", WHITE)),
+        bit_depth=getattr(trained.data, "bit_depth", 16),
         resize=eval_transform_of(replace(trained.data, image_size=settings.data.image_size or shape["image_size"])),
         normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(device),
         head=built.head[0] if built.head and built.head[0] else None,
@@ -328,4 +332,5 @@ def _reader(data: Any, channels: int) -> Callable[[str], np.ndarray]:
         channels=channels,
         alpha_color=tuple(data.alpha_color),
         max_image_pixels=data.max_image_pixels,
+        bit_depth=data.bit_depth,
     )

@@ -162,6 +162,7 @@ def _load(config: PredictConfig, path: Path) -> Classifier:
         library=reader.value,
         channels=classifier.channels,
         alpha_color=classifier.alpha_color,
+        bit_depth=classifier.bit_depth,
         **({} if limit is None else {"max_image_pixels": limit}),
     )
     if config.threshold is not None and UNSURE in classifier.classes:

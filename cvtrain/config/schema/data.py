@@ -147,6 +147,9 @@ class DecodedDataConfig(DataConfig):
     alpha_color: List[int] = setting(
         [255, 255, 255], "RGB colour behind transparent pixels, 0..255", at_least=0, at_most=255
     )
+    bit_depth: int = setting(
+        16, "bits that the values of 16-bit images use, such as 12 of many cameras and X-rays", at_least=8, at_most=16
+    )
 
 
 @dataclass

@@ -81,6 +81,7 @@ def describe_pixels(source: FileSource) -> Mapping[str, Any]:
         "reader": reader.library,
         "channels": reader.channels,
         "alpha_color": list(reader.alpha_color),
+        "bit_depth": reader.bit_depth,
         "max_image_pixels": reader.max_image_pixels,
         "versions": _library_versions(reader.library),
         # The kernel that resizes differs by what the processor can do.

@@ -30,7 +30,7 @@ _CHUNK = 1024  # images converted at once by `to_channels`: the sums need 4 byte
 MODE_OF_CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
-def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHITE) -> np.ndarray:
+def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHITE, bit_depth: int = 16) -> np.ndarray:
     """Any image as (H, W, channels) uint8: upright, without transparency, RGB or grey.
 
     Args:
@@ -38,6 +38,7 @@ def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHI
             Arrays and tensors hold bool, uint8, uint16 or floating-point values in 0..1.
         channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
         alpha_color: RGB colour behind transparent pixels, 0..255.
+        bit_depth: bits that 16-bit values use, 8..16, such as 12 of many cameras; larger values are white.
 
     Raises:
         ImageError: pixels whose range is not known, an unknown layout, or no pixels at all.
@@ -45,13 +46,13 @@ def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHI
     """
     if isinstance(image, Image.Image):
         image.load()
-        return pil_to_array(image, channels, alpha_color, read_orientation(image))
+        return pil_to_array(image, channels, alpha_color, read_orientation(image), bit_depth)
     if isinstance(image, torch.Tensor):
         tensor = image.detach().cpu()
         image = (tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor).numpy()
     if not isinstance(image, np.ndarray):
         raise ImageError(f"an image must be a PIL image, an array or a tensor, not {type(image).__name__}")
-    pixels = _array_to_uint8(image)
+    pixels = _array_to_uint8(image, bit_depth)
     if pixels.shape[2] == channels:
         return np.ascontiguousarray(pixels)
     if pixels.shape[2] == 1:
@@ -60,11 +61,13 @@ def image_to_array(image: Any, channels: int, alpha_color: tuple[int, ...] = WHI
     return pil_to_array(Image.fromarray(np.ascontiguousarray(pixels)), channels, alpha_color, 1)
 
 
-def pil_to_array(image: Image.Image, channels: int, alpha_color: tuple[int, ...], orientation: int) -> np.ndarray:
+def pil_to_array(
+    image: Image.Image, channels: int, alpha_color: tuple[int, ...], orientation: int, bit_depth: int = 16
+) -> np.ndarray:
     """A loaded PIL image as (H, W, channels) uint8, see `image_to_array`; `orientation` is EXIF's, 1..8."""
     if 0 in image.size:
         raise ImageError(f"the image has no pixels: {image.width} x {image.height}")
-    flat = _without_alpha(_to_8_bit(image), alpha_color)
+    flat = _without_alpha(_to_8_bit(image, bit_depth), alpha_color)
     if channels == 1:
         # From RGB by ITU-R 601 in integers: (19595 R + 38470 G + 7471 B + 32768) >> 16.
         flat = flat if flat.mode == "L" else flat.convert("RGB").convert("L")
@@ -98,8 +101,13 @@ def _exif_orientation(block: bytes | None) -> Any:
         return 1
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """The image with 8 bits per channel: of 16-bit values the high byte, as Pillow itself does for 16-bit RGB."""
+def high_bits(values: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Return uint8, the first 8 of the `bit_depth` bits that uint16 `values` use; larger values become 255."""
+    return (np.minimum(values, 2**bit_depth - 1) >> (bit_depth - 8)).astype(np.uint8)
+
+
+def _to_8_bit(image: Image.Image, bit_depth: int) -> Image.Image:
+    """The image with 8 bits per channel. Pillow itself has taken the high byte of 16-bit RGB."""
     if image.mode == "F":
         raise ImageError("floating-point pixels have no fixed range: save the image with 8 or 16 bits")
     if image.mode == "I" and image.format not in SIXTEEN_BIT_IN_32:
@@ -107,7 +115,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image).astype(np.uint16)
-    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    grey = Image.fromarray(high_bits(values, bit_depth))
     if "transparency" in image.info:
         opaque = (values != image.info["transparency"]).astype(np.uint8) * 255
         return Image.merge("LA", (grey, Image.fromarray(opaque)))
@@ -127,7 +135,7 @@ def _without_alpha(image: Image.Image, alpha_color: tuple[int, ...]) -> Image.Im
     return image.convert("L") if image.mode == "1" else image
 
 
-def _array_to_uint8(pixels: np.ndarray) -> np.ndarray:
+def _array_to_uint8(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
     """(H, W) or (H, W, 1..4) of bool, uint8, uint16 or floats in 0..1, as (H, W, 1..4) uint8."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -142,7 +150,7 @@ def _array_to_uint8(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * 255
     if pixels.dtype == np.uint16:
-        return (pixels >> 8).astype(np.uint8)
+        return high_bits(pixels, bit_depth)
     if np.issubdtype(pixels.dtype, np.floating):
         # NaN fails both comparisons.
         if pixels.min() >= 0 and pixels.max() <= 1:

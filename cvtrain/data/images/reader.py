@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cvtrain.data.images.convert import WHITE, image_to_array, pil_to_array, read_orientation
+from cvtrain.data.images.bit_depth import decode_16_bit_colours, has_16_bit_colours
+from cvtrain.data.images.convert import WHITE, high_bits, image_to_array, pil_to_array, read_orientation
 from cvtrain.data.images.decoders import DECODERS, Decoder, quiet_libraries
 from cvtrain.data.images.errors import BadImageError, ImageError, describe_error
 from cvtrain.data.images.integrity import check_whole, describe_unknown, png_chunks, read_bytes
@@ -48,13 +49,23 @@ class Reader:
         channels: 3 for RGB, 1 for grey.
         alpha_color: RGB colour behind transparent pixels, 0..255.
         max_image_pixels: files whose header promises more pixels are bad.
+        bit_depth: bits that 16-bit values use, 8..16.
     """
 
-    def __init__(self, *, library: str, channels: int, alpha_color: tuple[int, ...], max_image_pixels: int) -> None:
+    def __init__(
+        self,
+        *,
+        library: str,
+        channels: int,
+        alpha_color: tuple[int, ...],
+        max_image_pixels: int,
+        bit_depth: int = 16,
+    ) -> None:
         self.library = library
         self.channels = channels
         self.alpha_color = alpha_color
         self.max_image_pixels = max_image_pixels
+        self.bit_depth = bit_depth
 
     def __call__(self, path: str | os.PathLike[str]) -> np.ndarray:
         """The image in file `path`, (H, W, channels) uint8, upright.
@@ -78,8 +89,10 @@ class Reader:
                 self._check_size(image)
                 decoder = DECODERS.get(self.library)
                 pixels = None if decoder is None else _decode_plain(decoder, data, image)
+                if pixels is None and self.bit_depth < 16 and has_16_bit_colours(image, data):
+                    pixels = decode_16_bit_colours(data)
                 if pixels is None:
-                    return image_to_array(image, self.channels, self.alpha_color)
+                    return image_to_array(image, self.channels, self.alpha_color, self.bit_depth)
                 return self._turn(pixels, read_orientation(image))
         except UnidentifiedImageError:
             raise BadImageError(path, describe_unknown(data)) from None
@@ -95,6 +108,8 @@ class Reader:
 
     def _turn(self, pixels: np.ndarray, orientation: int) -> np.ndarray:
         """Stored pixels (H, W) or (H, W, 3), upright and with the channels of this reader."""
+        if pixels.dtype == np.uint16:
+            pixels = high_bits(pixels, self.bit_depth)
         if orientation == 1:
             return image_to_array(pixels, self.channels, self.alpha_color)
         return pil_to_array(Image.fromarray(pixels), self.channels, self.alpha_color, orientation)
@@ -106,6 +121,7 @@ def build_reader(
     channels: int = 3,
     alpha_color: tuple[int, ...] = WHITE,
     max_image_pixels: int = 178_956_970,
+    bit_depth: int = 16,
 ) -> Callable[[str | os.PathLike[str]], np.ndarray]:
     """A reader by library name: from a path to (H, W, channels) uint8. See `Reader`.
 
@@ -117,7 +133,13 @@ def build_reader(
     if library in DECODERS and not _works(DECODERS[library]):
         log.warning("this installation of %s decodes no JPEG files: Pillow reads all files instead", library)
         library = "pillow"
-    return Reader(library=library, channels=channels, alpha_color=tuple(alpha_color), max_image_pixels=max_image_pixels)
+    return Reader(
+        library=library,
+        channels=channels,
+        alpha_color=tuple(alpha_color),
+        max_image_pixels=max_image_pixels,
+        bit_depth=bit_depth,
+    )
 
 
 @functools.cache

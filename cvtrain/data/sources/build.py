@@ -1,6 +1,7 @@
 """`build_splits`: from the typed config of a source to its labelled images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cvtrain.config.errors import ConfigError
@@ -14,13 +15,14 @@ from cvtrain.config.schema.data import (
     HuggingFaceConfig,
     TorchvisionDataConfig,
 )
+from cvtrain.data.images.bit_depth import FEW_BITS, used_bits
 from cvtrain.data.images.reader import build_reader
 from cvtrain.data.sources.custom import build_dataset
 from cvtrain.data.sources.digits import build_digits
 from cvtrain.data.sources.folder import build_custom
 from cvtrain.data.sources.huggingface import build_huggingface
 from cvtrain.data.sources.manifest import build_csv
-from cvtrain.data.sources.source import Splits
+from cvtrain.data.sources.source import FileSource, Splits
 from cvtrain.data.sources.torchvision import build_torchvision
 
 SOURCES: dict[type, Callable[[Any], Splits]] = {
@@ -50,6 +52,7 @@ def build_splits(config: DataConfig, *, min_classes: int = 2, allow_untrained: b
     if isinstance(config, FileDataConfig):
         options = {"allow_untrained": True} if allow_untrained and isinstance(config, (CustomConfig, CsvConfig)) else {}
         splits = FILE_SOURCES[type(config)](config, _build_config_reader(config), **options)
+        splits = _warn_of_bit_depth(splits, config.bit_depth)
     else:
         splits = SOURCES[type(config)](config)
     if len(splits.classes) < min_classes:
@@ -59,10 +62,26 @@ def build_splits(config: DataConfig, *, min_classes: int = 2, allow_untrained: b
     return splits
 
 
+def _warn_of_bit_depth(splits: Splits, bit_depth: int) -> Splits:
+    """Return `splits` with a warning if 16-bit training images use so few of their bits that they are nearly black."""
+    source = splits.train
+    if bit_depth < 16 or not isinstance(source, FileSource):
+        return splits
+    bits = used_bits(source)
+    if bits is None or bits > FEW_BITS:
+        return splits
+    remedy = next(depth for depth in (8, 10, 12, FEW_BITS) if depth >= bits)
+    warning = (
+        f"the values of the 16-bit images use {bits} bits, so that they are nearly black: set data.bit_depth={remedy}"
+    )
+    return replace(splits, warnings=(*splits.warnings, warning))
+
+
 def _build_config_reader(config: FileDataConfig) -> Callable[..., Any]:
     return build_reader(
         library=config.reader.value,
         channels=config.channels,
         alpha_color=tuple(config.alpha_color),
         max_image_pixels=config.max_image_pixels,
+        bit_depth=config.bit_depth,
     )

@@ -33,7 +33,12 @@ def build_dataset(config: DatasetConfig) -> Splits:
         raise ConfigError(
             key=_KEY, value=config.target, rule=f"is of type {type(factory).__name__}, not a class or function"
         )
-    convert = functools.partial(image_to_array, channels=config.channels, alpha_color=tuple(config.alpha_color))
+    convert = functools.partial(
+        image_to_array,
+        channels=config.channels,
+        alpha_color=tuple(config.alpha_color),
+        bit_depth=config.bit_depth,
+    )
     arguments = {"train": config.train_kwargs, "val": config.val_kwargs, "test": config.test_kwargs}
     notes: list[str] = []
     parts: dict[str, DatasetSource] = {}

@@ -79,6 +79,7 @@ def build_huggingface(config: HuggingFaceConfig) -> Splits:
         channels=config.channels,
         alpha_color=tuple(config.alpha_color),
         max_image_pixels=config.max_image_pixels,
+        bit_depth=config.bit_depth,
     )
     convert = functools.partial(decode_item, reader=reader)
     sources = {}

@@ -10,7 +10,9 @@ import torch
 from made_images import READERS, composite, encode, luma, noise, photo, write
 from PIL import Image
 
+from cvtrain.config.schema.data import CustomConfig
 from cvtrain.data.images.reader import BadImageError, build_reader, image_to_array
+from cvtrain.data.sources.build import build_splits
 
 
 @pytest.fixture(params=READERS)
@@ -102,6 +104,28 @@ def test_16_bit_grey_of_other_formats(tmp_path: Path, library: str) -> None:
     for data in (encode(values, "TIFF"), pgm):
         result = build_reader(library=library, channels=1)(write(tmp_path, data))
         np.testing.assert_array_equal(result[..., 0], values >> 8)
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 10, 3)])
+def test_values_that_use_12_of_16_bits(tmp_path: Path, library: str, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(3).integers(0, 4096, shape, dtype=np.uint16)
+    values[0, 0] = 5000  # beyond what 12 bits hold
+    high = np.minimum(values // 16, 255).astype(np.uint8)
+    result = build_reader(library=library, bit_depth=12)(write(tmp_path, png_16_bit(values)))
+    np.testing.assert_array_equal(result, high if len(shape) == 3 else high[..., None].repeat(3, axis=2))
+    np.testing.assert_array_equal(image_to_array(values, 3, bit_depth=12), result)
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 10, 3)])
+def test_16_bit_images_that_are_nearly_black_are_noticed(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    for split, number in (("train", 0), ("train", 1), ("val", 2)):
+        for name in ("ants", "bees"):
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            values = np.random.default_rng(number).integers(0, 4096, shape, dtype=np.uint16)
+            (tmp_path / split / name / f"{number}.png").write_bytes(png_16_bit(values))
+    warning = "the values of the 16-bit images use 12 bits, so that they are nearly black: set data.bit_depth=12"
+    assert warning in build_splits(CustomConfig(root=str(tmp_path))).warnings
+    assert warning not in build_splits(CustomConfig(root=str(tmp_path), bit_depth=12)).warnings
 
 
 def test_16_bit_grey_with_a_transparent_value(tmp_path: Path, library: str) -> None:
