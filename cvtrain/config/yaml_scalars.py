@@ -18,9 +18,21 @@ from cvtrain.config.reflection import is_text, is_text_list
 _OCTAL = re.compile(r"[+-]?0[0-9_]+")
 
 
+class _AsWritten(yaml.SafeLoader):
+    """Merges `<<` as the reader does, and leaves each scalar as it is written."""
+
+
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return node.value
+
+
+for _type in ("null", "bool", "int", "float", "timestamp"):
+    _AsWritten.add_constructor(f"tag:yaml.org,2002:{_type}", _text)
+
+
 def read_as_written(path: Path) -> Any:
     """Return a file's values with every scalar as text, as it is written."""
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_AsWritten)
 
 
 def misread_problems(values: Mapping[str, Any], written: Mapping[str, Any], verb: str) -> Iterator[Problem]:

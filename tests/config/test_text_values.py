@@ -117,6 +117,13 @@ def test_numbers_and_switches_of_yaml_1_1_are_refused(problems_of, written, rule
     assert problem.rule == rule
 
 
+def test_values_of_a_merged_mapping_are_judged_as_written(problems_of):
+    write_experiment("trainer: &base {epochs: 010}\nscheduler:\n  <<: {warmup_epochs: 012}")
+    first, second = problems_of("experiment=e", config_dir="conf")
+    assert (first.key, first.rule) == ("trainer.epochs", "is read as 8, in base 8")
+    assert (second.key, second.rule) == ("scheduler.warmup_epochs", "is read as 10, in base 8")
+
+
 def test_plain_numbers_in_files_are_taken(problems_of):
     write_experiment("name: 2024\ntrainer: {epochs: 1_000, max_minutes: 1.5, compile: False}\noptimizer: {lr: 1e-3}")
     assert problems_of("experiment=e", config_dir="conf") == []
