@@ -1,5 +1,7 @@
 """The verb `list`: the options of a config group, one line each, without loading torch."""
 
+import itertools
+import re
 from pathlib import Path
 
 from cvtrain.config.composer import Composer
@@ -48,12 +50,13 @@ def list_options(words: list[str]) -> None:
 
 
 def describe_options(group: str) -> list[tuple[str, str]]:
-    """Return (option, first comment of its file) for a config group."""
+    """Return (option, first sentence of its file) for a config group."""
     composer = Composer("train")
-    return [(name, _first_comment(composer.file_of(f"{group}/{name}"))) for name in composer.options(group)]
+    return [(name, _first_sentence(composer.file_of(f"{group}/{name}"))) for name in composer.options(group)]
 
 
-def _first_comment(path: Path) -> str:
+def _first_sentence(path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    comments = (line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line)
-    return next(comments, "")
+    lines = [line for line in lines if "@package" not in line]
+    text = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=[.:])\s+(?=[A-Z])", text)[0]

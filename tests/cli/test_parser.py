@@ -73,4 +73,6 @@ def test_list_prints_one_line_per_option(cvtrain):
         "adadelta", "adagrad", "adam", "adamax", "adamw", "muon", "nadam", "radam", "rmsprop", "sgd",
     ]  # fmt: skip
     assert all(len(line.split()) > 2 for line in lines)
+    # sentences of several lines of a file are whole
+    assert all(line[-1] in ".:" for line in lines + cvtrain("list", "data").out.splitlines())
     assert {line.split()[0] for line in cvtrain("list", "models", "ResNet-18").out.splitlines()} >= {"resnet18"}
