@@ -208,7 +208,7 @@ def _draw_metric(axes: "Axes", rows: Sequence[Row], name: str, best: float | Non
     val_steps, val_values = _series(rows, f"val/{name}")
     _draw_line(axes, val_steps, val_values, VAL_COLOR, "val")
     if best is not None:
-        _mark_best(axes, best, val_steps, val_values, lowest=name == "loss")
+        _mark_best(axes, best, val_steps, val_values)
     drawn = np.concatenate([values, epoch_values, val_values])
     drawn = drawn[np.isfinite(drawn)]
     if name == "loss" and len(drawn) and drawn.min() > 0 and drawn.max() / drawn.min() > 30:
@@ -229,30 +229,23 @@ def _draw_line(
         axes.plot(steps, values, color=color, label=label, marker="o" if len(steps) <= 30 else None, markersize=3.5)
 
 
-def _mark_best(
-    axes: "Axes", best: float, steps: NDArray[np.float64], values: NDArray[np.float64], *, lowest: bool
-) -> None:
+def _mark_best(axes: "Axes", best: float, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
     """Mark the evaluation whose weights best.pt holds."""
-    from matplotlib.patheffects import withStroke
-
     axes.axvline(best, color=VAL_COLOR, linewidth=0.8, linestyle=":")
     at = np.flatnonzero(np.isclose(steps, best) & np.isfinite(values))
     if not len(at):
         return
     place = (steps[at[-1]], values[at[-1]])
-    axes.plot(*place, marker="o", markersize=8, markerfacecolor="none", markeredgewidth=1.4, color=VAL_COLOR)
-    axes.annotate(
-        f"best.pt {place[1]:.4g}",
-        place,
-        # On the side where training, which does better, is not.
-        xytext=(5, 9 if lowest else -9),
-        textcoords="offset points",
-        # The last evaluation is often the best, and stands at the edge.
-        ha="right" if best > 0.85 * steps.max() else "center",
-        va="bottom" if lowest else "top",
-        size=8,
+    # Named in the legend, which keeps clear of the curves.
+    axes.plot(
+        *place,
+        marker="o",
+        markersize=8,
+        markerfacecolor="none",
+        markeredgewidth=1.4,
+        linestyle="none",
         color=VAL_COLOR,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        label=f"best.pt {place[1]:.4g}",
     )
 
 
