@@ -12,6 +12,7 @@ from cvtrain.checkpoint import CheckpointStore, NullStore
 from cvtrain.checkpoint.resume import check_classes, describe_schedule_change
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.model import Freeze
+from cvtrain.config.schema.optim import MuonConfig
 from cvtrain.config.schema.root import Config
 from cvtrain.config.serialize import to_plain
 from cvtrain.data.augment.build import build_batch_transform
@@ -115,6 +116,11 @@ def build_run(
     # Criterion
     criterion = build_criterion(config.loss, num_classes=num_classes, class_weights=weights).to(device)
     # Optimizer
+    if built.is_pretrained and isinstance(config.optimizer, MuonConfig):
+        log.warning(
+            "optimizer=muon on pretrained weights: fine-tuning with another kind of optimizer than they were trained "
+            "with ends worse (arXiv 2605.10468). Set optimizer=adamw or optimizer=sgd"
+        )
     optimizer = build_optimizer(config.optimizer, model, head=built.head, layers=built.layers, device=device)
     # Schedule
     monitor = build_monitor(config.trainer)

@@ -115,6 +115,12 @@ def test_no_epochs_and_nothing_that_sets_the_head_is_refused(assembled, weights)
         assembled(*HEAD, weights, "model.head_init=zero", "trainer.epochs=0", "trainer.eval_at_start=true")
 
 
+@pytest.mark.parametrize(("overrides", "warns"), [([], True), (["optimizer=adamw"], False)])
+def test_muon_on_pretrained_weights_warns(assembled, weights, overrides, warns, caplog):
+    assembled(*HEAD, weights, "optimizer=muon", *overrides)
+    assert ("optimizer=muon on pretrained weights" in caplog.text) is warns
+
+
 def test_random_weights_start_as_the_architecture_says(assembled):
     torch.manual_seed(0)
     run = assembled(*HEAD)
