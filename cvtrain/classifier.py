@@ -15,7 +15,7 @@ from torch import nn
 
 from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.checkpoint.trust import MAX_BATCH_PIXELS, MAX_IMAGE_SIZE, trusted_model
-from cvtrain.commands.evaluate import build_checked, check_finite, choose_precision, read_config
+from cvtrain.commands.evaluate import build_checked, check_finite, choose_precision, read_config, read_temperature
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.schema.data import FileDataConfig
 from cvtrain.config.schema.model import CustomModelConfig, SavedModelConfig
@@ -82,6 +82,7 @@ class Classifier:
         normalizer: (B, C, S, S) uint8 to normalised float32, on the module's device.
         head: name of the part of `module` that turns an image's embedding into logits; None: it has no such part.
         dtype: of matrix products; weights are float32.
+        temperature: probabilities are softmax(logits / temperature).
         batch_size: images that `predict` takes at once.
         flip: average the logits of each image and of its mirror image, as `trainer.eval_flip` has it.
         deterministic: take kernels that give the same result each time, as `trainer.deterministic` has it.
@@ -100,6 +101,7 @@ class Classifier:
         normalizer: Normalizer,
         head: str | None = None,
         dtype: torch.dtype = torch.float32,
+        temperature: float = 1.0,
         batch_size: int = 32,
         flip: bool = False,
         deterministic: bool = False,
@@ -115,6 +117,7 @@ class Classifier:
         self.bit_depth = bit_depth
         self.resize = resize
         self.dtype = dtype
+        self.temperature = temperature
         self._normalizer = normalizer
         self._head = head
         self._flip = flip
@@ -230,7 +233,7 @@ class Classifier:
 
     def _top(self, logits: torch.Tensor, top_k: int) -> Iterator[Prediction]:
         ids = logits.topk(top_k, dim=1).indices
-        probs = logits.softmax(dim=1).gather(1, ids)
+        probs = (logits / self.temperature).softmax(dim=1).gather(1, ids)
         for row_ids, row_probs in zip(ids.tolist(), probs.tolist(), strict=True):
             yield Prediction(tuple(self.classes[id] for id in row_ids), tuple(row_probs))
 
@@ -317,6 +320,7 @@ def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateC
         normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(device),
         head=built.head[0] if built.head and built.head[0] else None,
         dtype=select_precision(choose_precision(settings, state, device.type), device, key="precision"),
+        temperature=read_temperature(state, Path(settings.checkpoint)),
         batch_size=settings.batch_size or trained.data.eval_batch_size or trained.data.batch_size,
         flip=trained.trainer.eval_flip if settings.eval_flip is None else settings.eval_flip,
         deterministic=trained.trainer.deterministic,

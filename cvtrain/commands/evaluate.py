@@ -43,6 +43,7 @@ from cvtrain.runtime.device import choose_memory_format, select_device
 from cvtrain.runtime.lock import unusable_folder
 from cvtrain.runtime.precision import backend_flags, precision_name, select_precision
 from cvtrain.runtime.progress import build_progress
+from cvtrain.training.calibration import describe_calibration
 from cvtrain.training.evaluator import Evaluation, Evaluator
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
                 normalizer=normalizer.to(device),
                 device=device,
                 dtype=dtype,
+                temperature=read_temperature(state, path),
                 flip=trained.trainer.eval_flip if config.eval_flip is None else config.eval_flip,
                 on_batch=progress.advance,
             )
@@ -127,6 +129,7 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
         "images": evaluation.num_images,
         "skipped_images": num_skipped,
         "metrics": metrics,
+        "calibration": describe_calibration(evaluation),
         "metrics_in_checkpoint": state.get("metrics", {}),
         "device": str(device),
         "precision": precision_name(dtype),
@@ -188,6 +191,18 @@ def check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
                     f"{num_bad} of {tensor.numel()} numbers of {name} are NaN or infinite\n"
                     "  take an earlier checkpoint: best.pt or step_*.pt of the same run"
                 )
+
+
+def read_temperature(state: Mapping[str, Any], path: Path) -> float:
+    """Return the temperature of a checkpoint's probabilities; 1 for one without.
+
+    Raises:
+        CheckpointError: it is no positive number.
+    """
+    temperature = state.get("temperature", 1.0)
+    if not isinstance(temperature, float) or not 0 < temperature < float("inf"):
+        raise CheckpointError(path, f"damaged: its temperature is {temperature!r}")
+    return temperature
 
 
 def override_data(

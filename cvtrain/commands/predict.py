@@ -273,7 +273,7 @@ def _compute(
         logits, features = classifier.compute(batch.images, embeddings=embeddings)
         # Ranked by logit, as evaluation does: probabilities that round to 1 would tie.
         ids = logits.topk(top_k, dim=1).indices
-        probs = logits.softmax(dim=1).gather(1, ids)
+        probs = (logits / classifier.temperature).softmax(dim=1).gather(1, ids)
         is_cuda = device.type == "cuda"
         found = [each.to("cpu", non_blocking=is_cuda) for each in (ids, probs, features)]
         arrived = torch.cuda.current_stream(device).record_event() if is_cuda else None

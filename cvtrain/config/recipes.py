@@ -9,6 +9,7 @@ from typing import Any
 from cvtrain.config.schema.model import CustomModelConfig, Freeze, HeadInit, PretrainedConfig
 from cvtrain.config.schema.optim import BCEConfig, OneCycleConfig
 from cvtrain.config.schema.root import Config, Recipe
+from cvtrain.config.schema.trainer import Average
 
 # Of the epochs of a run that fine-tunes; onecycle warms up by itself.
 WARMUP_SHARE = 0.1
@@ -18,6 +19,7 @@ RECIPES: Mapping[Recipe, Mapping[str, Any]] = {
         "optimizer.backbone_lr_scale": 0.1,
         "trainer.epochs": 10,
         "trainer.eval_at_start": True,
+        "trainer.average": Average.wise_ft,
     },
     Recipe.frozen: {"trainer.epochs": 0, "trainer.eval_at_start": True},
 }

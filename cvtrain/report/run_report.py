@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from cvtrain.checkpoint import inference_weights, load_checkpoint
+from cvtrain.checkpoint import BEST, inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
 from cvtrain.config.serialize import to_plain
 from cvtrain.data.build import BatchLoader
@@ -32,6 +32,7 @@ from cvtrain.runtime.precision import precision_name
 from cvtrain.runtime.rng import derive_seed
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.training.build import Run
+from cvtrain.training.calibration import calibrate, describe_calibration
 from cvtrain.training.evaluator import Evaluation
 from cvtrain.training.state import StopReason
 from cvtrain.training.trainer import BATCH_TRANSFORM_STREAM
@@ -114,12 +115,16 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     is_done = end_reason not in (StopReason.interrupted, StopReason.pruned)
     best = trainer.best_evaluation or (evaluate_best(run) if is_done else None) or trainer.last_evaluation
     metrics = {f"val/{name}": value for name, value in best.metrics.items()} if best is not None else {}
+    if best is not None:
+        best.temperature = world.broadcast(best.temperature)  # rank 0 has fitted it
+        calibrate(best, trainer.device)
     if is_done and best is not None and world.is_main_process:
         write_split(run, "val", best, run.loaders.val, plotter)
     if is_done:
-        metrics |= write_test(run, plotter)
+        metrics |= write_test(run, plotter, best.temperature if best is not None else 1.0)
         if plotter is not None and world.is_main_process:
-            best_step = trainer.monitor.best_step if (run_dir / "checkpoints" / "best.pt").exists() else None
+            is_marked = best is not None and best.average is None and (run_dir / "checkpoints" / BEST).exists()
+            best_step = trainer.monitor.best_step if is_marked else None
             plot = partial(plot_curves, title=redact(run_title(run)), best_step=best_step)
             plotter.draw(plot, read_metrics(run_dir / METRICS_JSONL), run_dir / "plots" / CURVES)
     bad = gather_bad_images(run)
@@ -132,9 +137,11 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
     steady = trainer.timer.after_first_epoch()
     bottleneck = find_bottleneck(steady.loop, steady.data, collect_facts(run), num_steps=trainer.step)
     summary = summarize(run, end_reason, metrics, bottleneck, wall_seconds=wall_seconds, num_skipped=num_skipped)
+    if best is not None:
+        summary["best"]["average"], summary["calibration"] = best.average, describe_calibration(best)
     write_json(run_dir / "summary.json", summary)
     run.logger.log_summary(summary)
-    best_path = run_dir / "checkpoints" / "best.pt"
+    best_path = run_dir / "checkpoints" / BEST
     if is_done:
         if plotter is not None:
             log_plots(run)
@@ -172,11 +179,11 @@ def log_plots(run: Run) -> None:
         run.logger.log_image("curves", curves, step)
 
 
-def write_test(run: Run, plotter: Plotter | None) -> dict[str, float]:
+def write_test(run: Run, plotter: Plotter | None, temperature: float) -> dict[str, float]:
     """Score the test split, if there is one, with the best weights; gives its metrics."""
     if run.loaders.test is None:
         return {}
-    tested = score_with_best_weights(run, run.loaders.test)
+    tested = score_with_best_weights(run, run.loaders.test, temperature)
     metrics = {f"test/{name}": value for name, value in tested.metrics.items()}
     if run.trainer.world.is_main_process:
         write_split(run, "test", tested, run.loaders.test, plotter)
@@ -187,37 +194,41 @@ def write_test(run: Run, plotter: Plotter | None) -> dict[str, float]:
 def evaluate_best(run: Run) -> Evaluation | None:
     """The evaluation of best.pt again, for a run that went on after a better epoch; None if there is no such file."""
     run.trainer.store.wait()
-    position = run.trainer.world.broadcast(best_position(run))
-    if position is None:
+    found = run.trainer.world.broadcast(describe_best(run))
+    if found is None:
         return None
-    evaluation = score_with_best_weights(run, run.loaders.val)
-    evaluation.step, evaluation.epoch = position
-    return evaluation
+    return replace(score_with_best_weights(run, run.loaders.val, found["temperature"]), **found)
 
 
-def best_position(run: Run) -> tuple[int, int] | None:
-    """Step and epoch of best.pt; None if it is not there."""
-    path = run.run_dir / "checkpoints" / "best.pt"
+def describe_best(run: Run) -> dict[str, Any] | None:
+    """Step, epoch, temperature and average of best.pt; None if it is not there."""
+    path = run.run_dir / "checkpoints" / BEST
     if not path.exists():
         return None
-    position = load_checkpoint(path)["position"]
-    return position["step"], position["epoch"] - (0 if position["batch"] else 1)
+    state = load_checkpoint(path)
+    position = state["position"]
+    return {
+        "step": position["step"],
+        "epoch": position["epoch"] - (0 if position["batch"] else 1),
+        "temperature": state.get("temperature", 1.0),
+        "average": state.get("end_share"),
+    }
 
 
-def score_with_best_weights(run: Run, loader: BatchLoader) -> Evaluation:
+def score_with_best_weights(run: Run, loader: BatchLoader, temperature: float) -> Evaluation:
     """Score a split with the weights that did best on val; the last ones if best.pt is not kept.
 
     They stay in the model: this comes when training is over.
     """
     trainer = run.trainer
-    best_path = run.run_dir / "checkpoints" / "best.pt"
+    best_path = run.run_dir / "checkpoints" / BEST
     model = trainer.ema.model
     if trainer.world.is_main_process and best_path.exists():
         model.load_state_dict(inference_weights(load_checkpoint(best_path)))
     trainer.world.broadcast_([*model.parameters(), *model.buffers()])
     trainer.progress.start("scoring", loader.num_images)
     coordinator = build_coordinator(StopSignals(), trainer.world)
-    evaluator = replace(trainer.evaluator, normalizer=run.normalizer, coordinator=coordinator)
+    evaluator = replace(trainer.evaluator, normalizer=run.normalizer, coordinator=coordinator, temperature=temperature)
     try:
         return evaluator.evaluate(model, loader.epoch(0))
     finally:
@@ -258,6 +269,13 @@ def summarize(
     }
 
 
+def describe_origin(best: Evaluation) -> str:
+    """Return when the run had the weights of best.pt."""
+    if best.average is not None:
+        return f"by the average of the start and the end ({best.average:g} of the end)"
+    return f"in epoch {best.epoch + 1}" if best.step else "at the start"
+
+
 def log_final_results(
     run: Run, end_reason: StopReason, best: Evaluation | None, metrics: dict[str, float], *, wall_seconds: float
 ) -> None:
@@ -269,7 +287,7 @@ def log_final_results(
             "best: %s %.4f %s | val loss %.4f, accuracy %.4f",
             trainer.monitor.name,
             trainer.monitor.best if trainer.monitor.best is not None else float("nan"),
-            f"in epoch {best.epoch + 1}" if best.step else "at the start",
+            describe_origin(best),
             best.metrics["loss"],
             best.metrics["accuracy"],
         )
@@ -278,6 +296,6 @@ def log_final_results(
     log.info("results in %s", display_path(run.run_dir))
     if end_reason is StopReason.interrupted:
         log.info("resume it: cvtrain resume=%s", shlex.quote(display_path(run.run_dir)))
-    elif (run.run_dir / "checkpoints" / "best.pt").exists():
-        best_path = display_path(run.run_dir / "checkpoints" / "best.pt")
+    elif (run.run_dir / "checkpoints" / BEST).exists():
+        best_path = display_path(run.run_dir / "checkpoints" / BEST)
         log.info("use it: cvtrain predict checkpoint=%s source=PHOTOS", shlex.quote(best_path))

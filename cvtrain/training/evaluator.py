@@ -22,6 +22,8 @@ from cvtrain.runtime.signals import StopSignals
 # Up to this many classes predictions keep the probability of each, beyond it of the best five.
 FULL_PROBS_CLASSES = 20
 TOP_PROBS = 5
+# Logits of a split are kept, for its temperature, up to this many numbers (128 MiB).
+MAX_LOGITS = 2**25
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Predictions:
             classes up to 20, else 5.
         top_probs: (N, k) float32, their probabilities.
         losses: (N,) float32.
+        logits: (N, num_classes) float32; (N, 0) of splits with more than 2^25 of them.
     """
 
     indices: np.ndarray
@@ -42,6 +45,7 @@ class Predictions:
     top_classes: np.ndarray
     top_probs: np.ndarray
     losses: np.ndarray
+    logits: np.ndarray
 
     @property
     def preds(self) -> np.ndarray:
@@ -51,7 +55,12 @@ class Predictions:
 
 @dataclass
 class Evaluation:
-    """Result of `Evaluator.evaluate`; metric names are without prefix, fractions are in 0..1."""
+    """Result of `Evaluator.evaluate`; metric names are without prefix, fractions are in 0..1.
+
+    Attributes:
+        temperature: that divides the logits of these weights before they become probabilities.
+        average: share of the end in weights between start and end; None: they are no average.
+    """
 
     metrics: dict[str, float]
     per_class: list[dict[str, Any]]
@@ -61,6 +70,8 @@ class Evaluation:
     step: int = 0
     epoch: int = 0
     interrupted: bool = field(default=False)
+    temperature: float = 1.0
+    average: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -72,6 +83,7 @@ class Evaluator:
     Args:
         criterion: has `per_sample(logits, targets) -> (B,)` and the number of classes.
         flip: score the mean of the logits of each image and of its mirror image.
+        temperature: probabilities are softmax(logits / temperature).
         on_batch: called with the number of images of each batch, for a progress bar.
         coordinator: checked after each batch; once a signal has come the result is marked `interrupted`. The default
             knows no signal.
@@ -83,6 +95,7 @@ class Evaluator:
     device: torch.device
     dtype: torch.dtype
     flip: bool = False
+    temperature: float = 1.0
     on_batch: Callable[[int], None] = lambda num_images: None
     coordinator: Coordinator = field(default_factory=lambda: Coordinator(StopSignals()))
     world: ProcessGroup = SINGLE_PROCESS
@@ -99,12 +112,13 @@ class Evaluator:
         metrics = ClassificationMetrics(num_classes, self.device)
         num_kept = num_classes if num_classes <= FULL_PROBS_CLASSES else TOP_PROBS
         kept: list[tuple[torch.Tensor, ...]] = []
-        num_skipped = 0
+        num_skipped = num_seen = 0
         interrupted = False
         for batch in self.coordinator.report_failures(prefetch_to_device(batches, self.device)):
             num_skipped += len(batch.bad)
             labels = batch.labels
             count = self.coordinator.sync(len(labels))
+            num_seen += count.total
             if len(labels):
                 # Not around the loader, whose tensors may be kept for training.
                 with torch.inference_mode():
@@ -114,7 +128,10 @@ class Evaluator:
                     metrics.update(logits, labels, losses)
                     # Ranked by logit, as the confusion matrix is: probabilities that round to 1 would tie.
                     classes = logits.topk(num_kept, dim=1).indices
-                    kept.append((batch.indices, labels, classes, logits.softmax(dim=1).gather(1, classes), losses))
+                    probs = (logits / self.temperature).softmax(dim=1).gather(1, classes)
+                    kept.append((batch.indices, labels, classes, probs, losses, logits))
+            if num_seen * num_classes > MAX_LOGITS:
+                kept = [(*columns, logits[:, :0]) for *columns, logits in kept]
             self.on_batch(count.total)
             if self.coordinator.received is not None:
                 interrupted = True
@@ -136,6 +153,7 @@ class Evaluator:
             num_images=num_images,
             num_skipped=num_skipped,
             interrupted=interrupted,
+            temperature=self.temperature,
         )
 
 
@@ -155,6 +173,7 @@ def _merge(parts: list[Predictions]) -> Predictions:
         return parts[0]
     if not parts:  # not rank 0
         return _concatenate([], 1)
+    parts = [part for part in parts if len(part.indices)] or parts[:1]
     order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
     columns = {
         column.name: np.concatenate([getattr(part, column.name) for part in parts])[order]
@@ -166,6 +185,5 @@ def _merge(parts: list[Predictions]) -> Predictions:
 def _concatenate(kept: list[tuple[torch.Tensor, ...]], num_kept: int) -> Predictions:
     if not kept:
         ids, row = np.zeros((0,), np.int64), np.zeros((0, num_kept), np.float32)
-        return Predictions(ids, ids, row.astype(np.int64), row, row[:, 0])
-    indices, labels, classes, probs, losses = (torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True))
-    return Predictions(indices, labels, classes, probs, losses)
+        return Predictions(ids, ids, row.astype(np.int64), row, row[:, 0], row)
+    return Predictions(*(torch.cat(column).cpu().numpy() for column in zip(*kept, strict=True)))

@@ -11,6 +11,7 @@ class Monitor:
         self.name = name
         self.mode = mode
         self.min_delta = min_delta
+        self.metric = name.removeprefix("val/")
         self.best: float | None = None
         self.best_step: int | None = None
         self.num_bad_evals = 0

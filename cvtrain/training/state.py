@@ -45,6 +45,7 @@ class TrainState:
         lr_scale: factor on the config's learning rates, from rollbacks.
         elapsed_seconds: of `fit`, before the last restart.
         metrics: of the last evaluation, `val/...`.
+        temperature: of the last evaluation, see `calibration`.
     """
 
     step: int = 0
@@ -58,6 +59,7 @@ class TrainState:
     lr_scale: float = 1.0
     elapsed_seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
 
     @property
     def finished_epoch(self) -> int:
@@ -86,6 +88,7 @@ def collect_entries(parts: "TrainerParts", state: TrainState) -> dict[str, Any]:
         "recovery": {name: getattr(state, name) for name in RECOVERY},
         "elapsed_seconds": state.elapsed_seconds,
         "metrics": state.metrics,
+        "temperature": state.temperature,
         "loggers": parts.logger.state(),
         "bad_images": _collect_bad_images(parts),
         **({"ranks": parts.world.gather(_on_host(own))} if parts.world.world_size > 1 else {}),
@@ -105,6 +108,7 @@ def restore_entries(parts: "TrainerParts", entries: dict[str, Any]) -> TrainStat
         **{name: recovery[name] for name in RECOVERY},
         elapsed_seconds=entries["elapsed_seconds"],
         metrics=dict(entries["metrics"]),
+        temperature=entries.get("temperature", 1.0),
     )
     refuse_impossible_position(state, parts.train_loader.num_batches, entries["planned_steps"])
     of_config = [(group["initial_lr"], group["weight_decay"]) for group in parts.optimizer.param_groups]

@@ -11,7 +11,7 @@ import torch
 
 from cvtrain.checkpoint import BEST, LAST
 from cvtrain.config.errors import RunError
-from cvtrain.config.schema.trainer import OnNonfinite
+from cvtrain.config.schema.trainer import Average, OnNonfinite
 from cvtrain.data.build import Batch
 from cvtrain.data.loader.prefetch import prefetch_to_device, to_device
 from cvtrain.losses import loss_with_aux_heads
@@ -19,9 +19,11 @@ from cvtrain.optim.schedule import apply_schedule
 from cvtrain.runtime.precision import autocast
 from cvtrain.runtime.rng import derive_rank_seed, seed_step
 from cvtrain.training import nonfinite
+from cvtrain.training.calibration import fit_temperature
 from cvtrain.training.evaluator import Evaluation
 from cvtrain.training.parts import TrainerParts
 from cvtrain.training.state import StopReason, collect_entries, reached_limit, restore_entries
+from cvtrain.training.wise_ft import START, average_with_start
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class Trainer(TrainerParts):
                 self.val_loader.start()
             if self.config.on_nonfinite is OnNonfinite.rollback and self.step == 0:
                 self.save()
+            if self.config.average is Average.wise_ft and self.step == 0:
+                self.save(names=(START,))
             if self.config.eval_at_start and self.step == 0 and self.state.evaluated_step < 0:
                 self.evaluate()
             while self.state.epoch_end_due or self._end_reason() is None:
@@ -94,8 +98,12 @@ class Trainer(TrainerParts):
                     self.save()
                     return StopReason.interrupted
             self.coordinator.sync()  # of a signal after the last step
-        reason = self._end_reason()
-        assert reason is not None
+            reason = self._end_reason()
+            assert reason is not None
+            if self.config.average is Average.wise_ft and self.step and reason is not StopReason.pruned:
+                average_with_start(self)
+                if self.coordinator.received is not None:
+                    return StopReason.interrupted
         return reason
 
     def train_epoch(self) -> None:
@@ -242,15 +250,11 @@ class Trainer(TrainerParts):
         state = self.state
         self.guard.raise_if_nonfinite()  # weights that a loss of NaN has reached are not worth it
         self.timer.mark("other")
-        self._broadcast_buffers()
-        self.progress.start("evaluating", self.val_loader.num_images)
-        evaluation = self.evaluator.evaluate(self.entry(self.ema.model), self.val_loader.epoch(0))
-        self.timer.mark("evaluation")
-        if evaluation.interrupted:
+        evaluation = self.score()
+        if evaluation is None:
             return
         self.last_evaluation = evaluation
-        evaluation.step, evaluation.epoch = state.step, state.finished_epoch
-        state.evaluated_step = state.step
+        state.evaluated_step, state.temperature = state.step, evaluation.temperature
         state.metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
         monitored = state.metrics[self.monitor.name]
         self.schedule.observe(monitored)
@@ -258,13 +262,36 @@ class Trainer(TrainerParts):
         is_best = self.monitor.observe(monitored, state.step, is_counted=is_counted)
         if is_best:
             self.best_evaluation = evaluation
+        else:
+            evaluation.predictions.logits = evaluation.predictions.logits[:, :0].copy()  # they take memory
         self.reporter.log_evaluation(state, is_best=is_best)
         self.timer.mark("logging")
         # Saved as it will be when the run resumes from here: the epoch's end is done.
         state.epoch_end_due, state.num_rollbacks = False, 0
-        self.save(best=is_best and self.checkpoint.save_best)
+        self.save(names=(LAST, BEST) if is_best and self.checkpoint.save_best else (LAST,))
         if state.batch:  # the epoch goes on
             self._set_train_mode()
+
+    def score(self) -> Evaluation | None:
+        """Score the val split with the weights as they are; None: a signal stopped it."""
+        self._broadcast_buffers()
+        self.progress.start("evaluating", self.val_loader.num_images)
+        evaluation = self.evaluator.evaluate(self.entry(self.ema.model), self.val_loader.epoch(0))
+        self.timer.mark("evaluation")
+        if evaluation.interrupted:
+            return None
+        evaluation.step, evaluation.epoch = self.state.step, self.state.finished_epoch
+        if self.config.calibrate:
+            evaluation.temperature = fit_temperature(evaluation.predictions)
+        return evaluation
+
+    def keep_best(self, evaluation: Evaluation) -> None:
+        """Let the weights as they are, which got this evaluation, be those of best.pt."""
+        self.best_evaluation = evaluation
+        if self.checkpoint.save_best:
+            metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+            of_best = {"metrics": metrics, "temperature": evaluation.temperature, "end_share": evaluation.average}
+            self.store.save(collect_entries(self, self.state) | self.metadata | of_best, names=(BEST,))
 
     def _end_reason(self) -> StopReason | None:
         # Only rank 0 has loggers: a trial of several ranks runs to its end.
@@ -276,13 +303,13 @@ class Trainer(TrainerParts):
         """Return the seconds in `fit`, those before a restart included."""
         return self.state.elapsed_seconds + self.coordinator.now() - self._clock
 
-    def save(self, *, best: bool = False) -> None:
-        """Hand a snapshot to the checkpoint store: as last.pt, and as best.pt if it is the best so far."""
+    def save(self, *, names: tuple[str, ...] = (LAST,)) -> None:
+        """Hand a snapshot to the checkpoint store."""
         self.guard.raise_if_nonfinite()  # weights that a loss of NaN has reached are no state to resume from
         self._last_save = self.coordinator.now()
         self.state.elapsed_seconds, self._clock = self._elapsed(), self._last_save
         self._broadcast_buffers()
-        self.store.save(collect_entries(self, self.state) | self.metadata, names=(LAST, BEST) if best else (LAST,))
+        self.store.save(collect_entries(self, self.state) | self.metadata, names=names)
         self.timer.mark("checkpoint")
 
     def restore(self, entries: dict[str, Any]) -> None:

@@ -22,7 +22,12 @@ def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):
     loader = SimpleNamespace(dataset=Images())
     for pred, is_there in ((1, True), (0, False)):
         predictions = Predictions(
-            np.array([5]), np.array([0]), np.array([[pred, 1 - pred]]), np.array([[0.9, 0.1]], np.float32), np.ones(1)
+            indices=np.array([5]),
+            labels=np.array([0]),
+            top_classes=np.array([[pred, 1 - pred]]),
+            top_probs=np.array([[0.9, 0.1]], np.float32),
+            losses=np.ones(1),
+            logits=np.zeros((1, 0), np.float32),
         )
         evaluation = SimpleNamespace(predictions=predictions)
         draw_mistakes(Plotter(), path, evaluation, loader=loader, classes=("ant", "bee"), title="run")

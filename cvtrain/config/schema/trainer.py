@@ -26,6 +26,11 @@ class MonitorMode(str, Enum):
     min = "min"
 
 
+class Average(str, Enum):
+    none = "none"
+    wise_ft = "wise_ft"
+
+
 class CompileMode(str, Enum):
     default = "default"
     reduce_overhead = "reduce_overhead"
@@ -66,6 +71,13 @@ class TrainerConfig:
     clip_grad_norm: Optional[float] = setting(None, "largest L2 norm of the gradient; null: off", above=0)
     ema_decay: Optional[float] = setting(
         None, "decay of the EMA of the weights, which is evaluated and saved; null: off", above=0, below=1
+    )
+    average: Average = setting(
+        Average.none,
+        "at the end: none; wise_ft: weights between the start and the end are evaluated too, for best.pt",
+    )
+    calibrate: bool = setting(
+        True, "fit on val the temperature that makes probabilities honest; predict, evaluate and export apply it"
     )
     eval_flip: bool = setting(
         False, "evaluate the mean of the logits of each image and of its mirror image; it takes twice as long"
