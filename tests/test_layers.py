@@ -23,6 +23,8 @@ SIBLINGS = {
     ("__init__", "classifier"),
     ("__init__", "commands"),
     ("sweep", "cli"),
+    ("commands", "auto"),
+    ("auto", "commands"),
 }
 # Libraries that take long to import, or that an installation may lack: imported by the function that needs them.
 LAZY_LIBRARIES = {

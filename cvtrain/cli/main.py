@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -103,6 +104,17 @@ def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
     return None
 
 
+def run_auto(config: Any, run_dir: Path, overrides: list[str], config_dir: str | None = None) -> None:
+    began = time.perf_counter()
+    log.info("cvtrain %s: loading torch", __version__)
+    with collection_paused():
+        from cvtrain.commands.auto import auto
+
+    exit_code = auto(config, overrides, config_dir=config_dir, elapsed=time.perf_counter() - began)
+    if exit_code:
+        raise SystemExit(exit_code)
+
+
 # A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.schema.root.VERBS. Its task gets the typed
 # config, the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
 VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
@@ -115,6 +127,8 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "cache": run_cache,
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
     "sweep": run_sweep,
+    # Gets the overrides of its runs.
+    "auto": run_auto,
 }
 
 
@@ -275,6 +289,9 @@ def dispatch(arguments: list[str], rendezvous: Rendezvous, *, prevalidated: bool
     if command.verb == "sweep":
         run_sweep_command(command, composer)
         return
+    if command.verb == "auto":
+        run_auto_command(command, composer)
+        return
     check = compose_or_explain if prevalidated else partial(check_command, multirun=options.multirun)
     _run_job(command, composer, rendezvous, check(composer, command.overrides))
 
@@ -302,6 +319,23 @@ def run_sweep_command(command: ParsedCommand, composer: "Composer") -> None:
     trial_composer = build_composer("train", command.options, list(command.trial_overrides))
     search = plan_search(composer, trial_composer, command.overrides, command.trial_overrides, command.flags)
     VERBS["sweep"](search, search.folder, list(search.fixed))
+
+
+def run_auto_command(command: ParsedCommand, composer: "Composer") -> None:
+    """Check a `cvtrain auto` and the settings of its runs, then run it."""
+    from cvtrain.config.load import check_command, compose_or_explain, typed_config
+    from cvtrain.config.resolvers import register_resolvers
+    from cvtrain.runtime.console import ConsoleHandler
+
+    if command.options.multirun:
+        raise ConfigError("--multirun", rule="cvtrain auto makes its own runs", remedy="leave --multirun out")
+    config = typed_config(compose_or_explain(composer, command.overrides), composer, command.overrides)
+    run_composer = build_composer("train", command.options, list(command.trial_overrides))
+    register_resolvers(run_composer)
+    check_command(run_composer, list(command.trial_overrides), False)
+    logging.getLogger().addHandler(ConsoleHandler())
+    logging.getLogger("cvtrain").setLevel(config.log_level)
+    run_auto(config, Path(), list(command.trial_overrides), composer.config_dir)
 
 
 def _print_problems(error: ConfigError | RunError) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cvtrain.config.composer import Composer
 
 
+# Settings of `cvtrain auto` itself; others are those of its runs.
+AUTO_KEYS = ("budget", "resume", "log_level")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The flags of Hydra that make sense here, under its names: (names, arguments of `add_argument`).
 FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -35,7 +37,7 @@ class ParsedCommand:
     """A command line taken apart.
 
     `flags` are as given; `options` the same as argparse reads them; `overrides` key=value tokens;
-    `trial_overrides` those of a search's trials.
+    `trial_overrides` those of the runs of a search.
     """
 
     verb: str
@@ -94,6 +96,11 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
         own, trials = split_search(words)
         own = [normalize_override(token, verb) for token in own]
         return ParsedCommand(verb, flags, options, own, tuple(normalize_override(token, "train") for token in trials))
+    if verb == "auto":
+        is_own = {word: word.partition("=")[0] in AUTO_KEYS or word.startswith("auto.") for word in words}
+        tokens = [normalize_override(word, verb) for word in words if is_own[word]]
+        runs = (normalize_override(word, "train") for word in words if not is_own[word])
+        return ParsedCommand(verb, flags, options, tokens, tuple(runs))
     tokens = [normalize_override(word, verb, multirun=_is_multirun(options, words)) for word in words]
     if verb == "train":
         tokens = default_resume_for_trial(tokens, options.multirun)

@@ -207,19 +207,14 @@ def _spec(
         "interpolation": resize.interpolation,
         "mean": [float(value) for value in state["preprocessing"]["mean"]],
         "std": [float(value) for value in state["preprocessing"]["std"]],
-        "temperature": _temperature(classifier),
+        "temperature": classifier.temperature,
         "flip": flip,
     }
 
 
-def _temperature(classifier: Classifier) -> float:
-    """What divides the logits before the softmax."""
-    return float(getattr(classifier, "temperature", 1.0))
-
-
 def _probs(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
     """(B, C, S, S) uint8 to probabilities (B, num_classes)."""
-    return (classifier.compute(images)[0] / _temperature(classifier)).softmax(dim=1)
+    return (classifier.compute(images)[0] / classifier.temperature).softmax(dim=1)
 
 
 # ---------------------------------------------------------------- the images

@@ -116,6 +116,7 @@ MAIN_KEYS = {
     "export": "checkpoint",
     "sweep": "sweep",
     "cache": "clean",
+    "auto": "budget",
 }
 OPENING = {"]": "[", "}": "{", ")": "("}
 

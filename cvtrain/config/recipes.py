@@ -16,6 +16,7 @@ WARMUP_SHARE = 0.1
 RECIPES: Mapping[Recipe, Mapping[str, Any]] = {
     Recipe.scratch: {},
     Recipe.finetune: {
+        "model.freeze_bn_stats": True,
         "optimizer.backbone_lr_scale": 0.1,
         "trainer.epochs": 10,
         "trainer.eval_at_start": True,

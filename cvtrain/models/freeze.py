@@ -9,13 +9,24 @@ from cvtrain.models.heads import is_inside
 
 log = logging.getLogger(__name__)
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 class NoFreeze:
-    """Stands in for `BackboneFreeze` where everything trains."""
+    """Stands in for `BackboneFreeze` where everything trains.
+
+    Args:
+        bn_stats: batch norm keeps its running statistics, and normalises by them in training too.
+    """
+
+    def __init__(self, *, bn_stats: bool = False) -> None:
+        self.bn_stats = bn_stats
 
     def set_train_mode(self, model: nn.Module, epoch: int) -> None:
         """Set training mode for steps of `epoch` (0-based)."""
         model.train()
+        if self.bn_stats:
+            freeze_bn_stats(model)
 
     def trained_part(self, model: nn.Module) -> list[nn.Module]:
         """Return the modules that are in training mode at some time of the run."""
@@ -29,11 +40,18 @@ class BackboneFreeze(NoFreeze):
         head: names of submodules, as in `BuiltModel.head`.
         fixed: names of parameters that never train (`BuiltModel.fixed`).
         unfreeze_epoch: 1-based epoch from which on everything trains; None: never.
+        bn_stats: batch norm keeps its running statistics from then on, too.
     """
 
     def __init__(
-        self, head: tuple[str, ...], *, fixed: Collection[str] = (), unfreeze_epoch: int | None = None
+        self,
+        head: tuple[str, ...],
+        *,
+        fixed: Collection[str] = (),
+        unfreeze_epoch: int | None = None,
+        bn_stats: bool = False,
     ) -> None:
+        super().__init__(bn_stats=bn_stats)
         self.head = head
         self.fixed = fixed
         self.unfreeze_epoch = unfreeze_epoch
@@ -46,6 +64,8 @@ class BackboneFreeze(NoFreeze):
         self._was_frozen = frozen
         set_backbone_trainable(model, self.head, trainable=not frozen, fixed=self.fixed)
         train_mode(model, self.head, backbone_frozen=frozen)
+        if self.bn_stats and not frozen:
+            freeze_bn_stats(model)
 
     def trained_part(self, model: nn.Module) -> list[nn.Module]:
         return [model.get_submodule(name) for name in self.head] if self.unfreeze_epoch is None else [model]
@@ -86,7 +106,13 @@ def train_mode(module: nn.Module, head: tuple[str, ...], backbone_frozen: bool) 
         module.get_submodule(name).train()
 
 
+def freeze_bn_stats(module: nn.Module) -> None:
+    """Put every batch norm into evaluation mode: it uses and keeps its running statistics. Scale and shift train on."""
+    for layer in module.modules():
+        if isinstance(layer, BATCH_NORMS):
+            layer.eval()
+
+
 def has_batch_norm(modules: list[nn.Module]) -> bool:
     """Return True if some of `modules` contain batch norm, whose statistics of a single image mean nothing."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return any(isinstance(layer, norms) for module in modules for layer in module.modules())
+    return any(isinstance(layer, BATCH_NORMS) for module in modules for layer in module.modules())

@@ -53,7 +53,7 @@ def fit_logistic_regression(
         class_weights: (K,) weight of the images of each class; None: 1.
     """
     features = features.float()
-    scale = features.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    scale = mean_size(features)
     scaled = features / scale
     weights = torch.ones(num_classes, device=features.device) if class_weights is None else class_weights
     weights = weights.to(features)
@@ -63,6 +63,23 @@ def fit_logistic_regression(
         scaled, weights = scaled.double(), weights.double()
     theta = minimize(scaled, labels, weights, l2, max_updates=EXACT_UPDATES if is_exact else MAX_UPDATES)
     return LogisticRegression((theta[:-1] / scale).T.float().contiguous(), theta[-1].float(), l2, accuracy, num_folds)
+
+
+def mean_size(features: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square of features."""
+    return features.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def cross_validated_accuracy(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> float | None:
+    """Return the share of held-out images, 0..1, that regressions on the others have right; None: it cannot be done.
+
+    Args:
+        features: (N, D) float.
+        labels: (N,) int64.
+    """
+    features = features.float()
+    weights = torch.ones(num_classes, device=features.device)
+    return choose_l2(features / mean_size(features), labels, num_classes, weights)[1]
 
 
 def minimize(

@@ -225,8 +225,13 @@ def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGrou
 def build_freeze(config: Config, built: BuiltModel) -> NoFreeze:
     """Return what sets which part of the network trains in which epoch."""
     if config.model.freeze is not Freeze.backbone:
-        return NoFreeze()
-    return BackboneFreeze(built.head, fixed=built.fixed, unfreeze_epoch=config.model.unfreeze_epoch)
+        return NoFreeze(bn_stats=config.model.freeze_bn_stats)
+    return BackboneFreeze(
+        built.head,
+        fixed=built.fixed,
+        unfreeze_epoch=config.model.unfreeze_epoch,
+        bn_stats=config.model.freeze_bn_stats,
+    )
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:

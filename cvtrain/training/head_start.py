@@ -10,6 +10,7 @@ from cvtrain.config.schema.model import HeadInit
 from cvtrain.config.schema.optim import BCEConfig
 from cvtrain.config.schema.root import Config
 from cvtrain.data.build import BatchLoader, build_eval_loader
+from cvtrain.data.sources.source import ImageSource
 from cvtrain.models.built import BuiltModel
 from cvtrain.models.dry_run import evaluation_mode
 from cvtrain.models.logistic_regression import LogisticRegression, fit_logistic_regression
@@ -86,7 +87,7 @@ def _fit(
     assert isinstance(head, nn.Linear)
     limit = MAX_FEATURE_NUMBERS // head.in_features if config.trainer.epochs == 0 else MAX_START_IMAGES
     with evaluation_mode(backbone.model):
-        features, labels = compute_split_features(config, backbone, train, limit, progress)
+        features, labels = compute_split_features(config, backbone, train.dataset.source, limit, progress)
     if features.dim() != 2 or features.shape[1] != head.in_features:
         return f"the head takes features of shape {tuple(features.shape[1:])}"
     if not bool(features.isfinite().all()):
@@ -109,14 +110,13 @@ def describe_fit(found: LogisticRegression, num_images: int) -> str:
 
 
 def compute_split_features(
-    config: Config, backbone: Backbone, loader: BatchLoader, max_images: int, progress: Progress
+    config: Config, backbone: Backbone, source: ImageSource, max_images: int, progress: Progress
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features (N, D) and labels (N,) of the images of a split, in evaluation mode, on the backbone's device.
+    """Return features (N, D) and labels (N,) of images, in evaluation mode, on the backbone's device.
 
-    Of more than `max_images`, as many that lie evenly over the split. Images that cannot be read are left out, as in
+    Of more than `max_images`, as many that lie evenly over the source. Images that cannot be read are left out, as in
     training, where they are counted.
     """
-    source = loader.dataset.source
     size = config.data.eval_batch_size or config.data.batch_size
     limit = max(1, max_images // size) if len(source) > max_images else None
     images = build_eval_loader(config.data, source, device=backbone.device, limit_batches=limit)

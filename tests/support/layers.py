@@ -8,5 +8,5 @@ LAYERS = (
     {"data", "checkpoint"},
     {"training", "check"},
     {"report", "export"},
-    {"cli", "commands", "sweep", "classifier", "__init__", "__main__"},
+    {"cli", "commands", "sweep", "auto", "classifier", "__init__", "__main__"},
 )

@@ -5,8 +5,10 @@ Each rule is a small generator of `Problem`s. A setting without effect is a prob
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from cvtrain.config.checks.augment import AUGMENT_CHECKS
+from cvtrain.config.checks.auto import AUTO_CHECKS
 from cvtrain.config.checks.check import CHECK_CHECKS
 from cvtrain.config.checks.data import DATA_CHECKS
 from cvtrain.config.checks.data_files import DATA_FILE_CHECKS
@@ -20,6 +22,7 @@ from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
+from cvtrain.config.schema.auto import AutoConfig
 from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import MergeConfig, PredictConfig
@@ -47,24 +50,18 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     ExportConfig: EXPORT_CHECKS,
     CacheConfig: (),
     SweepConfig: SWEEP_CHECKS,
+    AutoConfig: AUTO_CHECKS,
 }
 
 
 def find_conflicts(
-    config: Config
-    | EvaluateConfig
-    | CheckConfig
-    | PredictConfig
-    | MergeConfig
-    | ExportConfig
-    | CacheConfig
-    | SweepConfig,
+    config: Any,
     is_set: Callable[[str], bool],
 ) -> list[Problem]:
     """Every problem between the settings of a typed config.
 
     Args:
-        config: a config whose fields keep their own rules.
+        config: the config of a verb, whose fields keep their own rules.
         is_set: tells whether the user set a key, rather than a default.
     """
     return [problem for check in CHECKS[type(config)] for problem in check(config, is_set)]

@@ -55,6 +55,9 @@ class ModelConfig:
     unfreeze_epoch: Optional[int] = setting(
         None, "with freeze=backbone, epoch (1 is the first) from which everything trains; null: never", at_least=2
     )
+    freeze_bn_stats: bool = setting(
+        False, "batch norm keeps the running statistics of the pretrained weights, and uses them in training too"
+    )
     head_init: HeadInit = setting(
         HeadInit.auto,
         "start of a new head on pretrained weights: zero logits, logreg (the logistic regression on the backbone's "

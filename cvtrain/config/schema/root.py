@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 from hydra.core.config_store import ConfigStore
 
 from cvtrain.config.schema.augment import AugmentConfig
+from cvtrain.config.schema.auto import AutoConfig
 from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.data import DATA_CONFIGS, DataConfig, OnBadImage
 from cvtrain.config.schema.export import ExportConfig
@@ -137,6 +138,7 @@ VERBS: Dict[str, type] = {
     "export": ExportConfig,
     "cache": CacheConfig,
     "sweep": SweepConfig,
+    "auto": AutoConfig,
 }
 
 

@@ -1,0 +1,65 @@
+"""A paired test between two networks on the same val images."""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvtrain.config.errors import RunError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Images that only one of two networks has right.
+
+    Attributes:
+        won, lost: images that only the new network, only the old one has right.
+        p_value: chance of at least as many won, if both were equally good (exact sign test, McNemar 1947).
+    """
+
+    won: int
+    lost: int
+    p_value: float
+
+    @property
+    def is_better(self) -> bool:
+        """Return True if the new network is more likely better than not."""
+        return self.won > self.lost
+
+
+def compare_predictions(new: Path, old: Path) -> Comparison:
+    """Compare the tables predictions_val.csv of two runs.
+
+    Raises:
+        RunError: they are of other images.
+    """
+    of_new, of_old = _read_hits(new), _read_hits(old)
+    if of_new.keys() != of_old.keys():
+        raise RunError(f"{new} and {old} are of different images: they cannot be compared")
+    won = sum(of_new[path] and not of_old[path] for path in of_new)
+    lost = sum(of_old[path] and not of_new[path] for path in of_new)
+    return Comparison(won, lost, sign_test(won, lost))
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Return P(X >= won) of a fair coin thrown won + lost times; 1 where nothing differs."""
+    number = won + lost
+    return sum(math.comb(number, wins) for wins in range(won, number + 1)) / 2**number
+
+
+def _read_hits(table: Path) -> dict[str, bool]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return {row["path"]: row["label"] == row["pred"] for row in csv.DictReader(file)}
+
+
+def accuracy_interval(hits: float, number: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share by Wilson (1927).
+
+    Args:
+        hits: share that is right, 0..1.
+        number: of images.
+    """
+    z = 1.959964
+    middle = (hits + z * z / (2 * number)) / (1 + z * z / number)
+    half = z / (1 + z * z / number) * math.sqrt(hits * (1 - hits) / number + z * z / (4 * number * number))
+    return max(0.0, middle - half), min(1.0, middle + half)
