@@ -15,20 +15,22 @@ from cvtrain import __version__
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.checkpoint.trust import check_sizes
 from cvtrain.classifier import Classifier, build_classifier
-from cvtrain.commands.evaluate import override_data, pick_source, read_config
+from cvtrain.commands.evaluate import override_data, read_config
 from cvtrain.config.errors import ConfigError, Problem, RunError
 from cvtrain.config.export_paths import MODEL_FILES, PREPROCESS, PROOF, export_folder
-from cvtrain.config.schema.export import ExportConfig, ExportFormat, ExportInput
+from cvtrain.config.schema.export import ExportConfig, ExportFormat, ExportInput, ExportPrecision
 from cvtrain.config.schema.predict import Tta
-from cvtrain.config.schema.root import Config, EvaluateConfig, EvaluateDataConfig, Split
+from cvtrain.config.schema.root import Config, EvaluateConfig, EvaluateDataConfig
 from cvtrain.config.schema.trainer import Precision
 from cvtrain.config.text import display_text
+from cvtrain.data.images.errors import BadImageError
 from cvtrain.data.images.resize import MAX_ASPECT, PAD_VALUE
 from cvtrain.data.sources.build import build_splits
 from cvtrain.data.sources.listing import list_images
-from cvtrain.data.sources.source import FileSource, ImageSource
+from cvtrain.data.sources.source import FileSource, Splits
 from cvtrain.export import classify
 from cvtrain.export.formats import write_onnx, write_pt2
+from cvtrain.export.int8 import CALIBRATION_BATCH, quantize_onnx
 from cvtrain.export.network import ExportNetwork
 from cvtrain.export.proof import Limits, Proof, compare
 from cvtrain.export.timm_folder import timm_settings, write_card, write_timm
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 WRITERS = {"onnx": write_onnx, "pt2": write_pt2}
 # In float32 the same numbers are computed in another order.
 LIMITS = Limits(difference=1e-4)
+HALF_LIMITS, INT8_LIMITS = Limits(agreement=0.995), Limits()
 # timm reads by Pillow, whose pixels differ from torch's by 1 here and there.
 TIMM_LIMITS = Limits(difference=1e-4, agreement=0.99)
 SPEC_VERSION = 1
@@ -71,9 +74,9 @@ def export(config: ExportConfig) -> ExportResult:
     settings = _evaluation_of(config)
     size = config.data.image_size or state["preprocessing"]["image_size"]
     check_sizes(replace(trained.data, image_size=size, num_workers=0), settings)
-    source = _proof_source(config, trained, settings, state)
+    splits = _splits(config, trained, settings, state)
     classifier = build_classifier(state, trained, settings)
-    source = source or _listed_source(config, classifier)
+    source = splits.val if splits is not None else _listed_source(config, classifier)
     flip = trained.trainer.eval_flip if config.tta is None else config.tta is Tta.flip
     spec = _spec(config, classifier, state, path, flip)
     for_timm = timm_settings(trained.model, spec) if config.format is ExportFormat.hf else None
@@ -91,9 +94,13 @@ def export(config: ExportConfig) -> ExportResult:
         log.info("exporting %s as %s: this can take a minute", display_path(path), config.format.value)
         model_file = files / spec["model"]
         if for_timm is not None:
-            write_timm(classifier.module, files, spec, for_timm)
+            write_timm(classifier.module, files, spec, for_timm, half=config.precision is ExportPrecision.fp16)
         else:
-            WRITERS[config.format.value](_network(config, classifier, spec), model_file, spec)
+            is_int8 = config.precision is ExportPrecision.int8
+            written = work / "float.onnx" if is_int8 else model_file
+            WRITERS[config.format.value](_network(config, classifier, spec), written, spec)
+            if is_int8:
+                quantize_onnx(written, model_file, _calibration_batches(config, classifier, spec, splits))
             shutil.copy(classify.__file__, files / "classify.py")
         write_json(files / PREPROCESS, spec)
         log.info("proof: %s images of %s, in a fresh process", f"{len(witness.paths):,}", config.source or "val")
@@ -102,7 +109,7 @@ def export(config: ExportConfig) -> ExportResult:
         table = proof.lines(model_file.name)
         for line in table:
             log.info("%s", line)
-        if failure := proof.failure(LIMITS if for_timm is None else TIMM_LIMITS):
+        if failure := proof.failure(_limits(config)):
             raise RunError(
                 f"the exported model answers otherwise than the checkpoint: {failure}\n"
                 f"  nothing was left in {display_path(folder)}"
@@ -155,7 +162,15 @@ def _network(config: ExportConfig, classifier: Classifier, spec: dict[str, Any])
         pixels=config.input is ExportInput.image,
         temperature=spec["temperature"],
         flip=spec["flip"],
+        dtype=torch.float16 if config.precision is ExportPrecision.fp16 else torch.float32,
     )
+
+
+def _limits(config: ExportConfig) -> Limits:
+    if config.precision is not ExportPrecision.fp32:
+        limits = HALF_LIMITS if config.precision is ExportPrecision.fp16 else INT8_LIMITS
+        return replace(limits, drop=config.max_drop)
+    return TIMM_LIMITS if config.format is ExportFormat.hf else LIMITS
 
 
 def _evaluation_of(config: ExportConfig) -> EvaluateConfig:
@@ -191,6 +206,7 @@ def _spec(
         "checkpoint_sha256": file_sha256(path),
         "format": config.format.value,
         "model": MODEL_FILES[config.format.value],
+        "precision": config.precision.value,
         "input": "image" if is_image else "tensor",
         "input_layout": "batch, height, width, channels, uint8"
         if is_image
@@ -220,15 +236,16 @@ def _probs(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------- the images
 
 
-def _proof_source(
-    config: ExportConfig, trained: Config, settings: EvaluateConfig, state: dict[str, Any]
-) -> ImageSource | None:
-    """The val images of the checkpoint's run; None with `source`."""
+def _splits(config: ExportConfig, trained: Config, settings: EvaluateConfig, state: dict[str, Any]) -> Splits | None:
+    """The images of the checkpoint's run, under its class ids; None with `source`."""
     if config.source is not None:
         return None
     try:
         data = override_data(trained.data, settings, state.get("paths", {}))
-        return pick_source(build_splits(data, min_classes=1), tuple(state["classes"]), Split.val)
+        try:
+            return build_splits(data, min_classes=1).with_classes(tuple(state["classes"]))
+        except ValueError as error:
+            raise ConfigError("data", rule=str(error)) from error
     except ConfigError as error:
         remedy = "data.root=... says where the images are now; source=PHOTOS takes any photos, without an accuracy"
         problem = Problem(rule="an export is proved with the run's val images, and they cannot be had", remedy=remedy)
@@ -240,3 +257,27 @@ def _listed_source(config: ExportConfig, classifier: Classifier) -> FileSource:
     listing = list_images(config.source)
     labels = np.zeros(len(listing.paths), np.int64)
     return FileSource(root=listing.root, paths=listing.paths, labels=labels, reader=classifier.reader)
+
+
+def _calibration_batches(
+    config: ExportConfig, classifier: Classifier, spec: dict[str, Any], splits: Splits | None
+) -> Iterator[np.ndarray]:
+    """Training images as the model takes them; those that cannot be read are left out."""
+    assert splits is not None, "config/checks lets no source through"
+    squares: list[torch.Tensor] = []
+    for index in spread(len(splits.train), config.calibration_images).tolist():
+        with contextlib.suppress(BadImageError):
+            squares.append(classifier.resize(splits.train.read(index)))
+        if len(squares) == CALIBRATION_BATCH:
+            yield _as_input(torch.stack(squares), spec)
+            squares = []
+    if squares:
+        yield _as_input(torch.stack(squares), spec)
+
+
+def _as_input(images: torch.Tensor, spec: dict[str, Any]) -> np.ndarray:
+    """(B, C, S, S) uint8 as an exported model takes them."""
+    if spec["input"] == "image":
+        return images.permute(0, 2, 3, 1).contiguous().numpy()
+    mean, std = (torch.tensor(spec[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+    return ((images / 255 - mean) / std).contiguous().numpy()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cvtrain.config.schema.export import ExportConfig
+from cvtrain.config.schema.export import ExportConfig, ExportPrecision
 
 # In every export: its numbers, and what other programs do with an image first.
 PROOF, PREPROCESS = "proof.json", "preprocess.json"
@@ -10,5 +10,6 @@ MODEL_FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "hf": "model.safetensor
 
 
 def export_folder(config: ExportConfig) -> Path:
-    """Return the folder of an export: `output`, else export_onnx or the like in the working folder."""
-    return Path(config.output or f"export_{config.format.value}").expanduser()
+    """Return the folder of an export: `output`, else export_onnx export_onnx_int8 or the like in the working folder."""
+    precision = "" if config.precision is ExportPrecision.fp32 else f"_{config.precision.value}"
+    return Path(config.output or f"export_{config.format.value}{precision}").expanduser()

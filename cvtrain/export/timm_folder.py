@@ -63,7 +63,9 @@ def timm_settings(model: ModelConfig, spec: dict[str, Any]) -> TimmModelConfig:
     return model
 
 
-def write_timm(module: nn.Module, folder: Path, spec: dict[str, Any], model: TimmModelConfig) -> None:
+def write_timm(
+    module: nn.Module, folder: Path, spec: dict[str, Any], model: TimmModelConfig, *, half: bool = False
+) -> None:
     """Write model.safetensors and config.json, which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
 
     The format is that of timm's own `save_for_hf`.
@@ -72,6 +74,7 @@ def write_timm(module: nn.Module, folder: Path, spec: dict[str, Any], model: Tim
         module: the timm network.
         spec: the content of preprocess.json.
         model: the settings that the network was built with.
+        half: write weights in float16; timm computes in float32 with them.
     """
     from safetensors.torch import save
 
@@ -104,6 +107,8 @@ def write_timm(module: nn.Module, folder: Path, spec: dict[str, Any], model: Tim
         "pretrained_cfg": preprocessing,
     }
     state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in own.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     (folder / spec["model"]).write_bytes(save(state))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """`export`: a folder that other programs use, which is there only if it answers as the checkpoint does."""
 
+import csv
 import errno
 import json
 import subprocess
@@ -16,6 +17,7 @@ from cvtrain.commands.export import export
 from cvtrain.config.checks import export as checks
 from cvtrain.config.compose import compose_verb
 from cvtrain.config.errors import ConfigError, RunError
+from cvtrain.export.network import ExportNetwork
 from cvtrain.runtime.files import file_sha256
 
 OPTIONS = (
@@ -129,6 +131,57 @@ def test_timm_cannot_hold_every_network(start):
         start("format=hf", "input=image")
 
 
+def test_eight_bits_are_calibrated_on_training_images_alone(run, start, photos, monkeypatch):
+    read = []
+    batches = verb._calibration_batches
+
+    def recorded(config, classifier, spec, splits):
+        source = splits.train
+        reader = source.reader
+        source.reader = lambda path: read.append(path) or reader(path)
+        yield from batches(config, classifier, spec, splits)
+
+    monkeypatch.setattr(verb, "_calibration_batches", recorded)
+    result = start("precision=int8", "calibration_images=12", "max_drop=1", "proof_images=8")
+    assert result.folder.name == "export_onnx_int8"
+    with (run.run_dir / "predictions_val.csv").open() as file:
+        val = {str(photos / row["path"]) for row in csv.DictReader(file)}
+    assert len(val) == 8 and len(read) == 12 and not val & set(read)
+    import onnx
+
+    model = onnx.load(str(result.folder / "model.onnx"))
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("QuantizeLinear") > 0 and "Softmax" in kinds
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    assert weights and all(np.abs(onnx.numpy_helper.to_array(each).astype(int)).max() <= 64 for each in weights)
+    assert "cvtrain.classes" in {entry.key for entry in model.metadata_props}
+
+
+def test_an_accuracy_that_falls_too_far_is_refused(start, tmp_path, monkeypatch):
+    def spoil(file, target, batches):
+        list(batches)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
+        torch.nn.init.zeros_(network[1].weight)
+        network[1].bias.data = torch.tensor([1.0, 0.0])
+        spec = {"image_size": 16, "output": "probs"}
+        verb.write_onnx(ExportNetwork(network, mean=(0.5,) * 3, std=(0.5,) * 3, pixels=True), target, spec)
+
+    monkeypatch.setattr(verb, "quantize_onnx", spoil)
+    with pytest.raises(RunError, match="the accuracy falls by 0"):
+        start("precision=int8")
+    assert names_in(tmp_path) == []
+
+
+def test_half_precision_halves_the_weights(start):
+    result = start("precision=fp16", "max_drop=0", "input=tensor")
+    import onnx
+
+    model = onnx.load(str(result.folder / "model.onnx"))
+    kinds = {tensor.data_type for tensor in model.graph.initializer if np.prod(tensor.dims) > 64}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    assert result.proof.num_agreeing == 8 and 0 < result.proof.difference < 0.01
+
+
 def test_normalised_images_in_and_logits_out(start, photos):
     result = start("input=tensor", f"source={photos}", "tta=flip", "proof_images=20")
     assert result.proof.num_images == 20 and result.proof.difference < 1e-5 and result.proof.num_right is None
@@ -193,6 +246,10 @@ def test_a_folder_of_something_else_is_never_replaced(start, tmp_path):
         (["source=nowhere"], "source=nowhere: no such file or folder"),
         (["data.root=nowhere"], "data.root=nowhere: no such folder"),
         (["source=.", "data.root=."], "data.root=.: has no effect with source"),
+        (["precision=int8", "format=pt2"], "precision=int8: needs format=onnx, not pt2"),
+        (["precision=int8", "source=."], "precision=int8: needs the run's own images"),
+        (["max_drop=0.1"], "max_drop=0.1: has no effect with precision=fp32"),
+        (["calibration_images=9", "precision=fp16"], "has no effect without precision=int8"),
         (["output=/dev/null"], "is a file, and an export is a folder"),
     ],
 )

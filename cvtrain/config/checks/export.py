@@ -11,7 +11,7 @@ from cvtrain.config.errors import Problem
 from cvtrain.config.export_paths import MODEL_FILES, PREPROCESS, PROOF, export_folder
 from cvtrain.config.imports import install_remedy
 from cvtrain.config.prediction_paths import STDIN
-from cvtrain.config.schema.export import ExportConfig, ExportFormat
+from cvtrain.config.schema.export import ExportConfig, ExportFormat, ExportPrecision
 
 # What each format needs: the extra of pyproject.toml and its packages.
 PACKAGES = {"onnx": ("export", ("onnx", "onnxscript", "onnxruntime")), "hf": ("timm", ("timm", "safetensors"))}
@@ -50,6 +50,19 @@ def input_has_an_effect(config: ExportConfig, is_set: Callable[[str], bool]) -> 
         )
 
 
+def precision_is_possible(config: ExportConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    is_int8 = config.precision is ExportPrecision.int8
+    if is_int8 and config.format is not ExportFormat.onnx:
+        yield Problem("precision", config.precision, f"needs format=onnx, not {config.format.value}")
+    if is_int8 and config.source is not None:
+        rule = "needs the run's own images, for ranges and for the accuracy"
+        yield Problem("precision", config.precision, rule, "leave source out; data.root=... says where they are now")
+    if is_set("calibration_images") and not is_int8:
+        yield Problem("calibration_images", config.calibration_images, "has no effect without precision=int8")
+    if is_set("max_drop") and config.precision is ExportPrecision.fp32:
+        yield Problem("max_drop", config.max_drop, "has no effect with precision=fp32, which has to be equal")
+
+
 def proof_images_exist(config: ExportConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if config.data.root is not None and not Path(config.data.root).expanduser().is_dir():
         yield Problem("data.root", config.data.root, "no such folder")
@@ -64,4 +77,11 @@ def proof_images_exist(config: ExportConfig, is_set: Callable[[str], bool]) -> I
             yield Problem(f"data.{key}", getattr(config.data, key), "has no effect with source", "keep one of them")
 
 
-EXPORT_CHECKS = (checkpoint_exists, packages_are_installed, folder_is_possible, input_has_an_effect, proof_images_exist)
+EXPORT_CHECKS = (
+    checkpoint_exists,
+    packages_are_installed,
+    folder_is_possible,
+    input_has_an_effect,
+    precision_is_possible,
+    proof_images_exist,
+)

@@ -20,6 +20,12 @@ class ExportInput(str, Enum):
     tensor = "tensor"
 
 
+class ExportPrecision(str, Enum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 @dataclass
 class ExportDataConfig:
     """Where the val images of the proof are. Null: where the run had them."""
@@ -47,12 +53,19 @@ class ExportConfig:
         "onnx, for ONNX Runtime and many others; pt2, a program of torch.export; hf, a folder of "
         "timm and the Hugging Face hub",
     )
+    precision: ExportPrecision = setting(
+        ExportPrecision.fp32,
+        "of the exported weights: fp32, fp16, or int8 (format=onnx), with ranges that training images calibrate",
+    )
     input: ExportInput = setting(
         ExportInput.image,
         "image: the model takes the pixels of square images and gives probabilities; tensor: it takes normalised "
         "images and gives logits",
     )
-    output: Optional[str] = setting(None, "folder to make, for the model and what belongs to it; null: export_<format>")
+    output: Optional[str] = setting(
+        None,
+        "folder to make, for the model and what belongs to it; null: export_<format>, or export_<format>_int8",
+    )
     overwrite: bool = setting(False, "replace the output if it is an earlier export")
     tta: Optional[Tta] = setting(
         None, "none, or flip: the model averages each image and its mirror image; null: as the run had it"
@@ -63,6 +76,10 @@ class ExportConfig:
     source: Optional[str] = setting(
         None, "images for the proof in the place of the val images, as for cvtrain predict; without labels"
     )
+    max_drop: float = setting(
+        0.01, "with fp16 and int8: by how much the accuracy on the proof's images may fall", at_least=0.0, at_most=1.0
+    )
+    calibration_images: int = setting(128, "with int8: training images that give the ranges of activations", at_least=1)
     log_level: str = setting("INFO", "level of the console", choices=LOG_LEVELS)
     data: ExportDataConfig = field(default_factory=ExportDataConfig)
     model: SavedModelConfig = field(default_factory=SavedModelConfig)
