@@ -77,8 +77,7 @@ def export(config: ExportConfig) -> ExportResult:
     splits = _splits(config, trained, settings, state)
     classifier = build_classifier(state, trained, settings)
     source = splits.val if splits is not None else _listed_source(config, classifier)
-    flip = trained.trainer.eval_flip if config.tta is None else config.tta is Tta.flip
-    spec = _spec(config, classifier, state, path, flip)
+    spec = _spec(config, trained, classifier, state, path)
     for_timm = timm_settings(trained.model, spec) if config.format is ExportFormat.hf else None
     with StopSignals(), _folder_at_the_end(folder) as (files, work):
         witness = question(
@@ -194,7 +193,7 @@ def _evaluation_of(config: ExportConfig) -> EvaluateConfig:
 
 
 def _spec(
-    config: ExportConfig, classifier: Classifier, state: dict[str, Any], path: Path, flip: bool
+    config: ExportConfig, trained: Config, classifier: Classifier, state: dict[str, Any], path: Path
 ) -> dict[str, Any]:
     """The content of preprocess.json, which is the model's metadata too."""
     is_image = config.input is ExportInput.image and config.format is not ExportFormat.hf
@@ -216,6 +215,7 @@ def _spec(
         "image_size": classifier.image_size,
         "channels": classifier.channels,
         "alpha_color": list(classifier.alpha_color),
+        "bit_depth": getattr(trained.data, "bit_depth", 16),
         "resize": resize.resize,
         "short_side": resize.short_side,
         "max_aspect": MAX_ASPECT,
@@ -224,7 +224,7 @@ def _spec(
         "mean": [float(value) for value in state["preprocessing"]["mean"]],
         "std": [float(value) for value in state["preprocessing"]["std"]],
         "temperature": classifier.temperature,
-        "flip": flip,
+        "flip": trained.trainer.eval_flip if config.tta is None else config.tta is Tta.flip,
     }
 
 

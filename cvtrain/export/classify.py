@@ -56,7 +56,7 @@ def read_image(path: str | Path, spec: Spec) -> np.ndarray:
     """Return the image in a file as (H, W, C) uint8: upright, RGB or grey, over `alpha_color` where transparent."""
     with Image.open(path) as image:
         image.load()
-        upright = _to_8_bit(ImageOps.exif_transpose(image))
+        upright = _to_8_bit(ImageOps.exif_transpose(image), spec["bit_depth"])
     if upright.has_transparency_data:
         layered = upright.convert("RGBA")
         upright = Image.new("RGB", layered.size, tuple(spec["alpha_color"]))
@@ -67,11 +67,17 @@ def read_image(path: str | Path, spec: Spec) -> np.ndarray:
     return np.array(upright.convert("RGB"))
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Of 16-bit grey, the high byte of each value; any other image as it is."""
+def _to_8_bit(image: Image.Image, bit_depth: int) -> Image.Image:
+    """Of 16-bit grey, the first 8 of the `bit_depth` bits that values use; any other image as it is."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
-    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    values = np.asarray(image).astype(np.uint16)
+    grey = Image.fromarray((np.minimum(values, 2**bit_depth - 1) >> (bit_depth - 8)).astype(np.uint8))
+    if "transparency" not in image.info:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray((values != image.info["transparency"]).astype(np.uint8) * 255)))
 
 
 def to_square(image: np.ndarray, spec: Spec) -> np.ndarray:

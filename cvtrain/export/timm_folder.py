@@ -57,6 +57,8 @@ def timm_settings(model: ModelConfig, spec: dict[str, Any]) -> TimmModelConfig:
         raise ConfigError("format", "hf", rule, others)
     if spec["resize"] == "pad":
         raise ConfigError("format", "hf", "timm's transforms do not know data.resize=pad", others)
+    if spec["bit_depth"] != 16:
+        raise ConfigError("format", "hf", f"timm's transforms do not know data.bit_depth={spec['bit_depth']}", others)
     if spec["flip"]:
         rule = "timm averages no mirror images, as trainer.eval_flip or tta=flip have it"
         raise ConfigError("format", "hf", rule, "tta=none exports without them")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import cvtrain as face
+from cvtrain.checkpoint import load_checkpoint, save_checkpoint
 from cvtrain.commands import export as verb
 from cvtrain.commands.export import export
 from cvtrain.config.checks import export as checks
@@ -69,7 +70,10 @@ def classify(folder, *paths):
 
 
 def test_the_export_answers_as_the_checkpoint_does(run, photos, start, tmp_path):
-    result = start("format=onnx")
+    state = load_checkpoint(run.best_checkpoint)
+    checkpoint = tmp_path.parent / f"{tmp_path.name}.pt"
+    save_checkpoint(checkpoint, {**state, "temperature": 1.7})
+    result = start("format=onnx", f"checkpoint={checkpoint}")
     assert result.folder.name == "export_onnx" and names_in(tmp_path) == ["export_onnx"]
     assert names_in(result.folder) == ["classify.py", "model.onnx", "preprocess.json", "proof.json"]
     proof = result.proof
@@ -81,12 +85,13 @@ def test_the_export_answers_as_the_checkpoint_does(run, photos, start, tmp_path)
     record = json.loads((result.folder / "proof.json").read_text())
     assert record["model_sha256"] == file_sha256(result.folder / "model.onnx")
     spec = json.loads((result.folder / "preprocess.json").read_text())
-    assert spec["classes"] == ["ant", "bee"] and spec["checkpoint_sha256"] == file_sha256(run.best_checkpoint)
+    assert spec["classes"] == ["ant", "bee"] and spec["checkpoint_sha256"] == file_sha256(checkpoint)
+    assert spec["temperature"] == 1.7
 
     (tmp_path / "text.jpg").write_text("no image")
     shown = classify(result.folder, photos / "bee" / "3.jpg", tmp_path / "text.jpg")
     path, name, prob = shown.stdout.split()
-    expected = face.load(run.best_checkpoint, device="cpu").predict(photos / "bee" / "3.jpg")[0]
+    expected = face.load(checkpoint, device="cpu").predict(photos / "bee" / "3.jpg")[0]
     assert (path, name) == (str(photos / "bee" / "3.jpg"), expected.label)
     assert float(prob) == pytest.approx(expected.prob, abs=1e-5)
     assert shown.returncode == 3 and "cannot identify image file" in shown.stderr

@@ -69,20 +69,22 @@ def files_of_all_kinds():
         "palette.gif": encode(palette, "GIF"),
         "bits.png": encode(rgb.convert("1"), "PNG"),
         "deep.png": encode(deep, "PNG"),
+        "deep_clear.png": encode(deep, "PNG", transparency=int(np.asarray(deep)[0, 0])),
         "deep.tif": encode(deep, "TIFF"),
         "rgb.webp": encode(rgb, "WEBP", lossless=True),
         "rgb.bmp": encode(rgb, "BMP"),
     }
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_all_kinds_are_read_as_in_training(tmp_path, channels):
+@pytest.mark.parametrize(("channels", "bit_depth"), [(1, 16), (3, 16), (3, 12)])
+def test_images_of_all_kinds_are_read_as_in_training(tmp_path, channels, bit_depth):
     color = (200, 100, 50)
-    reader = build_reader(library="opencv", channels=channels, alpha_color=color)
+    reader = build_reader(library="opencv", channels=channels, alpha_color=color, bit_depth=bit_depth)
+    spec = {"channels": channels, "alpha_color": list(color), "bit_depth": bit_depth}
     for name, data in files_of_all_kinds().items():
         (tmp_path / name).write_bytes(data)
         ours = reader(tmp_path / name)
-        theirs = read_image(tmp_path / name, {"channels": channels, "alpha_color": list(color)})
+        theirs = read_image(tmp_path / name, spec)
         assert theirs.dtype == np.uint8
         assert np.array_equal(ours, theirs), name
 

@@ -25,11 +25,12 @@ def test_usual_fractions_stay_short():
     [
         (TorchvisionModelConfig(name="resnet18", arch="resnet18"), {}, "the checkpoint's is model=resnet18"),
         (TIMM, {"resize": "pad"}, "do not know data.resize=pad"),
+        (TIMM, {"bit_depth": 12}, "do not know data.bit_depth=12"),
         (TIMM, {"flip": True}, "averages no mirror images(.|\\n)*tta=none exports without them"),
     ],
 )
 def test_what_timm_cannot_express_is_refused_by_name(model, changes, message):
-    spec = {"resize": "resize_crop", "flip": False}
+    spec = {"resize": "resize_crop", "flip": False, "bit_depth": 16}
     assert timm_settings(TIMM, spec) is TIMM
     with pytest.raises(ConfigError, match=message):
         timm_settings(model, {**spec, **changes})
