@@ -19,13 +19,15 @@ from cvtrain.check.findings import (
     write_findings,
     write_quarantine,
 )
+from cvtrain.check.labels import label_findings
 from cvtrain.check.measure import CheckedImages, Measurements, measure_images
 from cvtrain.check.page import render_page
 from cvtrain.check.pictures import picture_findings
 from cvtrain.check.shortcuts import shortcut_findings
+from cvtrain.commands.check_features import compute_image_features
 from cvtrain.config.errors import RunError
 from cvtrain.config.machine import usable_cores
-from cvtrain.config.schema.check import CheckConfig
+from cvtrain.config.schema.check import CheckConfig, has_weights
 from cvtrain.config.schema.data import DataConfig, FileDataConfig, OwnFilesConfig
 from cvtrain.config.text import display_message
 from cvtrain.data.loader.num_workers import choose_num_workers
@@ -82,7 +84,10 @@ def check(config: CheckConfig, *, run_dir: Path, overrides: Sequence[str] = ()) 
     counts = ", ".join(f"{len(source):,} {split}" for split, source in splits.parts().items())
     log.info("data: %s: %s images, %s", config.data.name, counts, _classes(len(images.classes)))
     measured = _measure(config.data, images)
-    groups = by_check(_find(images, splits, measured))
+    findings = _find(images, splits, measured)
+    if has_weights(config):
+        findings += label_findings(images, *compute_image_features(config, images, build_progress(True)))
+    groups = by_check(findings)
     result = CheckResult(images, groups, quarantine(images, groups), run_dir)
     try:
         _write(config, result, measured, overrides)

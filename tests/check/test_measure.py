@@ -31,6 +31,17 @@ def test_values_of_a_checkerboard():
     assert np.abs(measured.thumb.astype(int) - 100).max() <= 13
 
 
+def test_photos_are_halved_first():
+    small = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    large = small.repeat(4, axis=0).repeat(4, axis=1)[:-1]  # an odd side loses its last row
+    measured, whole = measure_pixels(large), measure_pixels(small[:-1])
+    assert (measured.height, measured.width) == (599, 800)
+    assert measured.contrast == pytest.approx(whole.contrast, rel=0.01)
+    assert measured.sharpness == pytest.approx(whole.sharpness, rel=0.01)
+    strip = measure_pixels(np.zeros((40, 9000, 3), np.uint8))
+    assert (strip.height, strip.width, strip.thumb.shape) == (40, 9000, (16, 16))
+
+
 def test_thumbnail_is_the_mean_of_areas():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96), dtype=np.uint8)
     naive = pixels.reshape(16, 4, 16, 6).mean(axis=(1, 3))

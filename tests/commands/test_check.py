@@ -105,3 +105,35 @@ def test_training_takes_the_list(photos, tmp_path):
     assert compose("data=custom", f"data.root={photos}", f"data.exclude={file}").data.exclude == str(file)
     with pytest.raises(ConfigError, match="no such file"):
         compose("data=custom", f"data.root={photos}", "data.exclude=none.csv")
+
+
+def test_labels_are_checked_with_weights(photos, tmp_path, command):
+    """A network with random weights stands for a pretrained one: its features of patches of colour tell them apart."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=1000).state_dict(), tmp_path / "weights.pth")
+    words = ("data=custom", f"data.root={photos}", "data.num_workers=0", "data.image_size=32", "device=cpu")
+    code, output = command(*words, "model=resnet18", f"model.weights={tmp_path / 'weights.pth'}")
+    assert code == EXIT_FINDINGS
+    assert "leakage" in output
+    with (newest(tmp_path) / "findings.csv").open(encoding="utf-8") as file:
+        suspects = [row for row in csv.DictReader(file) if row["check"] == "label_suspect"]
+    assert all(row["partner_class"] in ("a", "b") and row["partner_class"] != row["class"] for row in suspects)
+    assert "train/b/cut.jpg" not in {row["path"] for row in suspects}
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (("model=resnet18",), "has no effect without model.weights"),
+        (("device=cpu",), "has no effect without model.weights"),
+        (("model=resnet18", "model.weights=none.pth"), "no such file"),
+        (("model=resnet18", "model.weights=IMAGENET1K_V1", "device=gpu"), "must be auto"),
+    ],
+)
+def test_wrong_weights_are_answered(photos, command, words, answer):
+    code, output = command("data=custom", f"data.root={photos}", *words)
+    assert code == EXIT_WRONG_COMMAND
+    assert answer in output

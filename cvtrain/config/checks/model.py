@@ -7,6 +7,7 @@ from cvtrain.config.architectures import AUXILIARY_ARCHS, SMALLEST_IMAGE, STEM_F
 from cvtrain.config.errors import Problem
 from cvtrain.config.hints import closest, did_you_mean
 from cvtrain.config.imports import NO_IMPORT_PATH, is_import_path
+from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.data import DatasetConfig
 from cvtrain.config.schema.model import (
     CustomModelConfig,
@@ -54,7 +55,7 @@ def rates_reach_backbone(config: Config, is_set: Callable[[str], bool]) -> Itera
             )
 
 
-def weights_are_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def weights_are_used(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     model = config.model
     if isinstance(model, PretrainedConfig) and model.weights is not None and not model.pretrained:
         yield Problem(
@@ -75,7 +76,7 @@ def weights_entry_is_used(config: Config, is_set: Callable[[str], bool]) -> Iter
         yield Problem("model.weights_entry", model.weights_entry, rule, "leave it out")
 
 
-def weight_file_exists(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def weight_file_exists(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     model = config.model
     if not isinstance(model, (PretrainedConfig, CustomModelConfig)) or not _is_local_file(model):
         return
@@ -83,7 +84,7 @@ def weight_file_exists(config: Config, is_set: Callable[[str], bool]) -> Iterato
         yield Problem("model.weights", model.weights, "no such file", f"paths start from {Path.cwd()}")
 
 
-def architecture_is_known(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+def architecture_is_known(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     model = config.model
     if not isinstance(model, TorchvisionModelConfig):
         return

@@ -15,7 +15,13 @@ class CheckConfig:
 
     output_root: str = setting("runs/check", "folder of all checks")
     log_level: str = setting("INFO", "level of console and check.log", choices=LOG_LEVELS)
+    device: str = setting("auto", "for features, with model.weights: auto, cpu, cuda, cuda:1, mps")
     data: DataConfig = field(default_factory=DataConfig)
-    # Options of data choose these two for training; check looks at neither by itself.
+    # Options of data choose these two for training. check never augments, and takes a model with model.weights only.
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+
+
+def has_weights(config: CheckConfig) -> bool:
+    """Return whether labels are checked: the command names weights."""
+    return getattr(config.model, "weights", None) is not None
