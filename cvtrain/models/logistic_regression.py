@@ -13,6 +13,8 @@ from torch.nn import functional as F
 # Strengths that are tried, for features of mean square 1: 1 / (C * N) of scikit-learn's LogisticRegression(C=...).
 L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 MAX_FOLDS, FOLDS_OF_MANY = 5, 3
+# Of the folds of many images, those that are held out: one tells as much as all do of few.
+HELD_OUT_OF_MANY = 1
 # Images and principal components that cross-validation looks at: more change little about the penalty and cost time.
 MAX_VALIDATED, MAX_COMPONENTS = 2000, 256
 # Updates of a fit in the search, which starts from the penalty before.
@@ -57,12 +59,20 @@ def fit_logistic_regression(
     scaled = features / scale
     weights = torch.ones(num_classes, device=features.device) if class_weights is None else class_weights
     weights = weights.to(features)
-    l2, accuracy, num_folds = choose_l2(scaled, labels, num_classes, weights)
+    chosen = choose_l2(scaled, labels, num_classes, weights)
     is_exact = features.shape[0] * features.shape[1] * num_classes <= MAX_EXACT_PRODUCTS
     if is_exact:
         scaled, weights = scaled.double(), weights.double()
-    theta = minimize(scaled, labels, weights, l2, max_updates=EXACT_UPDATES if is_exact else MAX_UPDATES)
-    return LogisticRegression((theta[:-1] / scale).T.float().contiguous(), theta[-1].float(), l2, accuracy, num_folds)
+    theta = minimize(
+        scaled,
+        labels,
+        weights,
+        chosen.l2,
+        max_updates=EXACT_UPDATES if is_exact else MAX_UPDATES,
+        start=None if is_exact else chosen.theta,
+    )
+    weight, bias = (theta[:-1] / scale).T.float().contiguous(), theta[-1].float()
+    return LogisticRegression(weight, bias, chosen.l2, chosen.accuracy, chosen.num_folds)
 
 
 def mean_size(features: torch.Tensor) -> torch.Tensor:
@@ -79,7 +89,7 @@ def cross_validated_accuracy(features: torch.Tensor, labels: torch.Tensor, num_c
     """
     features = features.float()
     weights = torch.ones(num_classes, device=features.device)
-    return choose_l2(features / mean_size(features), labels, num_classes, weights)[1]
+    return choose_l2(features / mean_size(features), labels, num_classes, weights).accuracy
 
 
 def minimize(
@@ -119,30 +129,52 @@ def minimize(
     return torch.from_numpy(found.x).to(features).view(num_features + 1, num_classes)
 
 
+@dataclass(frozen=True)
+class ChosenPenalty:
+    """The penalty with the least loss on held-out images.
+
+    Attributes:
+        l2: the penalty.
+        accuracy: share of held-out images that were right; None: nothing could be held out.
+        num_folds: parts that the images were split into; 0: nothing could be held out.
+        theta: (D + 1, K), the fit of one fold with it, from which a fit on all images may start; None: there is none.
+    """
+
+    l2: float
+    accuracy: float | None = None
+    num_folds: int = 0
+    theta: torch.Tensor | None = None
+
+
 def choose_l2(
     features: torch.Tensor, labels: torch.Tensor, num_classes: int, class_weights: torch.Tensor
-) -> tuple[float, float | None, int]:
-    """Return the penalty with the least loss on held-out folds, its accuracy there, and the number of folds.
+) -> ChosenPenalty:
+    """Choose the penalty with the least loss on held-out folds.
 
     From the strongest penalty down until the loss rises, each fit starting from the one before. A set that has no
     class with two images cannot be split: it gets a middling penalty.
     """
-    if len(labels) > MAX_VALIDATED:
+    is_many = len(labels) > MAX_VALIDATED
+    if is_many:
         chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:MAX_VALIDATED]
         features, labels = features[chosen.to(features.device)], labels[chosen.to(labels.device)]
+    components: torch.Tensor | None = None
     if features.shape[1] > MAX_COMPONENTS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            features = features @ torch.pca_lowrank(features, min(MAX_COMPONENTS, len(features)), niter=1)[2]
+            components = torch.pca_lowrank(features, min(MAX_COMPONENTS, len(features)), niter=1)[2]
+        features = features @ components
     folds = stratified_folds(labels, num_classes)
     num_folds = int(folds.max()) + 1
     if num_folds < 2:
-        return L2_GRID[len(L2_GRID) // 2], None, 0
-    starts: list[torch.Tensor | None] = [None] * num_folds
-    best: tuple[float, float, float] | None = None
+        return ChosenPenalty(L2_GRID[len(L2_GRID) // 2])
+    held_out_folds = HELD_OUT_OF_MANY if is_many else num_folds
+    starts: list[torch.Tensor | None] = [None] * held_out_folds
+    best: tuple[float, float, float, torch.Tensor] | None = None
     for l2 in L2_GRID:
         loss = correct = total = 0.0
-        for fold in range(num_folds):
+        number = 0
+        for fold in range(held_out_folds):
             seen, held_out = folds != fold, folds == fold
             theta = minimize(
                 features[seen], labels[seen], class_weights, l2, max_updates=SEARCH_UPDATES, start=starts[fold]
@@ -153,12 +185,18 @@ def choose_l2(
             loss += float((F.cross_entropy(logits, labels[held_out], reduction="none") * weights).sum())
             correct += float((logits.argmax(1) == labels[held_out]).sum())
             total += float(weights.sum())
+            number += len(weights)
         loss /= total
         if best is not None and loss >= best[0]:
             break
-        best = (loss, l2, correct / len(labels))
+        first = starts[0]
+        assert first is not None
+        best = (loss, l2, correct / number, first)
     assert best is not None
-    return best[1], best[2], num_folds
+    theta = best[3]
+    if components is not None:
+        theta = torch.cat([components @ theta[:-1], theta[-1:]])
+    return ChosenPenalty(best[1], best[2], num_folds, theta)
 
 
 def stratified_folds(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

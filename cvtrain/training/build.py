@@ -101,8 +101,10 @@ def build_run(
     backbone = Backbone(model, built.head, normalizer, device, dtype)
     weights = loss_weights(config.data.balance, splits.train.labels, num_classes)
     progress = build_progress(config.trainer.progress and world.is_main_process)
+    is_candidate = False if state is None else state.get("head_is_candidate", False)
     if state is None and world.is_main_process:
-        start_head(config, built, backbone, loaders.train, class_weights=weights, progress=progress)
+        is_candidate = start_head(config, built, backbone, loaders.train, class_weights=weights, progress=progress)
+    is_candidate = world.broadcast(is_candidate)
     world.broadcast_([*model.parameters(), *model.buffers()])
     features = build_features(
         config,
@@ -155,10 +157,11 @@ def build_run(
         checkpoint=config.checkpoint,
         store=build_store(config, run_dir, world),
         metadata=checkpoint_metadata(named, config.data, splits.classes, normalizer, dtype, total_steps)
-        | {"data_digest": digest},
+        | {"data_digest": digest, "head_is_candidate": is_candidate},
         stop_signals=stop_signals,
         image_name=splits.train.name,
         entry=features.head_of if features else whole_network,
+        first_head=built.head if is_candidate else (),
         world=world,
         has_unused_parameters=world.world_size > 1 and has_unused_parameters(model, (2, *image_shape(config))),
     )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.model import HeadInit
+from cvtrain.config.schema.model import Freeze, HeadInit
 from cvtrain.config.schema.optim import BCEConfig
 from cvtrain.config.schema.root import Config
 from cvtrain.data.build import BatchLoader, build_eval_loader
@@ -33,20 +33,28 @@ def start_head(
     *,
     class_weights: torch.Tensor | None,
     progress: Progress,
-) -> None:
+) -> bool:
     """Set a new head on pretrained weights to the logistic regression, as `model.head_init` says.
 
     The features are those of the training images without augmentation, in evaluation mode.
+
+    Returns:
+        True if the head is a candidate for best.pt only: it is evaluated, and training starts at zero logits.
 
     Raises:
         ConfigError: `model.head_init=logreg`, and it cannot be; or `trainer.epochs=0` and nothing would set the head.
     """
     wanted = config.model.head_init
+    trains_all = wanted is HeadInit.auto and config.model.freeze is Freeze.none and config.trainer.epochs > 0
+    if trains_all and not config.trainer.eval_at_start:
+        return False
     obstacle = _obstacle(config, built)
     if obstacle is None and wanted is not HeadInit.zero:
-        obstacle = _fit(config, built, backbone, train, class_weights, progress)
+        obstacle, line = _fit(config, built, backbone, train, class_weights, progress)
         if obstacle is None:
-            return
+            words = ("is evaluated at", "; training starts at zero logits") if trains_all else ("starts at", "")
+            log.info("head: %s %s%s", words[0], line, words[1])
+            return trains_all
     if wanted is HeadInit.logreg:
         raise ConfigError("model.head_init", wanted.value, f"cannot be: {obstacle}", "leave it out: zero logits")
     if config.trainer.epochs == 0 and built.new_head:
@@ -58,6 +66,7 @@ def start_head(
         )
     if obstacle is not None and built.new_head and built.is_pretrained and wanted is HeadInit.auto:
         log.info("head: starts at zero logits, since %s", obstacle)
+    return False
 
 
 def _obstacle(config: Config, built: BuiltModel) -> str | None:
@@ -81,29 +90,28 @@ def _fit(
     train: BatchLoader,
     class_weights: torch.Tensor | None,
     progress: Progress,
-) -> str | None:
-    """Fit the regression and put it into the head. Returns why it cannot be."""
+) -> tuple[str | None, str]:
+    """Fit the regression and put it into the head. Returns why it cannot be, and a line about it."""
     head = built.module.get_submodule(built.head[0])
     assert isinstance(head, nn.Linear)
     limit = MAX_FEATURE_NUMBERS // head.in_features if config.trainer.epochs == 0 else MAX_START_IMAGES
     with evaluation_mode(backbone.model):
         features, labels = compute_split_features(config, backbone, train.dataset.source, limit, progress)
     if features.dim() != 2 or features.shape[1] != head.in_features:
-        return f"the head takes features of shape {tuple(features.shape[1:])}"
+        return f"the head takes features of shape {tuple(features.shape[1:])}", ""
     if not bool(features.isfinite().all()):
-        return "the features are not all finite"
+        return "the features are not all finite", ""
     found = fit_logistic_regression(features, labels, head.out_features, class_weights=class_weights)
     with torch.no_grad():
         head.weight.copy_(found.weight)
         if head.bias is not None:
             head.bias.copy_(found.bias)
-    log.info("head: %s", describe_fit(found, len(labels)))
-    return None
+    return None, describe_fit(found, len(labels))
 
 
 def describe_fit(found: LogisticRegression, num_images: int) -> str:
     """Return a line about a fit, for the log."""
-    text = f"starts at the logistic regression on the features of {num_images:,} images, L2 {found.l2:g}"
+    text = f"the logistic regression on the features of {num_images:,} images, L2 {found.l2:g}"
     if found.accuracy is None:
         return text
     return f"{text} by {found.num_folds}-fold cross-validation (accuracy {found.accuracy:.4f})"

@@ -15,6 +15,7 @@ from cvtrain.config.schema.trainer import Average, OnNonfinite
 from cvtrain.data.build import Batch
 from cvtrain.data.loader.prefetch import prefetch_to_device, to_device
 from cvtrain.losses import loss_with_aux_heads
+from cvtrain.models.heads import init_head
 from cvtrain.optim.schedule import apply_schedule
 from cvtrain.runtime.precision import autocast
 from cvtrain.runtime.rng import derive_rank_seed, seed_step
@@ -80,6 +81,9 @@ class Trainer(TrainerParts):
                 self.save(names=(START,))
             if self.config.eval_at_start and self.step == 0 and self.state.evaluated_step < 0:
                 self.evaluate()
+            if self.step == 0:
+                for network in (self.model, self.ema.model):
+                    init_head(network, self.first_head)
             while self.state.epoch_end_due or self._end_reason() is None:
                 try:
                     if not self.state.epoch_end_due:

@@ -53,14 +53,28 @@ def test_features_of_any_scale_give_the_same_logits():
 def test_noise_gets_a_stronger_penalty_than_signal():
     signal, labels = blobs(200, 50, 2, spread=0.5)
     noise = torch.randn(200, 50, generator=torch.Generator().manual_seed(1))
-    assert choose_l2(noise, labels, 2, torch.ones(2))[0] > choose_l2(signal, labels, 2, torch.ones(2))[0]
+    assert choose_l2(noise, labels, 2, torch.ones(2)).l2 > choose_l2(signal, labels, 2, torch.ones(2)).l2
 
 
 def test_held_out_accuracy_of_noise_is_chance():
     noise = torch.randn(400, 30, generator=torch.Generator().manual_seed(2))
-    _, accuracy, num_folds = choose_l2(noise, torch.arange(400) % 2, 2, torch.ones(2))
-    assert num_folds == MAX_FOLDS
-    assert accuracy == pytest.approx(0.5, abs=0.1)
+    found = choose_l2(noise, torch.arange(400) % 2, 2, torch.ones(2))
+    assert found.num_folds == MAX_FOLDS
+    assert found.accuracy == pytest.approx(0.5, abs=0.1)
+
+
+def test_many_images_hold_one_fold_out_and_end_where_scikit_learn_does():
+    features, labels = blobs(2400, 300, 100, spread=1.0)
+    features = torch.relu(features)
+    found = fit_logistic_regression(features, labels, 100)
+    scaled = features / features.square().mean().sqrt()
+    oracle = LogisticRegression(C=1 / (found.l2 * 2400), tol=1e-6, max_iter=2000).fit(scaled, labels)
+    logits = torch.from_numpy(oracle.decision_function(scaled))
+    ours = features @ found.weight.T + found.bias
+    assert found.num_folds == 3 and found.accuracy == pytest.approx(oracle.score(scaled, labels), abs=0.1)
+    loss = torch.nn.functional.cross_entropy(ours, labels).item()
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=0.05, abs=0.01)
+    assert (ours.argmax(1) == logits.argmax(1)).float().mean() > 0.99
 
 
 def test_the_same_features_give_the_same_bits_and_draw_no_random_numbers():

@@ -9,6 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
+from cvtrain.checkpoint import load_checkpoint
 from cvtrain.commands.train import train
 from cvtrain.config.errors import ConfigError
 
@@ -81,8 +82,40 @@ def test_frozen_backbone_without_epochs_is_scored_and_kept(compose_config, weigh
     assert [row.split(",")[:2] for row in rows[1:]] == [["0", "0"]]
 
 
+def test_where_all_trains_the_regression_is_evaluated_and_training_starts_at_zero(
+    compose_config, weights, tmp_path, caplog
+):
+    overrides = (*HEAD, weights, "trainer.epochs=1")
+    with caplog.at_level(logging.INFO):
+        result = train(compose_config(*overrides, "optimizer.lr=1e-9"), run_dir=tmp_path / "run")
+    start = train(compose_config(*HEAD, weights, "model.freeze=backbone"), run_dir=tmp_path / "start")
+    assert result.monitor == start.monitor  # a step that is too small to learn from leaves the regression the best
+    assert "head: is evaluated at the logistic regression on the features of 1,438 images" in caplog.text
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert last["model"]["classifier.weight"].abs().max() < 1e-6
+
+
+def test_a_run_that_is_cut_before_its_first_step_starts_at_zero_too(compose_config, weights, tmp_path, monkeypatch):
+    from cvtrain.training.trainer import Trainer
+
+    overrides = (*HEAD, weights, "trainer.epochs=1")
+    whole = train(compose_config(*overrides), run_dir=tmp_path / "whole")
+
+    def cut(trainer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "train_epoch", cut)
+        train(compose_config(*overrides), run_dir=tmp_path / "cut")
+    assert load_checkpoint(tmp_path / "cut" / "checkpoints" / "last.pt")["position"]["step"] == 0
+    resumed = train(compose_config(*overrides, f"resume={tmp_path / 'cut'}"), run_dir=tmp_path / "cut")
+    assert resumed.metrics == whole.metrics
+    states = [load_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("whole", "cut")]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
 def test_training_goes_on_from_the_start_and_never_ends_below_it(compose_config, weights, tmp_path):
-    config = compose_config(*HEAD, weights, "optimizer.lr=0.5", "trainer.epochs=2")
+    config = compose_config(*HEAD, weights, "optimizer.lr=0.5", "trainer.epochs=2", "model.head_init=logreg")
     result = train(config, run_dir=tmp_path / "run")
     start = train(compose_config(*HEAD, weights, "model.freeze=backbone"), run_dir=tmp_path / "start")
     assert result.monitor >= start.monitor

@@ -23,6 +23,7 @@ RUN = (
     "trainer.monitor=val/loss",
     "trainer.average=wise_ft",
     "optimizer=sgd",
+    "model.head_init=logreg",
 )
 
 

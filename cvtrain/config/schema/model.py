@@ -61,7 +61,8 @@ class ModelConfig:
     head_init: HeadInit = setting(
         HeadInit.auto,
         "start of a new head on pretrained weights: zero logits, logreg (the logistic regression on the backbone's "
-        "features of the training images), or auto: logreg where the head is one linear layer",
+        "features of the training images), or auto: logreg on a frozen backbone; where all trains, zero, with the "
+        "regression as a candidate for best.pt",
     )
     cache_features: Optional[bool] = setting(
         None,
