@@ -16,6 +16,7 @@ from cvtrain.models.dry_run import evaluation_mode
 from cvtrain.models.logistic_regression import cross_validated_accuracy
 from cvtrain.runtime.progress import Progress
 from cvtrain.training.build import build_network, image_shape, init_runtime, resolve_preprocessing
+from cvtrain.training.cpu_precision import choose_run_precision
 from cvtrain.training.features import Backbone
 from cvtrain.training.head_start import compute_split_features
 
@@ -75,8 +76,9 @@ class Probe:
     ) -> None:
         self._source: SplittableSource = splits.train  # type: ignore[assignment]  # every training source can be taken from
         self._num_classes, self._now = len(splits.classes), now
-        device, dtype = init_runtime(config, SINGLE_PROCESS)
+        device = init_runtime(config, SINGLE_PROCESS)
         built, model, normalizer = build_network(config, self._num_classes, device, None, SINGLE_PROCESS)
+        dtype = choose_run_precision(config, model, normalizer, device, None, SINGLE_PROCESS)
         self._config = resolve_preprocessing(config, built, None)
         self._backbone = Backbone(model, built.head, normalizer, device, dtype)
         self._features: list[torch.Tensor] = []

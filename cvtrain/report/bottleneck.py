@@ -9,6 +9,7 @@ import torch
 from cvtrain.config.machine import usable_cores
 from cvtrain.config.schema.data import DataCache, FileDataConfig
 from cvtrain.config.schema.root import Config
+from cvtrain.config.schema.trainer import Precision
 from cvtrain.data.cache.device_cache import DeviceLoader, can_be_resident
 from cvtrain.data.loader.loader import BatchLoader
 from cvtrain.data.loader.num_workers import MAX_WORKERS
@@ -122,7 +123,10 @@ def collect_facts(run: Run) -> RunFacts:
     could_be_on_device = on_cuda and not isinstance(loader, DeviceLoader) and can_be_resident(loader, loader.plan)
     compute = None
     if trainer.dtype == torch.float32 and has_native_bf16(trainer.device):
-        compute = "trainer.precision=bf16"
+        if on_cuda:
+            compute = "trainer.precision=bf16"
+        elif config.trainer.precision is not Precision.auto:  # which has timed both
+            compute = "trainer.precision=auto"
     elif on_cuda and not config.trainer.compile:
         compute = "trainer.compile=true"
     return RunFacts(

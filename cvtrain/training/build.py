@@ -37,6 +37,7 @@ from cvtrain.runtime.precision import select_precision
 from cvtrain.runtime.progress import build_progress
 from cvtrain.runtime.rng import derive_rank_seed, seed_everything
 from cvtrain.runtime.signals import StopSignals
+from cvtrain.training.cpu_precision import choose_run_precision
 from cvtrain.training.features import Backbone, build_features
 from cvtrain.training.head_start import start_head
 from cvtrain.training.metadata import checkpoint_metadata
@@ -83,12 +84,13 @@ def build_run(
     """
     stop_signals = stop_signals or StopSignals()
     # Runtime
-    device, dtype = init_runtime(config, world)
+    device = init_runtime(config, world)
     # Data
     splits, digest = load_splits(config, state, world)
     num_classes = len(splits.classes)
     # Model, which decides how small a batch may be
     built, model, normalizer = build_network(config, num_classes, device, state, world)
+    dtype = choose_run_precision(config, model, normalizer, device, state, world)
     named, config = config, resolve_preprocessing(config, built, state)
     freeze = build_freeze(config, built)
     batch_norm = has_batch_norm(freeze.trained_part(model))
@@ -174,8 +176,8 @@ def build_run(
     return Run(config, run_dir, splits, loaders, normalizer, trainer, logger)
 
 
-def init_runtime(config: Config, world: ProcessGroup) -> tuple[torch.device, torch.dtype]:
-    """Choose device and precision, and seed all generators.
+def init_runtime(config: Config, world: ProcessGroup) -> torch.device:
+    """Choose the device, and seed all generators.
 
     Raises:
         ConfigError: they cannot be had, or do not go with another setting.
@@ -197,9 +199,9 @@ def init_runtime(config: Config, world: ProcessGroup) -> tuple[torch.device, tor
             rule=f"torch synchronizes batch norm over GPUs only, and this run is on {device}",
             remedy="leave it out, or use model.norm=layer where the model has it",
         )
-    dtype = select_precision(config.trainer.precision.value, device)
+    select_precision(config.trainer.precision.value, device)  # refused before anything is loaded
     seed_everything(config.seed)
-    return device, dtype
+    return device
 
 
 def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGroup) -> tuple[Splits, DatasetDigest]:

@@ -56,7 +56,9 @@ class TrainerConfig:
     sync_batchnorm: bool = setting(False, "with several GPUs, batch norm over the whole batch, not each one's share")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best that is there")
     precision: Precision = setting(
-        Precision.auto, "auto: bf16 where the hardware has it natively, else fp32; or fp32, bf16, fp16"
+        Precision.auto,
+        "auto: bf16 on GPUs that have it natively, and on CPUs that have it where a few steps are faster, else fp32; "
+        "or fp32, bf16, fp16",
     )
     channels_last: Optional[bool] = setting(None, "memory layout NHWC; null: for convolutional nets")
     compile: bool = setting(
