@@ -69,7 +69,7 @@ def network_of(name, *, size):
         for part in module.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.momentum = 1.0
-        module.train()(torch.randn(4, 3, size, size))
+        module.train()(torch.randn(16, 3, size, size))
     module.eval()
     return ExportNetwork(module, mean=(0.5,) * 3, std=(0.25,) * 3, pixels=False)
 
