@@ -204,5 +204,7 @@ def _next_command(config: DataConfig, result: CheckResult, overrides: Sequence[s
     if not result.quarantined or not isinstance(config, OwnFilesConfig) or config.exclude is not None:
         return ""
     words = [word for word in overrides if word.partition("=")[0].startswith("data")]
+    if not words:  # called from Python
+        return ""
     exclude = f"data.exclude={display_path(result.run_dir / 'quarantine.csv')}"
     return shlex.join(["cvtrain", *words, exclude])

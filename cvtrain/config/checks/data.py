@@ -1,5 +1,6 @@
 """Rules of group `data` that need no look at the disk."""
 
+import re
 from collections.abc import Callable, Iterator
 
 from cvtrain.config.checks.run import workers_problem
@@ -15,6 +16,7 @@ from cvtrain.config.schema.data import (
     FileDataConfig,
     HuggingFaceConfig,
     Normalize,
+    OwnFilesConfig,
     Resize,
     TorchvisionDataConfig,
     TorchvisionSet,
@@ -131,6 +133,15 @@ def val_fraction_is_used(config: Config | CheckConfig, is_set: Callable[[str], b
             yield Problem(key, value, f"has no effect with {own_split}", "leave one of the two out")
 
 
+def groups_are_an_expression(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if isinstance(data, OwnFilesConfig) and data.group_regex is not None:
+        try:
+            re.compile(data.group_regex)
+        except re.error as error:
+            yield Problem("data.group_regex", data.group_regex, f"is no regular expression: {error}")
+
+
 def set_is_chosen_by_option(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     """`data=cifar10 data.dataset=svhn` would train on one set under the name and with the statistics of another."""
     data = config.data
@@ -178,6 +189,7 @@ DATA_CHECKS = (
     extensions_have_dots,
     delimiter_is_one_character,
     val_fraction_is_used,
+    groups_are_an_expression,
     set_is_chosen_by_option,
     cache_is_used,
     device_cache_is_used,

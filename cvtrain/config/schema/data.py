@@ -183,6 +183,11 @@ class OwnFilesConfig(FileDataConfig):
         "CSV file whose column path names images that are left out as if they were not there, such as the "
         "quarantine.csv of cvtrain check",
     )
+    group_regex: Optional[str] = setting(
+        None,
+        "regular expression whose first parenthesis names, in an image's path, the group that it belongs to; where val "
+        "is split off, no group is on both sides",
+    )
 
 
 @dataclass

@@ -28,6 +28,7 @@ def build_custom(config: CustomConfig, reader: Reader, *, allow_untrained: bool 
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
         excluded=read_exclusions(config.exclude),
+        group_regex=config.group_regex,
         allow_untrained=allow_untrained,
     )
 
@@ -41,6 +42,7 @@ def splits_of_folder(
     split_seed: int,
     excluded: Exclusions = NOTHING_EXCLUDED,
     allow_untrained: bool = False,
+    group_regex: str | None = None,
 ) -> Splits:
     """Scan `root` and label every image by its class folder.
 
@@ -48,6 +50,7 @@ def splits_of_folder(
         extensions: endings of image files, whatever their case.
         excluded: images that are left out as if they were not there.
         allow_untrained: take classes of val and test that train lacks, too.
+        group_regex: see `complete_splits`.
 
     Raises:
         ConfigError: the folder cannot be read, its layout is unclear, val or test has a class that train lacks, or
@@ -94,6 +97,7 @@ def splits_of_folder(
         warnings=(*layout.warnings, *warnings),
         empty_classes=tuple(name for name in empty if name not in classes),
         allow_untrained=allow_untrained,
+        group_regex=group_regex,
     )
 
 

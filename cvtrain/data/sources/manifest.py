@@ -109,6 +109,7 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray], *, allow_u
         key="data.file",
         left_out=excluded.lines(),
         warnings=(*warnings, *excluded.warnings()),
+        group_regex=config.group_regex,
         allow_untrained=allow_untrained,
     )
 
