@@ -46,7 +46,6 @@ CHECK_CHECKS = (
     extensions_have_dots,
     groups_are_an_expression,
     delimiter_is_one_character,
-    groups_are_an_expression,
     val_fraction_is_used,
     set_is_chosen_by_option,
     folder_has_classes,
