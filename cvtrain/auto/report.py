@@ -101,10 +101,10 @@ def plot_search(probed: Sequence[Probed], runs: Sequence[Trained], best: str, pa
                 axes.annotate(text, (second, value), xytext=(6, 4), textcoords="offset points", size=8, color=color)
         axes.set_xlabel("seconds since the start")
         axes.set_ylabel("accuracy, with its 95 % interval")
-        axes.set_xlim(left=0)
-        axes.margins(x=0.25)
+        # Room for the last name on its right.
+        axes.set_xlim(0, 1.4 * max([second for second, *_ in [*looked, *trained]], default=1.0))
         axes.grid(True)
-        axes.set_title("cvtrain auto")
+        axes.set_title(f"cvtrain auto: what was found, and when (kept: {printable_text(best, 50)})")
         if looked or trained:
-            axes.legend(loc="lower right", fontsize=8)
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, fontsize=8)
         save_figure(figure, path)
