@@ -104,7 +104,8 @@ def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
     return None
 
 
-def run_auto(config: Any, run_dir: Path, overrides: list[str], config_dir: str | None = None) -> None:
+def run_auto(command: Any, run_dir: Path, overrides: list[str]) -> None:
+    config, config_dir = command
     began = time.perf_counter()
     log.info("cvtrain %s: loading torch", __version__)
     with collection_paused():
@@ -127,7 +128,7 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "cache": run_cache,
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
     "sweep": run_sweep,
-    # Gets the overrides of its runs.
+    # Gets its settings and --config-dir, and the overrides of its runs.
     "auto": run_auto,
 }
 
@@ -335,7 +336,7 @@ def run_auto_command(command: ParsedCommand, composer: "Composer") -> None:
     check_command(run_composer, list(command.trial_overrides), False)
     logging.getLogger().addHandler(ConsoleHandler())
     logging.getLogger("cvtrain").setLevel(config.log_level)
-    run_auto(config, Path(), list(command.trial_overrides), composer.config_dir)
+    VERBS["auto"]((config, composer.config_dir), Path(), list(command.trial_overrides))
 
 
 def _print_problems(error: ConfigError | RunError) -> None:
