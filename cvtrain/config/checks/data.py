@@ -140,6 +140,9 @@ def groups_are_an_expression(config: Config | CheckConfig, is_set: Callable[[str
             re.compile(data.group_regex)
         except re.error as error:
             yield Problem("data.group_regex", data.group_regex, f"is no regular expression: {error}")
+    if isinstance(data, CsvConfig) and data.group_regex is not None and data.group_column is not None:
+        rule = f"says the same as data.group_column={data.group_column} in another way"
+        yield Problem("data.group_regex", data.group_regex, rule, "leave one of the two out")
 
 
 def set_is_chosen_by_option(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:

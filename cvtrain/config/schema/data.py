@@ -216,6 +216,9 @@ class CsvConfig(OwnFilesConfig):
         [], "values of split_column that mean val, such as [0] of a column fold; all others then mean train"
     )
     test_values: List[str] = setting([], "values of split_column that mean test; all others then mean train")
+    group_column: Optional[str] = setting(
+        None, "column that names the group of an image, such as its person or video, as data.group_regex does"
+    )
     allow_outside_root: bool = setting(False, "allow paths that lead out of root")
 
 

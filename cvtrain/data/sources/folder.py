@@ -10,6 +10,7 @@ from cvtrain.config.schema.data import CustomConfig
 from cvtrain.config.text import display_list
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.exclude import NOTHING_EXCLUDED, Exclusions, read_exclusions
+from cvtrain.data.sources.groups import groups_by_regex
 from cvtrain.data.sources.layout import KEY, Layout, find_layout
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.scan import ImageScanner
@@ -97,7 +98,7 @@ def splits_of_folder(
         warnings=(*layout.warnings, *warnings),
         empty_classes=tuple(name for name in empty if name not in classes),
         allow_untrained=allow_untrained,
-        group_regex=group_regex,
+        groups=groups_by_regex(sources, group_regex),
     )
 
 

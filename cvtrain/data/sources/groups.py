@@ -1,17 +1,60 @@
 """Groups of images that belong together, such as the frames of one video: never on both sides of a split."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from cvtrain.config.errors import ConfigError
+from cvtrain.config.text import display_list
 from cvtrain.data.sources.path_table import PathTable, canonical, printable
+from cvtrain.data.sources.source import FileSource, SplittableSource
 
-_KEY = "data.group_regex"
+REGEX, COLUMN = "data.group_regex", "data.group_column"
 
 
-def groups_by_path(paths: PathTable, pattern: str) -> tuple[np.ndarray, list[str]]:
-    """Return the group of each path, (N,) int64, and the names of the groups.
+@dataclass(frozen=True)
+class Groups:
+    """The group of each image.
+
+    Attributes:
+        key: the setting that names them, for errors.
+        value: its value.
+        ids: by split, (N,) int64 positions in `names`.
+        names: of the groups.
+    """
+
+    key: str
+    value: str
+    ids: Mapping[str, np.ndarray]
+    names: list[str]
+
+    def on_both_sides(self) -> list[str]:
+        """Return a line for each split that shares groups with train, which makes its figures too good."""
+        lines = []
+        for split, ids in self.ids.items():
+            shared = np.intersect1d(ids, self.ids["train"]) if split != "train" else ids[:0]
+            if len(shared):
+                names = display_list([printable(self.names[group]) for group in shared])
+                lines.append(f"groups ({self.key}) that are in train and in {split}, {len(shared):,} of them: {names}")
+        return lines
+
+
+def groups_by_regex(parts: Mapping[str, SplittableSource], pattern: str | None) -> Groups | None:
+    """Return the groups that `data.group_regex` names in the paths of each split; None: it is not set."""
+    if pattern is None:
+        return None
+    names: dict[str, int] = {}
+    ids = {}
+    for split, source in parts.items():
+        assert isinstance(source, FileSource), "only sources of files have paths"
+        ids[split] = groups_by_path(source.paths, pattern, names)
+    return Groups(REGEX, pattern, ids, list(names))
+
+
+def groups_by_path(paths: PathTable, pattern: str, names: dict[str, int]) -> np.ndarray:
+    """Return the group of each path, (N,) int64; groups that are new are added to `names`.
 
     The name is what the first parenthesis of `pattern` matches, or the whole match without one, anywhere in the path.
 
@@ -19,16 +62,15 @@ def groups_by_path(paths: PathTable, pattern: str) -> tuple[np.ndarray, list[str
         ConfigError: a path does not match.
     """
     expression = re.compile(pattern)
-    ids: dict[str, int] = {}
     groups = np.empty(len(paths), np.int64)
     for row, path in enumerate(paths):
         match = expression.search(canonical(path))
         name = None if match is None else match.group(min(1, expression.groups))
         if name is None:
             rule = f"does not match {printable(path)}, so it is not known what that image belongs to"
-            raise ConfigError(_KEY, pattern, rule, "a group in parentheses names it, such as 'video_([0-9]+)'")
-        groups[row] = ids.setdefault(name, len(ids))
-    return groups, list(ids)
+            raise ConfigError(REGEX, pattern, rule, "a group in parentheses names it, such as 'video_([0-9]+)'")
+        groups[row] = names.setdefault(name, len(names))
+    return groups
 
 
 def grouped_split(

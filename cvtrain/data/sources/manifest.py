@@ -23,6 +23,7 @@ from cvtrain.config.text import display_list
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.exclude import read_exclusions
 from cvtrain.data.sources.folder import check_folder
+from cvtrain.data.sources.groups import COLUMN, Groups, groups_by_regex
 from cvtrain.data.sources.manifest_files import find_files
 from cvtrain.data.sources.manifest_rows import Row, read_rows
 from cvtrain.data.sources.path_table import PathTable
@@ -55,6 +56,8 @@ class Manifest:
         names: class names in order of appearance.
         splits: (N,) int8: 0 train, 1 val, 2 test.
         numbers: (N,) int64 line numbers, from 1, for errors.
+        groups: (N,) int64 positions in `group_names`; 0 without groups.
+        group_names: in order of appearance; empty without groups.
     """
 
     paths: PathTable
@@ -62,6 +65,8 @@ class Manifest:
     names: tuple[str, ...]
     splits: np.ndarray
     numbers: np.ndarray
+    groups: np.ndarray
+    group_names: tuple[str, ...]
 
     def take(self, indices: np.ndarray) -> "Manifest":
         """The rows at `indices` (M,) int64."""
@@ -71,6 +76,8 @@ class Manifest:
             self.names,
             self.splits[indices],
             self.numbers[indices],
+            self.groups[indices],
+            self.group_names,
         )
 
 
@@ -96,11 +103,15 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray], *, allow_u
         raise ConfigError(key="data.file", value=config.file, rule="has no rows of split train")
     named = slice(None) if allow_untrained else in_train
     classes = order_classes(manifest.names[label] for label in np.unique(manifest.labels[named]))
-    sources = {}
+    sources, group_ids = {}, {}
     for split_id, split in enumerate(_SPLIT_NAMES):
         part = manifest.take(np.flatnonzero(manifest.splits == split_id))
         if len(part.paths):
+            group_ids[split] = part.groups
             sources[split] = _file_source(part, classes, split, root, config.file, reader)
+    groups = groups_by_regex(sources, config.group_regex)
+    if config.group_column is not None:
+        groups = Groups(COLUMN, config.group_column, group_ids, list(manifest.group_names))
     return complete_splits(
         sources,
         classes=classes,
@@ -109,7 +120,7 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray], *, allow_u
         key="data.file",
         left_out=excluded.lines(),
         warnings=(*warnings, *excluded.warnings()),
-        group_regex=config.group_regex,
+        groups=groups,
         allow_untrained=allow_untrained,
     )
 
@@ -125,8 +136,9 @@ def _file_source(
 
 
 def _read_manifest(config: CsvConfig, root: str) -> Manifest:
-    labels, splits, numbers = array("q"), array("b"), array("q")
+    labels, splits, numbers, groups = array("q"), array("b"), array("q"), array("q")
     ids: dict[str, int] = {}
+    group_ids: dict[str, int] = {}
     meanings = split_ids(config)
     absolute_root = os.path.abspath(root)
 
@@ -136,6 +148,7 @@ def _read_manifest(config: CsvConfig, root: str) -> Manifest:
             labels.append(ids.setdefault(class_name(row.label), len(ids)))
             splits.append(_split_id(row, meanings, config))
             numbers.append(row.number)
+            groups.append(0 if row.group is None else group_ids.setdefault(row.group, len(group_ids)))
 
     table = PathTable.from_iterable(paths())
     return Manifest(
@@ -144,6 +157,8 @@ def _read_manifest(config: CsvConfig, root: str) -> Manifest:
         tuple(ids),
         np.array(splits, dtype=np.int8),
         np.array(numbers, dtype=np.int64),
+        np.array(groups, dtype=np.int64),
+        tuple(group_ids),
     )
 
 

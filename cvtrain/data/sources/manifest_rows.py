@@ -23,12 +23,13 @@ _ARCHIVE_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and .zip; 
 
 
 class Row(NamedTuple):
-    """One image. `number` is its line in the file, from 1; `split` is None without a split column."""
+    """One image. `number` is its line in the file, from 1; `split` and `group` are None without such a column."""
 
     number: int
     path: str
     label: str
     split: str | None
+    group: str | None
 
 
 def read_rows(config: CsvConfig) -> Iterator[Row]:
@@ -87,6 +88,9 @@ def _parse(text: TextIO, config: CsvConfig) -> Iterator[Row]:
     path_at = _find_column(header, config.path_column, "data.path_column", config.file)
     label_at = _find_column(header, config.label_column, "data.label_column", config.file)
     split_at = _find_split_column(header, config)
+    group_at = None
+    if config.group_column is not None:
+        group_at = _find_column(header, config.group_column, "data.group_column", config.file)
     for fields in rows:
         if not any(field.strip() for field in fields):
             continue
@@ -102,9 +106,10 @@ def _parse(text: TextIO, config: CsvConfig) -> Iterator[Row]:
             unescape_formula(fields[path_at].strip()),
             unescape_formula(fields[label_at].strip()),
             None if split_at is None else fields[split_at].strip(),
+            None if group_at is None else unescape_formula(fields[group_at].strip()),
         )
-        for what, field in (("path", row.path), ("label", row.label)):
-            if not field:
+        for what, field in (("path", row.path), ("label", row.label), ("group", row.group)):
+            if field == "":
                 raise ConfigError(key="data.file", value=config.file, rule=f"line {row.number} has no {what}")
         yield row
 

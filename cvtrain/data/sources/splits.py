@@ -12,7 +12,7 @@ import numpy as np
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.text import display_list
-from cvtrain.data.sources.groups import grouped_split, groups_by_path
+from cvtrain.data.sources.groups import Groups, grouped_split
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import FileSource, ImageSource, Splits, SplittableSource
 from cvtrain.runtime.rng import GOLDEN_GAMMA, mix_bits
@@ -69,7 +69,7 @@ def complete_splits(
     warnings: tuple[str, ...] = (),
     empty_classes: tuple[str, ...] = (),
     allow_untrained: bool = False,
-    group_regex: str | None = None,
+    groups: Groups | None = None,
 ) -> Splits:
     """Check what every source must satisfy and, without a `val`, split one off `train`.
 
@@ -78,7 +78,7 @@ def complete_splits(
         classes: names; every split's labels are positions in it.
         key: config key that errors name, such as `data.root`.
         allow_untrained: take images of classes that train has none of, which no model could name.
-        group_regex: names the group of an image by its path; a group stays on one side. None: there are no groups.
+        groups: of the images, each of which stays on one side; None: there are none.
     """
     train, val, test = parts["train"], parts.get("val"), parts.get("test")
     for split, source in parts.items():
@@ -91,16 +91,18 @@ def complete_splits(
         singles = [classes[label] for label in np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 1)]
         if singles:
             found.append(f"classes with a single image have none in val: {display_list(singles)}")
-        if group_regex is None:
+        if groups is None:
             made.append(
                 f"val is a stratified {val_fraction:g} of train (data.val_fraction, data.split_seed={split_seed})"
             )
             train, val = _split_off_val(train, val_fraction, split_seed, key)
         else:
-            train, val, note = _split_off_groups(train, group_regex, val_fraction, split_seed)
+            train, val, note = _split_off_groups(train, groups, val_fraction, split_seed)
             made.append(note)
     elif missing := _absent(val, classes):
         found.append(f"classes without images in val: {display_list(missing)}")
+    if groups is not None:
+        found += groups.on_both_sides()
     if test is None:
         made.append("there is no test split: val selects, and nothing else is scored")
     elif missing := _absent(test, classes):
@@ -137,19 +139,19 @@ def _split_off_val(
 
 
 def _split_off_groups(
-    train: SplittableSource, pattern: str, val_fraction: float, split_seed: int
+    train: SplittableSource, groups: Groups, val_fraction: float, split_seed: int
 ) -> tuple[SplittableSource, SplittableSource, str]:
     """Return train and val with every group on one side, and a line about them."""
-    assert isinstance(train, FileSource), "only sources of files have paths"
-    groups, names = groups_by_path(train.paths, pattern)
-    hashes = PathTable.from_iterable(names).hashes(split_seed)
-    train_indices, val_indices = grouped_split(train.labels, groups, hashes, val_fraction)
+    ids = groups.ids["train"]
+    hashes = PathTable.from_iterable(groups.names).hashes(split_seed)
+    train_indices, val_indices = grouped_split(train.labels, ids, hashes, val_fraction)
+    num_groups = len(np.unique(ids))
     if len(val_indices) == 0:
-        rule = f"makes {len(names)} groups, and none can go to val without taking a class from train"
-        raise ConfigError("data.group_regex", pattern, rule, "let the groups be smaller, or leave it out")
-    num_val = len(np.unique(groups[val_indices]))
-    share = len(val_indices) / len(groups)
-    note = f"val is {num_val:,} of {len(names):,} groups (data.group_regex), {share:.2f} of the images"
+        rule = f"makes {num_groups} groups, and none can go to val without taking a class from train"
+        raise ConfigError(groups.key, groups.value, rule, "let the groups be smaller, or leave it out")
+    num_val = len(np.unique(ids[val_indices]))
+    share = len(val_indices) / len(ids)
+    note = f"val is {num_val:,} of {num_groups:,} groups ({groups.key}), {share:.2f} of the images"
     return train.take(train_indices), train.take(val_indices), f"{note}, wanted {val_fraction:g}"
 
 

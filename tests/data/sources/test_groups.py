@@ -6,7 +6,7 @@ from PIL import Image
 
 from cvtrain.config.compose import compose
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.data import CustomConfig
+from cvtrain.config.schema.data import CsvConfig, CustomConfig
 from cvtrain.data.sources.build import build_splits
 from cvtrain.data.sources.groups import grouped_split, groups_by_path
 from cvtrain.data.sources.path_table import PathTable
@@ -51,11 +51,14 @@ def test_a_group_that_is_a_whole_class_stays_in_train():
 
 def test_names_come_from_the_first_parenthesis():
     paths = PathTable.from_strings(["a/v12_1.jpg", "b/v3_1.jpg", "b/v12_2.jpg"])
-    groups, names = groups_by_path(paths, r"v(\d+)_")
-    assert (groups.tolist(), names) == ([0, 1, 0], ["12", "3"])
-    assert groups_by_path(paths, "^./")[1] == ["a/", "b/"]
+    names: dict[str, int] = {}
+    assert groups_by_path(paths, r"v(\d+)_", names).tolist() == [0, 1, 0]
+    assert names == {"12": 0, "3": 1}
+    whole: dict[str, int] = {}
+    groups_by_path(paths, "^./", whole)
+    assert list(whole) == ["a/", "b/"]
     with pytest.raises(ConfigError, match=r"does not match b/v3_1\.jpg"):
-        groups_by_path(paths, "v(12)")
+        groups_by_path(paths, "v(12)", {})
 
 
 @pytest.fixture
@@ -90,3 +93,56 @@ def test_a_wrong_expression_is_refused_at_once(root):
     with pytest.raises(ConfigError, match="is no regular expression"):
         compose("data=custom", f"data.root={root}", "data.group_regex=(day")
     assert compose("data=custom", f"data.root={root}", r"data.group_regex=(day\d+)").data.group_regex == r"(day\d+)"
+
+
+def write_manifest(root, *, columns="path,label,person", rows=()):
+    file = root / "labels.csv"
+    file.write_text("\n".join([columns, *rows]) + "\n")
+    return str(file)
+
+
+def people(root):
+    """Ten people of four photos of each class."""
+    return [f"{name}/day{n // 4}_{n}.png,{name},p{n // 4}" for name in ("ant", "bee") for n in range(40)]
+
+
+def test_a_manifest_is_split_by_a_column(root):
+    file = write_manifest(root, rows=people(root))
+    splits = build_splits(CsvConfig(file=file, group_column="person"))
+    sides = [
+        {part.name(i).split("/")[1].split("_")[0] for i in range(len(part))} for part in (splits.train, splits.val)
+    ]
+    assert not sides[0] & sides[1]
+    assert splits.notes[0] == "val is 2 of 10 groups (data.group_column), 0.20 of the images, wanted 0.2"
+    # the same groups by their paths make the same shares
+    assert len(build_splits(CsvConfig(file=file, group_regex=r"(day\d+)")).val) == len(splits.val)
+
+
+def test_groups_on_both_sides_of_a_split_of_ones_own_are_named(root):
+    rows = [f"{row},{'val' if number % 40 >= 36 else 'train'}" for number, row in enumerate(people(root))]
+    clean = write_manifest(root, columns="path,label,person,split", rows=rows)
+    assert not any("groups" in line for line in build_splits(CsvConfig(file=clean, group_column="person")).warnings)
+    rows[0] = rows[0].replace(",p0,train", ",p9,train")
+    mixed = write_manifest(root, columns="path,label,person,split", rows=rows)
+    warnings = build_splits(CsvConfig(file=mixed, group_column="person")).warnings
+    assert "groups (data.group_column) that are in train and in val, 1 of them: p9" in warnings
+
+
+@pytest.mark.parametrize(
+    ("column", "rows", "words"),
+    [
+        ("preson", None, "did you mean data.group_column=person?"),
+        ("label", None, "makes 2 groups, and none can go to val"),
+        ("person", ["ant/day0_0.png,ant,", "bee/day0_0.png,bee,p1"], "line 2 has no group"),
+    ],
+)
+def test_columns_that_make_no_groups(root, column, rows, words):
+    file = write_manifest(root, rows=rows or people(root))
+    with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
+        build_splits(CsvConfig(file=file, group_column=column))
+
+
+def test_column_and_expression_exclude_each_other(root):
+    file = write_manifest(root, rows=people(root))
+    with pytest.raises(ConfigError, match=r"says the same as data\.group_column=person"):
+        compose("data=csv", f"data.file={file}", "data.group_column=person", "data.group_regex=(p)")
