@@ -8,6 +8,7 @@ Python. preprocess.json has the classes and all numbers of the preprocessing; a 
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,8 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 def load_onnx(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from a batch to the output of an ONNX model, on the CPU."""
+    # ONNX Runtime 1.32 reports to its maker from the moment it is imported, unless this is set before.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

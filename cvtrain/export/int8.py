@@ -1,6 +1,7 @@
 """8-bit weights and activations for an ONNX model, by ONNX Runtime's static quantisation."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def quantize_onnx(file: Path, target: Path, batches: Iterator[np.ndarray]) -> No
         target: the new file.
         batches: of training images, as the model takes them.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # which the import of ONNX Runtime obeys
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,

@@ -112,7 +112,8 @@ def interrogate(exported: Path, witness: Witness, folder: Path, *, reads_otherwi
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     if reads_otherwise:
         np.save(folder / "squares.npy", witness.answers.pixels)
-    command = [sys.executable, str(script), str(exported), str(folder / "job.json")]
+    # -B: Python's byte code of classify.py is no part of an export.
+    command = [sys.executable, "-B", str(script), str(exported), str(folder / "job.json")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     try:
         _, complaint = process.communicate()

@@ -1,6 +1,9 @@
 """Networks in each format: the same numbers in batches of any size. `-m slow` has every network of torchvision."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,7 +117,19 @@ def test_pixels_are_normalised_averaged_and_scaled_inside(format, tmp_path):
     np.testing.assert_allclose(load(tmp_path / f"model.{format}")(pixels), expected, atol=1e-6)
 
 
-def test_metadata_of_onnx_has_the_preprocessing(tmp_path):
+def test_onnx_runtime_is_told_to_report_nothing(tmp_path):
+    network = ExportNetwork(torch.nn.Flatten(), mean=(0.5,), std=(0.5,), pixels=False)
+    write_onnx(network, tmp_path / "model.onnx", spec_of(2))
+    load = "from cvtrain.export.classify import load_onnx; import os, sys, pathlib; "
+    code = f"{load}load_onnx(pathlib.Path(sys.argv[1])); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    command = [sys.executable, "-c", code, str(tmp_path / "model.onnx")]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "1"
+
+
+def test_metadata_of_onnx_has_the_preprocessing(tmp_path, monkeypatch):
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     network = ExportNetwork(torch.nn.Flatten(), mean=(0.5,), std=(0.5,), pixels=False)
