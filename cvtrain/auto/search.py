@@ -162,7 +162,13 @@ class AutoSearch:
             return
         if not must_fit and one_pass > self._left():
             log.warning("one pass over the images takes about %.0f s, more than is left of the budget", one_pass)
+        began = self._elapsed()
         frozen = self._train(f"{probed.arch}_frozen", probed.arch, [*probed.overrides, "model.freeze=backbone"])
+        took = self._elapsed() - began
+        if took > RUN_SECONDS:  # a whole pass tells more than the first look, which warms up
+            per_image = (took - RUN_SECONDS) / (num_train + num_val)
+            probed.seconds_per_image = min(probed.seconds_per_image, per_image)
+            one_pass = (num_train + num_val) * probed.seconds_per_image + RUN_SECONDS
         # The features of the start and an evaluation come before the epochs, three evaluations after them.
         fixed = one_pass + 3 * num_val * probed.seconds_per_image
         epoch = (STEP_PASSES * num_train + num_val) * probed.seconds_per_image
