@@ -1,5 +1,6 @@
 """Classification metrics over a whole split, each sample counted once, with scikit-learn's definitions."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,15 @@ def count_confusions(labels: np.ndarray, preds: np.ndarray) -> tuple[np.ndarray,
     """
     pairs, counts = np.unique(np.stack([labels, preds]), axis=1, return_counts=True)
     return pairs[0], pairs[1], counts
+
+
+def wilson_interval(num_right: float, num_images: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the interval that holds a share with 95 % confidence, in 0..1 (Wilson 1927, without continuity)."""
+    share, square = num_right / num_images, z * z
+    center = (share + square / (2 * num_images)) / (1 + square / num_images)
+    spread = math.sqrt(share * (1 - share) / num_images + square / (4 * num_images**2))
+    half = z / (1 + square / num_images) * spread
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _class_scores(

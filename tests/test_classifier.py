@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from two_classes import write_photos
 
 import cvtrain as face
 from cvtrain.checkpoint import load_checkpoint, save_checkpoint
@@ -27,14 +28,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """40 photos of two classes, of different sizes; 8 of them are val."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for number, name in enumerate(("ant", "bee")):
-        (root / name).mkdir()
-        for index in range(20):
-            pixels = rng.integers(0, 156, (20 + index, 30, 3), dtype=np.uint8) + np.uint8(100 * number)
-            Image.fromarray(pixels).save(root / name / f"{index}.jpg")
-    return root
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])

@@ -50,16 +50,3 @@ def sign_test(won: int, lost: int) -> float:
 def _read_hits(table: Path) -> dict[str, bool]:
     with table.open(newline="", encoding="utf-8") as file:
         return {row["path"]: row["label"] == row["pred"] for row in csv.DictReader(file)}
-
-
-def accuracy_interval(hits: float, number: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share by Wilson (1927).
-
-    Args:
-        hits: share that is right, 0..1.
-        number: of images.
-    """
-    z = 1.959964
-    middle = (hits + z * z / (2 * number)) / (1 + z * z / number)
-    half = z / (1 + z * z / number) * math.sqrt(hits * (1 - hits) / number + z * z / (4 * number * number))
-    return max(0.0, middle - half), min(1.0, middle + half)

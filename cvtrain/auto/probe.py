@@ -12,6 +12,7 @@ from cvtrain.auto.candidates import Candidate
 from cvtrain.config.schema.root import Config
 from cvtrain.data.sources.source import Splits, SplittableSource
 from cvtrain.distributed.process_group import SINGLE_PROCESS
+from cvtrain.models.backbone import pool_features
 from cvtrain.models.dry_run import evaluation_mode
 from cvtrain.models.logistic_regression import cross_validated_accuracy
 from cvtrain.runtime.progress import Progress
@@ -108,7 +109,7 @@ class Probe:
                     self._config, self._backbone, self._source.take(new), len(new), progress
                 )
             self.found.seconds_per_image = (self._now() - began) / len(new)
-            self._features.append(features.flatten(1) if features.dim() != 4 else features.mean(dim=(2, 3)))
+            self._features.append(pool_features(features))
             self._labels.append(labels)
             self.found.num_images = wanted
         self.found.accuracy = cross_validated_accuracy(

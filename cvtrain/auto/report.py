@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvtrain.auto.compare import accuracy_interval
 from cvtrain.auto.probe import Probed
 from cvtrain.auto.state import State, Trained
 from cvtrain.config.redact import redact
 from cvtrain.config.text import escape_formula
+from cvtrain.metrics import wilson_interval
 from cvtrain.report.figure import TRAIN_COLOR, VAL_COLOR, new_figure, printable_text, save_figure, style
 from cvtrain.runtime.files import atomic_write
 
@@ -26,7 +26,7 @@ def describe_probes(probes: Sequence[Probed]) -> list[str]:
     for probed in sorted(probes, key=lambda each: -(each.accuracy or 0.0)):
         shown = "too few images"
         if probed.accuracy is not None:
-            low, high = accuracy_interval(probed.accuracy, probed.num_images)
+            low, high = wilson_interval(probed.accuracy * probed.num_images, probed.num_images)
             shown = f"{probed.accuracy:.4f} ({low:.3f}-{high:.3f})"
         lines.append(
             f"{probed.arch:<28} {probed.num_images:>7}  {shown:<22} {1000 * probed.seconds_per_image:>8.1f} "
@@ -72,7 +72,7 @@ def write_results(folder: Path, state: State, best: str) -> None:
 def _interval(accuracy: float | None, number: int) -> dict[str, object]:
     if accuracy is None or number == 0:
         return {"images": number}
-    low, high = accuracy_interval(accuracy, number)
+    low, high = wilson_interval(accuracy * number, number)
     return {"accuracy": f"{accuracy:.6f}", "low": f"{low:.6f}", "high": f"{high:.6f}", "images": number}
 
 
@@ -89,7 +89,7 @@ def plot_search(probed: Sequence[Probed], runs: Sequence[Trained], best: str, pa
         ):
             if not points:
                 continue
-            intervals = [accuracy_interval(accuracy, number) for _, accuracy, number, _ in points]
+            intervals = [wilson_interval(accuracy * number, number) for _, accuracy, number, _ in points]
             errors = [
                 [accuracy - low for (_, accuracy, _, _), (low, _) in zip(points, intervals, strict=True)],
                 [high - accuracy for (_, accuracy, _, _), (_, high) in zip(points, intervals, strict=True)],

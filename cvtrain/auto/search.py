@@ -158,9 +158,9 @@ class AutoSearch:
         assert self._splits is not None
         num_train, num_val = len(self._splits.train), len(self._splits.val)
         one_pass = (num_train + num_val) * probed.seconds_per_image + RUN_SECONDS
-        if must_fit and one_pass > self._left():
-            return
-        if not must_fit and one_pass > self._left():
+        if one_pass > self._left():
+            if must_fit:
+                return
             log.warning("one pass over the images takes about %.0f s, more than is left of the budget", one_pass)
         began = self._elapsed()
         frozen = self._train(f"{probed.arch}_frozen", probed.arch, [*probed.overrides, "model.freeze=backbone"])

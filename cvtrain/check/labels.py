@@ -14,7 +14,7 @@ import torch
 from cvtrain.check.findings import Finding
 from cvtrain.check.measure import CheckedImages
 from cvtrain.config.text import display_text
-from cvtrain.models.logistic_regression import choose_l2, mean_size, minimize
+from cvtrain.models.logistic_regression import choose_l2, deal_folds, mean_size, minimize
 
 NUM_FOLDS = 5
 # An image that is by so much more probable in another class is a suspect whatever that class's mean confidence is. With
@@ -35,10 +35,7 @@ def out_of_fold_probs(features: torch.Tensor, labels: torch.Tensor, num_classes:
     scaled = features / mean_size(features)
     weights = torch.ones(num_classes)
     l2 = choose_l2(scaled, labels, num_classes, weights).l2
-    order = torch.argsort(labels, stable=True)
-    # In turn within each class, so that every fold has of each.
-    folds = torch.empty_like(labels)
-    folds[order] = torch.arange(len(labels)) % NUM_FOLDS
+    folds = deal_folds(labels, NUM_FOLDS)
     probs = torch.zeros(len(labels), num_classes)
     for fold in range(NUM_FOLDS):
         seen, held_out = folds != fold, folds == fold

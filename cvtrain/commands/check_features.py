@@ -12,6 +12,7 @@ from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.root import Config
 from cvtrain.data.build import build_eval_loader, resolve_resize
 from cvtrain.distributed.process_group import SINGLE_PROCESS
+from cvtrain.models.backbone import pool_features
 from cvtrain.models.dry_run import evaluation_mode
 from cvtrain.runtime.device import select_device
 from cvtrain.runtime.progress import Progress
@@ -50,21 +51,13 @@ def compute_image_features(
                 for batch in loader.raw_batches(0):
                     if len(batch):
                         rows.append(batch.indices.numpy() + start)
-                        features.append(_pooled(backbone(batch.images)).cpu())
+                        features.append(pool_features(backbone(batch.images)).cpu())
                         _check_room(len(images), features[0])
                     progress.advance(len(batch) + len(batch.bad))
             finally:
                 loader.close()
     progress.close()
     return np.concatenate(rows), torch.cat(features)
-
-
-def _pooled(features: torch.Tensor) -> torch.Tensor:
-    """(B, D) float32 of (B, D), (B, D, H, W) or (B, N, D)."""
-    features = features.float()
-    if features.dim() == 4:
-        return features.mean(dim=(2, 3))
-    return features.mean(dim=1) if features.dim() == 3 else features
 
 
 def _check_room(num_images: int, first: torch.Tensor) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from cvtrain.metrics import wilson_interval
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -119,15 +121,6 @@ def compare(ours: Answers, theirs: Answers, labels: np.ndarray | None) -> Proof:
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The largest difference of two arrays; infinite if the second has numbers that are none."""
     return float(np.abs(ours.astype(np.float64) - theirs).max()) if np.isfinite(theirs).all() else math.inf
-
-
-def wilson_interval(num_right: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the interval that holds a share with 95 % confidence, in 0..1 (Wilson 1927, without continuity)."""
-    share, square = num_right / num_images, z * z
-    center = (share + square / (2 * num_images)) / (1 + square / num_images)
-    spread = math.sqrt(share * (1 - share) / num_images + square / (4 * num_images**2))
-    half = z / (1 + square / num_images) * spread
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def accuracy_text(num_right: int, num_images: int) -> str:

@@ -73,15 +73,19 @@ def captured_features(module: nn.Module, head: str) -> Iterator[list[torch.Tenso
     captured: list[torch.Tensor] = []
 
     def keep(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        features = inputs[0].float()
-        averaged = {4: (2, 3), 3: (1,)}.get(features.dim())
-        captured.append(features if averaged is None else features.mean(averaged))
+        captured.append(pool_features(inputs[0]))
 
     handle = module.get_submodule(head).register_forward_pre_hook(keep)
     try:
         yield captured
     finally:
         handle.remove()
+
+
+def pool_features(features: torch.Tensor) -> torch.Tensor:
+    """Return (B, D) float32 of what a head receives: places or tokens, (B, D, H, W) or (B, T, D), are averaged."""
+    averaged = {4: (2, 3), 3: (1,)}.get(features.dim())
+    return features.float() if averaged is None else features.float().mean(averaged)
 
 
 def check_backbone(module: nn.Module, head: str, images: torch.Tensor) -> FeatureSpec:

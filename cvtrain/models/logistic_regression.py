@@ -200,12 +200,17 @@ def choose_l2(
 
 
 def stratified_folds(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return (N,) int64, the fold of each image: up to five, as many as the largest class has images.
+    """Return (N,) int64, the fold of each image: up to five, as many as the largest class has images."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    most = MAX_FOLDS if len(labels) < MAX_VALIDATED else FOLDS_OF_MANY
+    return deal_folds(labels, min(most, int(counts.max())))
+
+
+def deal_folds(labels: torch.Tensor, num_folds: int) -> torch.Tensor:
+    """Return (N,) int64, the fold of each image below `num_folds`.
 
     The images of a class go to the folds in turn, beginning where the class before ended.
     """
-    counts = torch.bincount(labels, minlength=num_classes)
-    num_folds = min(MAX_FOLDS if len(labels) < MAX_VALIDATED else FOLDS_OF_MANY, int(counts.max()))
     # Position of each image in the order of classes.
     order = torch.argsort(labels, stable=True)
     position = torch.empty_like(order)

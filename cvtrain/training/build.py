@@ -163,7 +163,7 @@ def build_run(
         stop_signals=stop_signals,
         image_name=splits.train.name,
         entry=features.head_of if features else whole_network,
-        first_head=built.head if is_candidate else (),
+        head_to_reset=built.head if is_candidate else (),
         world=world,
         has_unused_parameters=world.world_size > 1 and has_unused_parameters(model, (2, *image_shape(config))),
     )

@@ -56,8 +56,8 @@ class TrainerParts:
         metadata: entries of a checkpoint that are the same throughout the run.
         image_name: from a place in the train split to the image's name.
         entry: from the network to the part of it that takes the loaders' batches.
-        first_head: names of submodules that start anew, at zero logits, before the first step: what they were was a
-            candidate for best.pt only.
+        head_to_reset: names of submodules that go to zero logits before the first step; what they were was evaluated
+            as a candidate for best.pt.
         has_unused_parameters: some parameters get no gradient in a step, which matters to several ranks.
     """
 
@@ -87,7 +87,7 @@ class TrainerParts:
     stop_signals: StopSignals = field(default_factory=StopSignals)
     image_name: Callable[[int], str] = str
     entry: Callable[[nn.Module], nn.Module] = whole_network
-    first_head: tuple[str, ...] = ()
+    head_to_reset: tuple[str, ...] = ()
     world: ProcessGroup = SINGLE_PROCESS
     has_unused_parameters: bool = False
     state: TrainState = field(init=False)

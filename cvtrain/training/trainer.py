@@ -83,7 +83,7 @@ class Trainer(TrainerParts):
                 self.evaluate()
             if self.step == 0:
                 for network in (self.model, self.ema.model):
-                    init_head(network, self.first_head)
+                    init_head(network, self.head_to_reset)
             while self.state.epoch_end_due or self._end_reason() is None:
                 try:
                     if not self.state.epoch_end_due:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cvtrain.auto.candidates import list_candidates
-from cvtrain.auto.compare import accuracy_interval, compare_predictions, sign_test
+from cvtrain.auto.compare import compare_predictions, sign_test
 from cvtrain.auto.probe import stratified_order
 from cvtrain.auto.search import AutoSearch, StoppedError
 from cvtrain.auto.state import State, load_state
@@ -18,6 +18,7 @@ from cvtrain.commands.auto import auto
 from cvtrain.config.durations import parse_duration
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.schema.auto import AutoConfig, AutoSettings, Licenses
+from cvtrain.metrics import wilson_interval
 
 pytest.importorskip("timm")
 
@@ -55,9 +56,9 @@ def test_sign_test_by_counting(won, lost, p_value):
 
 def test_interval_of_wilson():
     # Newcombe 1998, table I: 81 of 263.
-    low, high = accuracy_interval(81 / 263, 263)
+    low, high = wilson_interval(81, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert accuracy_interval(1.0, 10)[1] == pytest.approx(1.0) and accuracy_interval(0.0, 10)[0] == pytest.approx(0.0)
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0) and wilson_interval(0, 10)[0] == pytest.approx(0.0)
 
 
 def test_tables_of_other_images_are_not_compared(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hostile_images import BAD, MAX_PIXELS, hostile_files
 from made_images import READERS
-from PIL import Image
+from two_classes import OPTIONS, write_photos
 
 import cvtrain as face
 from cvtrain.checkpoint import load_checkpoint, save_checkpoint
@@ -23,30 +23,10 @@ from cvtrain.config.compose import compose_verb
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.report.prediction_table import read_rows
 
-OPTIONS = (
-    "data=custom",
-    "data.image_size=16",
-    "data.batch_size=4",
-    "data.num_workers=0",
-    "model=small_convnet",
-    "trainer.epochs=1",
-    "trainer.device=cpu",
-    "trainer.precision=fp32",
-    "plots=false",
-    "augment=none",
-)
-
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """40 photos of two classes, of different sizes; 8 of them are val."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for number, name in enumerate(("ant", "bee")):
-        (root / name).mkdir()
-        for index in range(20):
-            pixels = rng.integers(0, 156, (20 + index, 30, 3), dtype=np.uint8) + np.uint8(100 * number)
-            Image.fromarray(pixels).save(root / name / f"{index}.jpg")
-    return root
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from cvtrain.export.proof import Answers, Limits, Proof, compare, wilson_interval
+from cvtrain.export.proof import Answers, Limits, Proof, compare
 from cvtrain.export.witness import spread
+from cvtrain.metrics import wilson_interval
 
 
 def answers(probs, pixel=7):

@@ -30,12 +30,9 @@ HEAD = (
 @pytest.fixture
 def weights(tmp_path):
     """A state dict for another number of classes."""
-    from feature_networks import LinearHead
+    from feature_networks import LinearHead, save_weights
 
-    torch.manual_seed(0)
-    path = tmp_path / "weights.pt"
-    torch.save(LinearHead(7, 1).state_dict(), path)
-    return f"model.weights={path}"
+    return save_weights(LinearHead, tmp_path)
 
 
 def features_of(run, loader):

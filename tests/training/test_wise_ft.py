@@ -29,12 +29,9 @@ RUN = (
 
 @pytest.fixture
 def weights(tmp_path):
-    from feature_networks import PlainHead
+    from feature_networks import PlainHead, save_weights
 
-    torch.manual_seed(0)
-    path = tmp_path / "weights.pt"
-    torch.save(PlainHead(7, 1).state_dict(), path)
-    return f"model.weights={path}"
+    return save_weights(PlainHead, tmp_path)
 
 
 def test_weights_in_between():

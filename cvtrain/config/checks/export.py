@@ -21,7 +21,7 @@ def packages_are_installed(config: ExportConfig, is_set: Callable[[str], bool]) 
     extra, packages = PACKAGES.get(config.format.value, ("", ()))
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        rule = f"needs the packages {', '.join(packages)}, of which {', '.join(missing)} are not installed"
+        rule = f"needs {', '.join(packages)}; not installed: {', '.join(missing)}"
         yield Problem("format", config.format, rule, install_remedy(extra, " ".join(missing)))
 
 
