@@ -97,9 +97,10 @@ def compare_scans(folder: Path, pairs: int) -> None:
 def splits_of(root: Path) -> object:
     from cvtrain.data.images.reader import build_reader
     from cvtrain.data.sources.folder import splits_of_folder
+    from cvtrain.data.sources.splits import SplitSettings
 
     reader = build_reader(library="pillow", channels=3, alpha_color=(255, 255, 255), max_image_pixels=10**8)
-    return splits_of_folder(str(root), extensions=EXTENSIONS, reader=reader, val_fraction=0.1, split_seed=0)
+    return splits_of_folder(str(root), extensions=EXTENSIONS, reader=reader, settings=SplitSettings(0.1))
 
 
 def image_folder(root: Path) -> object:

@@ -20,6 +20,7 @@ from cvtrain.config.schema.data import (
     Resize,
     TorchvisionDataConfig,
     TorchvisionSet,
+    parse_fold,
 )
 from cvtrain.config.schema.model import PretrainedConfig
 from cvtrain.config.schema.root import Config
@@ -128,9 +129,40 @@ def val_fraction_is_used(config: Config | CheckConfig, is_set: Callable[[str], b
         own_split = f"data.val_split={data.val_split}"
     elif isinstance(data, DatasetConfig) and data.val_kwargs:
         own_split = "data.val_kwargs"
+    has_seed = data.test_fraction is not None
     for key, value in (("data.val_fraction", data.val_fraction), ("data.split_seed", data.split_seed)):
-        if own_split and is_set(key):
+        if own_split and is_set(key) and not (has_seed and key == "data.split_seed"):
             yield Problem(key, value, f"has no effect with {own_split}", "leave one of the two out")
+    if own_split and data.fold is not None:
+        rule = f"cannot be had with {own_split}: only images in files can be pooled with those of train"
+        yield Problem("data.fold", data.fold, rule, "leave one of the two out")
+
+
+def fractions_leave_train(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if data.fold is None and data.test_fraction is not None and data.val_fraction + data.test_fraction >= 1:
+        rule = f"leaves nothing for train beside data.val_fraction={data.val_fraction:g}"
+        yield Problem("data.test_fraction", data.test_fraction, rule, "the two must be below 1 together")
+    own_test = ""
+    if isinstance(data, HuggingFaceConfig) and data.test_split is not None:
+        own_test = f"data.test_split={data.test_split}"
+    elif isinstance(data, DatasetConfig) and data.test_kwargs:
+        own_test = "data.test_kwargs"
+    if own_test and data.test_fraction is not None:
+        yield Problem("data.test_fraction", data.test_fraction, f"has no effect with {own_test}", "leave one out")
+
+
+def fold_is_one_of_several(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if data.fold is None:
+        return
+    try:
+        parse_fold(data.fold)
+    except ValueError as error:
+        yield Problem("data.fold", data.fold, str(error))
+    if is_set("data.val_fraction"):
+        rule = f"has no effect with data.fold={data.fold}"
+        yield Problem("data.val_fraction", data.val_fraction, rule, "leave one of the two out")
 
 
 def groups_are_an_expression(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
@@ -192,6 +224,8 @@ DATA_CHECKS = (
     extensions_have_dots,
     delimiter_is_one_character,
     val_fraction_is_used,
+    fractions_leave_train,
+    fold_is_one_of_several,
     groups_are_an_expression,
     set_is_chosen_by_option,
     cache_is_used,

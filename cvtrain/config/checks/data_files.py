@@ -50,7 +50,9 @@ def _layout_problems(
     for split in ("val",) if may_be_class else ("train", "val"):
         if has_train and split in folders and not _visible_folders(root / split):
             yield Problem("data.root", given, f"{split}/ has no class folders", LAYOUT)
-    for key in ("val_fraction", "split_seed"):
+    data = config.data
+    # With folds, val_fraction has a problem of its own.
+    for key in () if data.fold else ("val_fraction",) if data.test_fraction else ("val_fraction", "split_seed"):
         if has_train and has_val and is_set(f"data.{key}"):
             yield Problem(
                 f"data.{key}",

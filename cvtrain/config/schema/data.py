@@ -1,8 +1,9 @@
 """Config of group `data`: where images and labels come from and how they become batches."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from cvtrain.config.schema.fields import required, setting
 
@@ -121,7 +122,18 @@ class DataConfig:
     val_fraction: float = setting(
         0.2, "share of each class set aside for validation where the source has no val split", above=0, below=1
     )
-    split_seed: int = setting(0, "seed of the train/val split; the same on every machine", at_least=0)
+    test_fraction: Optional[float] = setting(
+        None,
+        "share of each class set aside for test where the source has no test split; null: there is no test then",
+        above=0,
+        below=1,
+    )
+    fold: Optional[str] = setting(
+        None,
+        "i/k: val is fold i, from 0, of k folds of the images of train and val, such as 0/5; null: the source's own "
+        "val split, or val_fraction",
+    )
+    split_seed: int = setting(0, "seed of the splits that are made; the same on every machine", at_least=0)
     normalize: Normalize = setting(
         Normalize.auto,
         "statistics: weights (the pretrained weights' own), data (mean and std below), auto (weights if pretrained)",
@@ -262,6 +274,23 @@ class DatasetConfig(DecodedDataConfig):
         {}, "more arguments for the val split; empty: there is none, so val is split off train by val_fraction"
     )
     test_kwargs: Dict[str, Any] = setting({}, "more arguments for the test split; empty: there is none")
+
+
+def parse_fold(text: str) -> Tuple[int, int]:
+    """Return i and k of `i/k`.
+
+    Raises:
+        ValueError: it is not of that form, k is below 2, or i is not below k.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise ValueError("has to be i/k, such as 0/5: fold i, from 0, of k")
+    number, count = int(found[1]), int(found[2])
+    if count < 2:
+        raise ValueError("there have to be at least 2 folds")
+    if number >= count:
+        raise ValueError(f"folds are counted from 0: the last of {count} is {count - 1}/{count}")
+    return number, count
 
 
 DATA_CONFIGS: Dict[str, type] = {

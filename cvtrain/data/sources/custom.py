@@ -13,7 +13,7 @@ from cvtrain.data.images.errors import BadImageError
 from cvtrain.data.images.reader import image_to_array
 from cvtrain.data.sources.classes import check_known, class_name
 from cvtrain.data.sources.source import DatasetSource, Splits, with_labels
-from cvtrain.data.sources.splits import complete_splits
+from cvtrain.data.sources.splits import SplitSettings, complete_splits
 
 _KEY = "data.target"
 
@@ -62,8 +62,7 @@ def build_dataset(config: DatasetConfig) -> Splits:
     return complete_splits(
         parts,
         classes=classes,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
+        settings=SplitSettings.of(config),
         key=_KEY,
         notes=tuple(notes),
     )

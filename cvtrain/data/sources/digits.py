@@ -9,7 +9,7 @@ import numpy as np
 from cvtrain.config.schema.data import DigitsConfig
 from cvtrain.data.images.convert import to_channels
 from cvtrain.data.sources.source import ArraySource, Splits
-from cvtrain.data.sources.splits import complete_splits
+from cvtrain.data.sources.splits import SplitSettings, complete_splits
 
 # Rows of 64 values and a class, in scikit-learn's folder.
 _FILE = ("datasets", "data", "digits.csv.gz")
@@ -28,8 +28,7 @@ def build_digits(config: DigitsConfig) -> Splits:
     return complete_splits(
         {"train": train},
         classes=tuple(str(digit) for digit in range(10)),
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
+        settings=SplitSettings.of(config),
         key="data",
     )
 

@@ -15,7 +15,7 @@ from cvtrain.data.sources.layout import KEY, Layout, find_layout
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.scan import ImageScanner
 from cvtrain.data.sources.source import FileSource, Splits
-from cvtrain.data.sources.splits import complete_splits
+from cvtrain.data.sources.splits import SplitSettings, complete_splits
 
 Reader = Callable[[str], np.ndarray]
 
@@ -26,8 +26,7 @@ def build_custom(config: CustomConfig, reader: Reader, *, allow_untrained: bool 
         str(Path(config.root).expanduser()),
         extensions=tuple(config.extensions),
         reader=reader,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
+        settings=SplitSettings.of(config),
         excluded=read_exclusions(config.exclude),
         group_regex=config.group_regex,
         allow_untrained=allow_untrained,
@@ -39,8 +38,7 @@ def splits_of_folder(
     *,
     extensions: tuple[str, ...],
     reader: Reader,
-    val_fraction: float,
-    split_seed: int,
+    settings: SplitSettings,
     excluded: Exclusions = NOTHING_EXCLUDED,
     allow_untrained: bool = False,
     group_regex: str | None = None,
@@ -90,8 +88,7 @@ def splits_of_folder(
     return complete_splits(
         sources,
         classes=classes,
-        val_fraction=val_fraction,
-        split_seed=split_seed,
+        settings=settings,
         key=KEY,
         left_out=(*scanner.left_out.lines(), *excluded.lines()),
         notes=layout.notes,

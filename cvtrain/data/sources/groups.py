@@ -8,6 +8,7 @@ import numpy as np
 
 from cvtrain.config.errors import ConfigError
 from cvtrain.config.text import display_list
+from cvtrain.data.sources.folds import members_by_hash
 from cvtrain.data.sources.path_table import PathTable, canonical, printable
 from cvtrain.data.sources.source import FileSource, SplittableSource
 
@@ -29,6 +30,10 @@ class Groups:
     value: str
     ids: Mapping[str, np.ndarray]
     names: list[str]
+
+    def hashes(self, seed: int) -> np.ndarray:
+        """(G,) uint64 of the names, which decide the order in which groups are chosen."""
+        return PathTable.from_iterable(self.names).hashes(seed)
 
     def on_both_sides(self) -> list[str]:
         """Return a line for each split that shares groups with train, which makes its figures too good."""
@@ -74,33 +79,42 @@ def groups_by_path(paths: PathTable, pattern: str, names: dict[str, int]) -> np.
 
 
 def grouped_split(
-    labels: np.ndarray, groups: np.ndarray, hashes: np.ndarray, val_fraction: float
+    labels: np.ndarray,
+    groups: np.ndarray,
+    hashes: np.ndarray,
+    fraction: float,
+    *,
+    totals: np.ndarray | None = None,
+    keep: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of train and of val, both rising, with every group on one side.
+    """Indices of train and of what is split off, both rising, with every group on one side.
 
-    The groups come in the order of their hashes. One goes to val if that brings the classes' shares nearer to
-    `val_fraction`, all classes weighing the same, and leaves each class in train. So the split does not depend on the
+    The groups come in the order of their hashes. One is split off if that brings the classes' shares nearer to
+    `fraction`, all classes weighing the same, and leaves each class in train. So the split does not depend on the
     order of the images, and images that are added move few groups.
 
     Args:
         labels: (N,) int64 class ids.
         groups: (N,) int64 below G.
         hashes: (G,) uint64 of the groups' names.
+        totals: (K,) images of each class that the fraction is of; None: those given.
+        keep: groups of each class that stay.
 
     Returns:
-        (N_train,) and (N_val,) int64; val is empty if no group can leave train.
+        (N_train,) and (N_off,) int64; the second is empty if no group can leave train.
     """
-    totals = np.bincount(labels).astype(np.float64)
-    targets, taken = val_fraction * totals, np.zeros(len(totals))
-    order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(groups))[:-1])
-    in_val = np.zeros(len(labels), bool)
-    for group in np.argsort(hashes, kind="stable"):
-        present, counts = np.unique(labels[members[group]], return_counts=True)
-        after = taken[present] + counts
-        before_gap, after_gap = np.abs(taken[present] - targets[present]), np.abs(after - targets[present])
-        is_nearer = ((after_gap - before_gap) / totals[present]).sum() < 0
-        if is_nearer and (after < totals[present]).all():
+    counts = np.bincount(labels)
+    targets = fraction * (counts if totals is None else totals[: len(counts)]).astype(np.float64)
+    members = [rows for _, rows in members_by_hash(groups, hashes)]
+    of_group = [np.unique(labels[rows], return_counts=True) for rows in members]
+    num_left = np.bincount(np.concatenate([present for present, _ in of_group]))
+    taken = np.zeros(len(counts))
+    is_off = np.zeros(len(labels), bool)
+    for rows, (present, inside) in zip(members, of_group, strict=True):
+        before, after = taken[present], taken[present] + inside
+        gaps = np.abs(after - targets[present]) - np.abs(before - targets[present])
+        if (gaps / counts[present]).sum() < 0 and (num_left[present] > keep).all():
             taken[present] = after
-            in_val[members[group]] = True
-    return np.flatnonzero(~in_val), np.flatnonzero(in_val)
+            num_left[present] -= 1
+            is_off[rows] = True
+    return np.flatnonzero(~is_off), np.flatnonzero(is_off)

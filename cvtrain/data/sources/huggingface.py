@@ -15,7 +15,7 @@ from cvtrain.data.images.errors import BadImageError
 from cvtrain.data.images.reader import Reader
 from cvtrain.data.sources.classes import check_known, class_name, order_classes
 from cvtrain.data.sources.source import DatasetSource, Splits
-from cvtrain.data.sources.splits import complete_splits
+from cvtrain.data.sources.splits import SplitSettings, complete_splits
 
 _VAL_NAMES = ("validation", "val", "valid")
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
@@ -96,8 +96,7 @@ def build_huggingface(config: HuggingFaceConfig) -> Splits:
     return complete_splits(
         sources,
         classes=classes,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
+        settings=SplitSettings.of(config),
         key="data.path",
         notes=tuple(notes),
     )

@@ -28,7 +28,7 @@ from cvtrain.data.sources.manifest_files import find_files
 from cvtrain.data.sources.manifest_rows import Row, read_rows
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import FileSource, Splits
-from cvtrain.data.sources.splits import complete_splits
+from cvtrain.data.sources.splits import SplitSettings, complete_splits
 
 _SPLIT_NAMES = ("train", "val", "test")
 _TRAIN, _VAL, _TEST = range(3)
@@ -115,8 +115,7 @@ def build_csv(config: CsvConfig, reader: Callable[[str], np.ndarray], *, allow_u
     return complete_splits(
         sources,
         classes=classes,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
+        settings=SplitSettings.of(config),
         key="data.file",
         left_out=excluded.lines(),
         warnings=(*warnings, *excluded.warnings()),

@@ -19,7 +19,7 @@ from cvtrain.data.sources.classes import class_name
 from cvtrain.data.sources.folder import splits_of_folder
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import ArraySource, FileSource, Splits, SplittableSource
-from cvtrain.data.sources.splits import complete_splits
+from cvtrain.data.sources.splits import SplitSettings, complete_splits
 
 Reader = Callable[[str], np.ndarray]
 
@@ -105,8 +105,7 @@ def build_torchvision(config: TorchvisionDataConfig, reader: Reader) -> Splits:
     return complete_splits(
         parts,
         classes=classes,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
+        settings=SplitSettings.of(config),
         key="data.dataset",
     )
 
@@ -182,6 +181,5 @@ def _build_imagenet(config: TorchvisionDataConfig, root: Path, reader: Reader) -
         str(found),
         extensions=IMAGE_EXTENSIONS,
         reader=reader,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
+        settings=SplitSettings.of(config),
     )

@@ -5,6 +5,7 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.data.sources.path_table import PathTable
 from cvtrain.data.sources.source import ArraySource, FileSource, ImageSource
 from cvtrain.data.sources.splits import (
+    SplitSettings,
     complete_splits,
     describe_classes,
     hash_rows,
@@ -33,7 +34,7 @@ def source_of(labels: list[int]) -> ArraySource:
 
 
 def complete(train: ImageSource, val: ImageSource | None = None, test: ImageSource | None = None, **changes: object):
-    arguments = {"classes": ("a", "b"), "val_fraction": 0.25, "split_seed": 0, "key": "data.root", **changes}
+    arguments = {"classes": ("a", "b"), "settings": SplitSettings(0.25), "key": "data.root", **changes}
     parts = {"train": train, "val": val, "test": test}
     return complete_splits({name: source for name, source in parts.items() if source is not None}, **arguments)
 
