@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cvtrain.classifier import Classifier, Prediction, load
+    from cvtrain.classifier import Classifier, Prediction
     from cvtrain.commands.from_python import build_loaders, build_model, evaluate, train
+    from cvtrain.commands.load import load
     from cvtrain.config.compose import compose
     from cvtrain.config.errors import ConfigError
     from cvtrain.config.schema.root import Config
@@ -23,7 +24,7 @@ _MODULES = {
     "build_splits": "cvtrain.data.sources.build",
     "compose": "cvtrain.config.compose",
     "evaluate": "cvtrain.commands.from_python",
-    "load": "cvtrain.classifier",
+    "load": "cvtrain.commands.load",
     "train": "cvtrain.commands.from_python",
 }
 __all__ = [

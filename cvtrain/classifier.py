@@ -5,31 +5,22 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from cvtrain.checkpoint import inference_weights, load_checkpoint
-from cvtrain.checkpoint.trust import MAX_BATCH_PIXELS, MAX_IMAGE_SIZE, trusted_model
-from cvtrain.commands.evaluate import build_checked, check_finite, choose_precision, read_config, read_temperature
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.schema.data import FileDataConfig
-from cvtrain.config.schema.model import CustomModelConfig, SavedModelConfig
-from cvtrain.config.schema.root import Config, EvaluateConfig
-from cvtrain.data.build import eval_transform_of
+from cvtrain.config.text import display_list
 from cvtrain.data.images.convert import WHITE, image_to_array
 from cvtrain.data.images.errors import BadImageError, describe_error
-from cvtrain.data.images.reader import build_reader
 from cvtrain.data.images.resize import EvalTransform
 from cvtrain.data.normalize import Normalizer
+from cvtrain.explain.explanation import METHODS, Explainer, Explanation
 from cvtrain.models.backbone import captured_features
-from cvtrain.models.weights import load_checkpointed_weights
-from cvtrain.runtime.device import choose_memory_format, select_device
-from cvtrain.runtime.precision import backend_flags, select_precision
+from cvtrain.runtime.precision import backend_flags
 from cvtrain.training.evaluator import compute_logits
 
 log = logging.getLogger(__name__)
@@ -123,6 +114,7 @@ class Classifier:
         self._flip = flip
         self._deterministic = deterministic
         self._images_at_once = batch_size
+        self._explainer = Explainer(module, normalize=normalizer, probs=self._exact_probs, batch_size=batch_size)
 
     def __repr__(self) -> str:
         return (
@@ -188,6 +180,37 @@ class Classifier:
                 found.append(self.compute(pixels, embeddings=True)[1].cpu())
         return torch.cat(found) if found else torch.empty(0, 0)
 
+    def explain(self, image: Image, target: str | None = None, method: str = "gradcam") -> Explanation:
+        """Return where the network looked in one image, with a score that says whether that means anything.
+
+        The heat map lies over the square image that the network sees, after resize and crop, and is computed in
+        float32 without a mirror image. Where no part of the network gives a map with places, such as in an MLP,
+        occlusion takes the place of Grad-CAM, and the log says so once.
+
+        Args:
+            image: as `preprocess` takes it.
+            target: name of the class to explain; None: the most probable one.
+            method: gradcam, hirescam (see `class_activation_maps`) or occlusion (see `occlusion_map`).
+
+        Raises:
+            BadImageError: the file cannot be decoded.
+            ImageError: as `preprocess`.
+            ValueError: an unknown class or method.
+        """
+        if target is not None and target not in self.classes:
+            raise ValueError(f"target={target!r}: no such class; there are {display_list(self.classes)}")
+        with _TURN:
+            return self.explain_pixels(
+                self._pixels(image), None if target is None else self.classes.index(target), method
+            )
+
+    def explain_pixels(self, pixels: torch.Tensor, target: int | None, method: str) -> Explanation:
+        """Return the explanation of (C, S, S) uint8 pixels for a class id, or for the most probable class."""
+        if method not in METHODS:
+            raise ValueError(f"method={method!r}: must be one of {', '.join(METHODS)}")
+        with _TURN, backend_flags(self.device, torch.float32, deterministic=self._deterministic):
+            return self._explainer.explain(pixels, self.classes, target, method)
+
     def compute(self, pixels: torch.Tensor, *, embeddings: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (B, num_classes) and embeddings (B, D), float32 on the device, of (B, C, S, S) uint8 images.
 
@@ -237,6 +260,10 @@ class Classifier:
         for row_ids, row_probs in zip(ids.tolist(), probs.tolist(), strict=True):
             yield Prediction(tuple(self.classes[id] for id in row_ids), tuple(row_probs))
 
+    def _exact_probs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, num_classes) float64 on the CPU: in float32, those near 1 would round to it."""
+        return (self.compute(pixels)[0].cpu().double() / self.temperature).softmax(dim=1)
+
     def _pixels(self, image: Image) -> torch.Tensor:
         """(C, S, S) uint8."""
         return self.resize(self._array(image))
@@ -256,85 +283,3 @@ class Classifier:
         if isinstance(image, (str, os.PathLike)):
             return self.reader(os.fspath(image))
         return image_to_array(image, self.channels, self.alpha_color, self.bit_depth)
-
-
-def load(
-    path: str | os.PathLike[str],
-    device: str = "auto",
-    *,
-    model_target: str | None = None,
-    image_size: int | None = None,
-) -> Classifier:
-    """Return the classifier in a checkpoint file, such as `runs/.../checkpoints/best.pt`.
-
-    Runs no code that the checkpoint names.
-
-    Args:
-        device: auto, cpu, cuda, cuda:1 or mps; auto takes the best that is there.
-        model_target: import path of the class of a `model=custom` checkpoint.
-        image_size: side of the images in pixels; None: as the run had it.
-
-    Raises:
-        CheckpointError: there is no such file, it is damaged, or it is no checkpoint of cvtrain.
-        ConfigError: the class of a `model=custom` checkpoint, or images of more than 2,048 pixels, have to be named; or
-            the device is not there.
-    """
-    file = Path(path)
-    settings = EvaluateConfig(checkpoint=str(file), device=device, model=SavedModelConfig(target=model_target))
-    state = load_checkpoint(file)
-    trained = read_config(state, file)
-    if isinstance(trained.model, CustomModelConfig) and model_target is None:
-        raise ConfigError(
-            rule=f"{file} was made with the class {trained.model.target}, and a checkpoint never names code to run",
-            remedy=f"if you trust the class: load({str(file)!r}, model_target={trained.model.target!r})",
-        )
-    size = image_size or trained.data.image_size
-    if image_size is None and size > MAX_IMAGE_SIZE:
-        raise ConfigError(
-            rule=f"{file} asks for images of {size} pixels, more than {MAX_IMAGE_SIZE}, which take much memory",
-            remedy=f"if you trust it: load({str(file)!r}, image_size={size})",
-        )
-    settings.data.image_size = size
-    batch_size = trained.data.eval_batch_size or trained.data.batch_size
-    settings.batch_size = max(1, min(batch_size, MAX_BATCH_PIXELS // size**2))
-    return build_classifier(state, trained, settings)
-
-
-def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateConfig) -> Classifier:
-    """Return the classifier of a loaded checkpoint and its run's config, with what `settings` say differently."""
-    weights = inference_weights(state)
-    check_finite(weights, Path(settings.checkpoint))
-    device = select_device(settings.device, key="device")
-    built = build_checked(trusted_model(trained.model, settings), trained.data, len(state["classes"]), weights)
-    load_checkpointed_weights(built.module, weights)
-    memory_format = choose_memory_format(trained.trainer.channels_last, built.convolutional)
-    shape = state["preprocessing"]
-    return Classifier(
-        built.module.to(device).to(memory_format=memory_format).eval(),
-        state["classes"],
-        reader=_reader(trained.data, shape["channels"]),
-        channels=shape["channels"],
-        alpha_color=tuple(getattr(trained.data, "alpha_color", WHITE)),
-        bit_depth=getattr(trained.data, "bit_depth", 16),
-        resize=eval_transform_of(replace(trained.data, image_size=settings.data.image_size or shape["image_size"])),
-        normalizer=Normalizer(tuple(shape["mean"]), tuple(shape["std"]), memory_format).to(device),
-        head=built.head[0] if built.head and built.head[0] else None,
-        dtype=select_precision(choose_precision(settings, state, device.type), device, key="precision"),
-        temperature=read_temperature(state, Path(settings.checkpoint)),
-        batch_size=settings.batch_size or trained.data.eval_batch_size or trained.data.batch_size,
-        flip=trained.trainer.eval_flip if settings.eval_flip is None else settings.eval_flip,
-        deterministic=trained.trainer.deterministic,
-    )
-
-
-def _reader(data: Any, channels: int) -> Callable[[str], np.ndarray]:
-    """The reader of the run's image files; of a run on images of another kind, the default one."""
-    if not isinstance(data, FileDataConfig):
-        return build_reader(channels=channels)
-    return build_reader(
-        library=data.reader.value,
-        channels=channels,
-        alpha_color=tuple(data.alpha_color),
-        max_image_pixels=data.max_image_pixels,
-        bit_depth=data.bit_depth,
-    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 
 from cvtrain.checkpoint import CheckpointError, inference_weights, load_checkpoint
@@ -31,6 +32,7 @@ from cvtrain.data.images.errors import write_skipped
 from cvtrain.data.normalize import Normalizer
 from cvtrain.data.sources.build import build_splits
 from cvtrain.data.sources.source import Concatenation, ImageSource, Splits
+from cvtrain.explain.explanation import heat_maps
 from cvtrain.losses import build_criterion
 from cvtrain.models.build import BuiltModel, build_model, without_weights
 from cvtrain.models.weights import check_checkpointed_weights, load_checkpointed_weights
@@ -118,8 +120,19 @@ def evaluate(config: EvaluateConfig, *, run_dir: Path, overrides: list[str] | No
         progress.close()
         loader.close()
     split = config.split.value
+
+    def mistaken(images: torch.Tensor, targets: torch.Tensor) -> np.ndarray | None:
+        return heat_maps(model, evaluator.normalizer(images.to(device)), targets.to(device))
+
     write_evaluation(
-        run_dir, split, evaluation, loader=loader, classes=classes, plotter=Plotter(), title=display_path(path)
+        run_dir,
+        split,
+        evaluation,
+        loader=loader,
+        classes=classes,
+        plotter=Plotter(),
+        title=display_path(path),
+        heat_maps=mistaken,
     )
     num_skipped = write_skipped(run_dir / "skipped_images.csv", {split: loader.bad_images.values()})
     metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}

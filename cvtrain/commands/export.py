@@ -14,8 +14,9 @@ import torch
 from cvtrain import __version__
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.checkpoint.trust import check_sizes
-from cvtrain.classifier import Classifier, build_classifier
+from cvtrain.classifier import Classifier
 from cvtrain.commands.evaluate import override_data, read_config
+from cvtrain.commands.load import build_classifier
 from cvtrain.config.errors import ConfigError, Problem, RunError
 from cvtrain.config.export_paths import MODEL_FILES, PREPROCESS, PROOF, export_folder
 from cvtrain.config.schema.export import ExportConfig, ExportFormat, ExportInput, ExportPrecision

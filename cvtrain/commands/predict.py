@@ -13,13 +13,15 @@ import torch
 
 from cvtrain.checkpoint import load_checkpoint
 from cvtrain.checkpoint.trust import check_sizes
-from cvtrain.classifier import Classifier, build_classifier
+from cvtrain.classifier import Classifier
 from cvtrain.commands.evaluate import read_config
+from cvtrain.commands.explain_images import NOTHING, Overlays
+from cvtrain.commands.load import build_classifier
 from cvtrain.commands.prediction_job import Job, job_identity, new_job, resume_job, save_job
 from cvtrain.commands.sort_images import sort_images
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.machine import usable_cores
-from cvtrain.config.prediction_paths import JOB, UNSURE, table_path, unfinished_folder
+from cvtrain.config.prediction_paths import JOB, UNSURE, explanations_folder, table_path, unfinished_folder
 from cvtrain.config.schema.data import FileDataConfig, Reader
 from cvtrain.config.schema.predict import PredictConfig, Tta
 from cvtrain.config.schema.root import EvaluateConfig, EvaluateDataConfig
@@ -88,19 +90,29 @@ def predict(config: PredictConfig) -> PredictResult:
 
 def _predict(config: PredictConfig, classifier: Classifier, job: Job, table: Path, folder: Path) -> PredictResult:
     top_k = min(config.top_k, len(classifier.classes))
-    columns = columns_of(table.suffix, top_k=top_k, embeddings=config.embeddings, rows=job.rows is not None)
+    columns = columns_of(
+        table.suffix,
+        top_k=top_k,
+        embeddings=config.embeddings,
+        rows=job.rows is not None,
+        explanations=config.explain,
+    )
     parts = PartFiles(folder, columns, table.suffix)
     loader = _build_loader(config, classifier, job)
     size = -(-config.rows_per_part // loader.batch_size) * loader.batch_size
     num_done = min(parts.num_parts * size, loader.num_images)
     if num_done:
         log.info("going on after %s of %s images", f"{num_done:,}", f"{loader.num_images:,}")
+    overlays = None
+    if config.explain:
+        overlays = Overlays(explanations_folder(table), classifier, config.explain_method.value)
+        overlays.start(resumes=num_done > 0)
     progress, started = build_progress(True), time.perf_counter()
     progress.start("predicting", loader.num_images, num_done)
     try:
         waiting: list[Row] = []
         num_new = 0
-        for rows in _score(config, classifier, loader, job, num_done // loader.batch_size, top_k):
+        for rows in _score(config, classifier, loader, job, num_done // loader.batch_size, top_k, overlays):
             waiting += rows
             num_new += len(rows)
             if len(waiting) == size:
@@ -131,6 +143,8 @@ def _predict(config: PredictConfig, classifier: Classifier, job: Job, table: Pat
     if num_errors:
         log.warning("%s of %s images could not be read; column error says why", num_errors, loader.num_images)
     log.info("predictions in %s", display_path(table))
+    if overlays is not None:
+        log.info("explanations in %s", display_path(overlays.folder))
     if job.rows is not None:
         output = shlex.quote(config.output)
         log.info("when all parts are done: cvtrain merge output=%s", output)
@@ -216,7 +230,13 @@ class _Scored:
 
 
 def _score(
-    config: PredictConfig, classifier: Classifier, loader: BatchLoader, job: Job, start_batch: int, top_k: int
+    config: PredictConfig,
+    classifier: Classifier,
+    loader: BatchLoader,
+    job: Job,
+    start_batch: int,
+    top_k: int,
+    overlays: Overlays | None,
 ) -> Iterator[list[Row]]:
     """Yield the rows of each batch, in the order of the source."""
     names = [display_text(name) for name in classifier.classes]
@@ -245,20 +265,16 @@ def _score(
             }
         for index, row in rows.items():
             row["row"] = index if job.rows is None else int(job.rows[index])
+        if overlays is not None:
+            images = zip(scored.batch.indices.tolist(), scored.batch.images, scored.ids.tolist(), strict=True)
+            for index, pixels, ids in images:
+                rows[index] |= overlays.write(rows[index], pixels, ids[0])
         yield [rows[index] for index in sorted(rows)]
 
 
 def _bad_row(name: str, cause: str) -> Row:
-    error = display_text(cause)
-    return {
-        "path": name,
-        "pred": None,
-        "confidence": None,
-        "classes": [],
-        "probs": [],
-        "embedding": None,
-        "error": error,
-    }
+    empty = {"pred": None, "confidence": None, "classes": [], "probs": [], "embedding": None, **NOTHING}
+    return {"path": name, **empty, "error": display_text(cause)}
 
 
 def _compute(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvtrain.config.errors import ConfigError
-from cvtrain.config.prediction_paths import JOB, parse_part
+from cvtrain.config.prediction_paths import JOB, explanations_folder, parse_part
 from cvtrain.config.schema.predict import PredictConfig
 from cvtrain.config.serialize import to_plain
 from cvtrain.data.sources.listing import Listing, list_images
@@ -23,7 +23,19 @@ log = logging.getLogger(__name__)
 PATHS = "paths.npz"
 # What the rows depend on: a stopped command goes on only with the same.
 _IDENTITY = (
-    *("source", "path_column", "part", "top_k", "threshold", "embeddings", "tta", "batch_size", "rows_per_part"),
+    *(
+        "source",
+        "path_column",
+        "part",
+        "top_k",
+        "threshold",
+        "embeddings",
+        "explain",
+        "explain_method",
+        "tta",
+        "batch_size",
+        "rows_per_part",
+    ),
     *("precision", "data.reader", "data.max_image_pixels", "data.image_size"),
 )
 
@@ -53,7 +65,8 @@ def new_job(config: PredictConfig, table: Path, folder: Path) -> Job:
     Raises:
         ConfigError: there are none.
     """
-    own = tuple(str(each) for each in (table, folder, config.sort_into and Path(config.sort_into).expanduser()) if each)
+    sorted_images = config.sort_into and Path(config.sort_into).expanduser()
+    own = tuple(str(each) for each in (table, folder, explanations_folder(table), sorted_images) if each)
     listing = list_images(config.source, path_column=config.path_column, own=own)
     for line in listing.left_out:
         log.info("%s", line)

@@ -39,6 +39,11 @@ def table_path(output: str, part: str | None) -> Path:
     return path if part is None else path.with_name(f"{path.stem}.{number}-of-{count}{path.suffix}")
 
 
+def explanations_folder(table: Path) -> Path:
+    """Return the folder of a table's overlays: `predictions_explanations` for predictions.csv."""
+    return table.with_name(f"{table.stem}_explanations")
+
+
 def unfinished_folder(table: Path) -> Path:
     """Return the folder that holds a table's rows until it is complete."""
     return table.with_name(f"{table.name}.parts")

@@ -1,13 +1,16 @@
 """Files of one evaluation: a row per image, a row per class, the confusion matrix, and the worst mistakes."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
 
 import numpy as np
+import torch
 
 from cvtrain.config.redact import redact
 from cvtrain.data.build import BatchLoader
 from cvtrain.data.loader.sampler import BatchIndices
+from cvtrain.explain.explanation import overlay_heat
 from cvtrain.loggers.build import RunLogger
 from cvtrain.report.image_grid import plot_images
 from cvtrain.report.plots import plot_confusion
@@ -16,6 +19,9 @@ from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
 from cvtrain.training.evaluator import Evaluation
 
 SAMPLE_IMAGES = 16
+
+# (B, C, S, S) uint8 images on the host and their class ids (B,) int64 to heat maps (B, S, S) in 0..1; None: no maps.
+HeatMaps = Callable[[torch.Tensor, torch.Tensor], np.ndarray | None]
 
 
 def write_evaluation(
@@ -27,12 +33,14 @@ def write_evaluation(
     classes: tuple[str, ...],
     plotter: Plotter | None,
     title: str,
+    heat_maps: HeatMaps | None = None,
 ) -> None:
     """Write predictions_<split>.csv and per_class_<split>.csv of one evaluation, and draw its plots.
 
     Args:
         plotter: None: no plots are wanted.
         title: name of the run, for the plots.
+        heat_maps: of the weights that were scored, for the mistakes; None: the photos alone are drawn.
     """
     predictions = evaluation.predictions
     names = [loader.dataset.source.name(int(index)) for index in predictions.indices]
@@ -52,13 +60,23 @@ def write_evaluation(
     path = run_dir / "plots" / f"confusion_{split}.png"
     plotter.draw(partial(plot_confusion, title=title), predictions.labels, predictions.preds, classes, path)
     path = run_dir / "plots" / f"mistakes_{split}.png"
-    draw_mistakes(plotter, path, evaluation, loader=loader, classes=classes, title=title)
+    draw_mistakes(plotter, path, evaluation, loader=loader, classes=classes, title=title, heat_maps=heat_maps)
 
 
 def draw_mistakes(
-    plotter: Plotter, path: Path, evaluation: Evaluation, *, loader: BatchLoader, classes: tuple[str, ...], title: str
+    plotter: Plotter,
+    path: Path,
+    evaluation: Evaluation,
+    *,
+    loader: BatchLoader,
+    classes: tuple[str, ...],
+    title: str,
+    heat_maps: HeatMaps | None = None,
 ) -> None:
-    """Draw the images that were given a wrong class with the highest confidence; no file if all were right."""
+    """Draw the images that were given a wrong class with the highest confidence; no file if all were right.
+
+    With `heat_maps`, each has beside it where the network saw the wrong class.
+    """
     predictions = evaluation.predictions
     wrong = np.flatnonzero(predictions.preds != predictions.labels)
     if len(wrong) == 0:
@@ -78,7 +96,29 @@ def draw_mistakes(
         )
     if captions:
         heading = f"{title}, most confident mistakes ({len(wrong):,} of {len(predictions.labels):,} are wrong)"
-        plotter.draw(partial(plot_images, title=heading), batch.images.numpy(), captions, path)
+        preds = torch.as_tensor([int(predictions.preds[by_index[index]]) for index in batch.indices.tolist()])
+        plotter.draw(partial(plot_mistakes, title=heading, heat_maps=heat_maps), batch.images, preds, captions, path)
+
+
+def plot_mistakes(
+    images: torch.Tensor,
+    preds: torch.Tensor,
+    captions: list[str],
+    path: Path,
+    *,
+    title: str,
+    heat_maps: HeatMaps | None,
+) -> None:
+    """Draw a grid of images (B, C, S, S) uint8 with captions, each beside its heat map for class `preds` (B,)."""
+    heat = None if heat_maps is None else heat_maps(images, preds)
+    if heat is None:
+        plot_images(images.numpy(), captions, path, title=title)
+        return
+    photos = images.permute(0, 2, 3, 1).numpy()  # (B, S, S, C)
+    pairs = [pair for photo, map in zip(photos, heat, strict=True) for pair in (photo, overlay_heat(photo, map))]
+    pixels = np.stack([np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pairs])  # (2 B, S, S, 3)
+    texts = [text for caption in captions for text in (caption, "where it saw that")]
+    plot_images(pixels.transpose(0, 3, 1, 2), texts, path, title=title, group=2)
 
 
 def log_evaluation_plots(logger: RunLogger, run_dir: Path, split: str, step: int) -> None:

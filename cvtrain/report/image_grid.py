@@ -18,7 +18,12 @@ MAX_IMAGES = 64
 
 
 def plot_images(
-    images: ArrayLike, captions: Sequence[str], path: str | os.PathLike[str], *, title: str | None = None
+    images: ArrayLike,
+    captions: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    group: int = 1,
 ) -> None:
     """A grid of images with their captions, which may have several lines; the first 64 images are drawn.
 
@@ -27,6 +32,7 @@ def plot_images(
         captions: N texts.
         path: the PNG.
         title: a line above the grid.
+        group: images that follow each other and stay in one row.
     """
     pixels = np.asarray(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.dtype != np.uint8 or len(pixels) != len(captions):
@@ -36,6 +42,7 @@ def plot_images(
         )
     pixels, captions = pixels[:MAX_IMAGES], list(captions[:MAX_IMAGES])
     columns = max(1, min(8, max(math.ceil(math.sqrt(len(pixels))), min(4, len(pixels)))))
+    columns = -(-columns // group) * group
     grid_rows = math.ceil(len(pixels) / columns)
     # Inches: every picture is a square cell, with a gap to the right and its caption below.
     cell, gap, line, top = 1.6, 0.16, 0.145, 0.4 if title else 0.12

@@ -1,7 +1,8 @@
 """Tables of predictions without labels: .csv, .jsonl and .parquet, written part by part and read row by row.
 
 A row is a dict: `path`; `pred` and `confidence`, None where there is an `error`; `classes` and `probs`, the most
-probable first; then, where wanted, `embedding` and `row`, the image's place in the source. In CSV it is flat, and text.
+probable first; then, where wanted, `embedding`; `explanation`, `hot_drop`, `random_drop` and `meaningful`; and `row`,
+the image's place in the source. In CSV it is flat, and text.
 """
 
 import csv
@@ -20,14 +21,25 @@ Row = dict[str, Any]
 _ROWS_AT_ONCE = 1024
 _MAX_CELL = 1 << 30
 _TYPES = {"confidence": "float", "classes": "list<string>", "probs": "list<float>", "embedding": "list<float>"}
+_TYPES |= {"hot_drop": "float", "random_drop": "float", "meaningful": "bool", "row": "int"}
+EXPLANATION = ("explanation", "hot_drop", "random_drop", "meaningful")
 
 
-def columns_of(suffix: str, *, top_k: int, embeddings: bool, rows: bool) -> list[str]:
+def columns_of(suffix: str, *, top_k: int, embeddings: bool, rows: bool, explanations: bool = False) -> list[str]:
     """Return the columns of a table whose file ends in `suffix`."""
     best = ["classes", "probs"]
     if suffix == ".csv":
         best = [name for rank in range(1, top_k + 1) for name in (f"top{rank}", f"top{rank}_prob")] if top_k > 1 else []
-    return ["path", "pred", "confidence", *best, *["embedding"] * embeddings, "error", *["row"] * rows]
+    return [
+        "path",
+        "pred",
+        "confidence",
+        *best,
+        *["embedding"] * embeddings,
+        *EXPLANATION * explanations,
+        "error",
+        *["row"] * rows,
+    ]
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -119,6 +131,9 @@ def _flat(row: Row) -> Row:
         flat |= {f"top{rank}": escape_formula(name), f"top{rank}_prob": f"{prob:.6g}"}
     if row.get("embedding") is not None:
         flat["embedding"] = json.dumps(_rounded(row["embedding"]))
+    if row.get("explanation") is not None:
+        flat |= {"explanation": escape_formula(row["explanation"]), "meaningful": str(row["meaningful"]).lower()}
+        flat |= {name: f"{row[name]:.6g}" for name in ("hot_drop", "random_drop") if row[name] is not None}
     if "row" in row:
         flat["row"] = str(row["row"])
     return flat
@@ -135,9 +150,9 @@ def _write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> N
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    types = {"string": pa.string(), "float": pa.float32(), "int": pa.int64()}
+    types = {"string": pa.string(), "float": pa.float32(), "int": pa.int64(), "bool": pa.bool_()}
     types |= {f"list<{name}>": pa.list_(types[name]) for name in ("string", "float")}
-    schema = pa.schema([(name, types[_TYPES.get(name, "int" if name == "row" else "string")]) for name in columns])
+    schema = pa.schema([(name, types[_TYPES.get(name, "string")]) for name in columns])
     rest = iter(rows)
     with atomic_write(path, text=False) as file, parquet.ParquetWriter(file, schema) as writer:
         while chunk := list(islice(rest, _ROWS_AT_ONCE)):

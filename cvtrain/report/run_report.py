@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -17,6 +18,7 @@ from cvtrain.data.build import BatchLoader
 from cvtrain.data.images.errors import BadImage, write_skipped
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.distributed.coordinator import build_coordinator
+from cvtrain.explain.explanation import heat_maps
 from cvtrain.loggers.files import METRICS_JSONL, read_metrics
 from cvtrain.report.bottleneck import Bottleneck, collect_facts, find_bottleneck, summarize_times
 from cvtrain.report.environment import write_environment
@@ -166,7 +168,21 @@ def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:
 def write_split(run: Run, split: str, evaluation: Evaluation, loader: BatchLoader, plotter: Plotter | None) -> None:
     """Write the tables of a split, and have its plots drawn."""
     classes, title = run.splits.classes, run_title(run)
-    write_evaluation(run.run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter, title=title)
+    maps = partial(mistake_maps, run, evaluation)
+    write_evaluation(
+        run.run_dir, split, evaluation, loader=loader, classes=classes, plotter=plotter, title=title, heat_maps=maps
+    )
+
+
+def mistake_maps(run: Run, evaluation: Evaluation, images: torch.Tensor, targets: torch.Tensor) -> np.ndarray | None:
+    """Return `heat_maps` of the weights that `evaluation` scored, which stay in the model; None if they are gone."""
+    trainer, model = run.trainer, run.trainer.ema.model
+    best_path = run.run_dir / "checkpoints" / BEST
+    if evaluation.step != trainer.step or evaluation.average is not None:
+        if not best_path.exists():
+            return None
+        model.load_state_dict(inference_weights(load_checkpoint(best_path)))
+    return heat_maps(model, run.normalizer(images.to(trainer.device)), targets.to(trainer.device))
 
 
 def log_plots(run: Run) -> None:

@@ -6,7 +6,7 @@ LAYERS = (
     {"runtime"},
     {"models", "optim", "losses", "metrics", "loggers", "distributed"},
     {"data", "checkpoint"},
-    {"training", "check"},
+    {"training", "check", "explain"},
     {"report", "export"},
     {"cli", "commands", "sweep", "auto", "classifier", "__init__", "__main__"},
 )

@@ -8,7 +8,15 @@ from pathlib import Path
 from cvtrain.config.checks.run import checkpoint_exists, device_problem, precision_problem, workers_problem
 from cvtrain.config.errors import ConfigError, Problem
 from cvtrain.config.imports import install_remedy
-from cvtrain.config.prediction_paths import JOB, STDIN, SUFFIXES, parse_part, table_path, unfinished_folder
+from cvtrain.config.prediction_paths import (
+    JOB,
+    STDIN,
+    SUFFIXES,
+    explanations_folder,
+    parse_part,
+    table_path,
+    unfinished_folder,
+)
 from cvtrain.config.schema.predict import MergeConfig, PredictConfig, SortMode
 
 
@@ -47,12 +55,20 @@ def output_is_possible(config: PredictConfig | MergeConfig, is_set: Callable[[st
                 yield Problem("output", config.output, rule, "resume=auto goes on, overwrite=true starts again")
         elif table.exists():
             yield Problem("output", config.output, f"{table} is there already", "choose another, or set overwrite=true")
+        elif isinstance(config, PredictConfig) and config.explain and explanations_folder(table).exists():
+            rule = f"{explanations_folder(table)} is there already, where the overlays would be"
+            yield Problem("explain", True, rule, "choose another output, or set overwrite=true")
 
 
 def threads_and_device(config: PredictConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     yield from device_problem("device", config.device)
     yield from precision_problem("", config.device, config.precision)
     yield from workers_problem(config.data.num_workers)
+
+
+def method_has_effect(config: PredictConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    if is_set("explain_method") and not config.explain:
+        yield Problem("explain_method", config.explain_method, "has no effect without explain=true", "add explain=true")
 
 
 def sorting_is_safe(config: PredictConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
@@ -71,5 +87,12 @@ def sorting_is_safe(config: PredictConfig, is_set: Callable[[str], bool]) -> Ite
         yield Problem("sort_into", config.sort_into, rule, "choose a folder beside the source")
 
 
-PREDICT_CHECKS = (checkpoint_exists, source_exists, output_is_possible, threads_and_device, sorting_is_safe)
+PREDICT_CHECKS = (
+    checkpoint_exists,
+    source_exists,
+    output_is_possible,
+    threads_and_device,
+    method_has_effect,
+    sorting_is_safe,
+)
 MERGE_CHECKS = (output_is_possible,)

@@ -26,6 +26,12 @@ class SortMode(str, Enum):
     move = "move"
 
 
+class ExplainMethod(str, Enum):
+    gradcam = "gradcam"
+    hirescam = "hirescam"
+    occlusion = "occlusion"
+
+
 class PredictResume(str, Enum):
     auto = "auto"
 
@@ -54,6 +60,10 @@ class PredictConfig:
         None, "a less probable class is written as unsure, 0 to 1; null: no such limit", at_least=0.0, at_most=1.0
     )
     embeddings: bool = setting(False, "write what the network's head receives, too")
+    explain: bool = setting(
+        False, "write a picture of where the network looked for each image, and what the map is worth"
+    )
+    explain_method: ExplainMethod = setting(ExplainMethod.gradcam, "with explain: gradcam, hirescam or occlusion")
     tta: Optional[Tta] = setting(
         None, "none, or flip: average each image and its mirror image; null: as the run had it"
     )

@@ -1,0 +1,1 @@
+"""Where a network looks: heat maps of one image, and whether they mean anything."""
