@@ -45,14 +45,15 @@ class Answer:
 
 @pytest.fixture
 def keep_logging() -> Iterator[None]:
-    """Close the handlers that a run adds to the root logger, and put back those that were there."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    """Close the handlers that a run adds to the root logger, and put back those that were there, and the levels."""
+    root, ours = logging.getLogger(), logging.getLogger("cvtrain")
+    handlers, level, our_level = list(root.handlers), root.level, ours.level
     yield
     for handler in set(root.handlers) - set(handlers):
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+    ours.setLevel(our_level)
 
 
 @pytest.fixture
