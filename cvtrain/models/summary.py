@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from cvtrain.models.dry_run import first_tensor, forward_zeros
-from cvtrain.models.macs import MacCounter
 
 # With fewer parts than this, the parts of the parts say more.
 _FEW_PARTS = 4
@@ -95,14 +94,21 @@ def summarize_model(module: nn.Module, input_shape: tuple[int, int, int], *, dep
 
 def count_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of one pass over images of `shape` (B, C, H, W) in evaluation mode."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    # torch itself counts the attention of GPUs only.
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels are not counted
     try:
-        with MacCounter() as counter:
+        with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
             forward_zeros(module, shape)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return counter.macs
+    return counter.get_total_flops() // 2  # a product and a sum are two operations
 
 
 def _listed_modules(module: nn.Module, depth: int | None) -> list[tuple[str, nn.Module]]:

@@ -74,12 +74,23 @@ def test_local_weights_have_the_statistics_of_their_architecture(tmp_path, caplo
     )
 
 
-@pytest.mark.parametrize(
-    "arch", ["tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto", "dla34", "levit_128s"]
+QUICK = ["tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto", "dla34", "levit_128s"]
+# One of each family, the smallest that takes 224 pixels.
+REST = (
+    *("beit_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "convit_tiny", "cspresnet50", "crossvit_tiny_240"),
+    *("deit_tiny_patch16_224", "densenet121", "edgenext_xx_small", "efficientformer_l1", "fastvit_t8", "ghostnet_050"),
+    *("gmixer_12_224", "hardcorenas_a", "hrnet_w18_small", "inception_v4", "lcnet_035", "maxvit_rmlp_pico_rw_256"),
+    *("mixer_s32_224", "mobilenetv3_small_050", "mobilevit_xxs", "nfnet_l0", "pit_ti_224", "poolformer_s12"),
+    *("pvt_v2_b0", "regnetx_002", "repvgg_a0", "resmlp_12_224", "rexnet_100", "swin_tiny_patch4_window7_224"),
+    *("tnt_s_patch16_224", "twins_svt_small", "visformer_tiny", "xcit_nano_12_p16_224"),
 )
+
+
+@pytest.mark.parametrize("arch", [*QUICK, *[pytest.param(arch, marks=pytest.mark.slow) for arch in REST]])
 def test_first_loss_is_ln_of_the_classes(arch):
-    net = build(arch, image_size=224, num_classes=5).module
-    logits = net(torch.randn(2, 3, 224, 224))
+    size = {"crossvit_tiny_240": 240, "maxvit_rmlp_pico_rw_256": 256, "inception_v4": 299}.get(arch, 224)
+    net = build(arch, image_size=size, num_classes=5).module
+    logits = net(torch.randn(2, 3, size, size))
     assert torch.nn.functional.cross_entropy(logits, torch.tensor([0, 3])).item() == pytest.approx(
         math.log(5), rel=0.02
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Dict, Optional, Tuple, Union
 
 from hydra.core.config_store import ConfigStore
 
@@ -160,9 +160,7 @@ VERB_GROUPS: Dict[str, Tuple[str, ...]] = {"train": tuple(GROUP_SCHEMAS), "check
 
 def register_schemas() -> None:
     """Put every dataclass in Hydra's ConfigStore under `/schema`, out of sight of help and option lists."""
-    store: Any = ConfigStore.instance()
-    # Hydra copies its sources for each composition, and with them the store, of which it takes copies anyway: 20 ms.
-    store.__deepcopy__ = lambda memo: store
+    store = ConfigStore.instance()
     for verb, root in VERBS.items():
         store.store(group="schema", name=verb, node=root, provider="cvtrain")
     for group, schemas in GROUP_SCHEMAS.items():
