@@ -1,5 +1,6 @@
 """What a look at a candidate tells: its size, its speed, and how well a regression on its features does."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,11 +21,13 @@ from cvtrain.training.build import build_network, image_shape, init_runtime, res
 from cvtrain.training.cpu_precision import choose_run_precision
 from cvtrain.training.features import Backbone
 from cvtrain.training.head_start import compute_split_features
+from cvtrain.training.step_speed import seconds_per_image
 
 # Images of the first look at least, and the share of the training images in each round.
 MIN_IMAGES = 100
 SHARES = (0.1, 0.3)
 LATENCY_REPEATS = 5
+STEP_IMAGES = 8
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Probed:
         arch, license, overrides: of the candidate.
         params_m: million parameters.
         latency_ms: of one image, through the network alone.
+        step_seconds: of one image in a training step, beyond its forward pass, without decoding.
         seconds_per_image: from the file to its features, batches at a time.
         num_images: training images whose features were looked at.
         accuracy: of the regression on them, cross-validated, 0..1; None: too few images for that.
@@ -46,6 +50,7 @@ class Probed:
     overrides: tuple[str, ...]
     params_m: float
     latency_ms: float
+    step_seconds: float = 0.0
     seconds_per_image: float = 0.0
     num_images: int = 0
     accuracy: float | None = None
@@ -86,7 +91,9 @@ class Probe:
         self._labels: list[torch.Tensor] = []
         self._order = stratified_order(splits.train.labels)
         params = sum(parameter.numel() for parameter in model.parameters())
-        self.found = Probed(candidate.arch, candidate.license, candidate.overrides, params / 1e6, self._latency())
+        self.found = Probed(
+            candidate.arch, candidate.license, candidate.overrides, params / 1e6, self._latency(), self._step_seconds()
+        )
 
     def _latency(self) -> float:
         images = torch.zeros(1, *image_shape(self._config), dtype=torch.uint8)
@@ -97,6 +104,16 @@ class Probe:
                 self._backbone(images).cpu()
                 times.append(self._now() - began)
         return 1000 * float(np.median(times))
+
+    def _step_seconds(self) -> float:
+        backbone = self._backbone
+        images = torch.zeros(STEP_IMAGES, *image_shape(self._config), dtype=torch.uint8)
+        inputs, network = backbone.normalizer(images.to(backbone.device)), copy.deepcopy(backbone.model)
+        network.requires_grad_(True)
+        step, forward = (
+            seconds_per_image(network, inputs, backbone.dtype, trains=trains, now=self._now) for trains in (True, False)
+        )
+        return max(0.0, step - forward)
 
     def look(self, share: float, progress: Progress) -> Probed:
         """Compute the features of `share` of the training images, and cross-validate a regression on them."""

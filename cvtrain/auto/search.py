@@ -6,8 +6,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cvtrain.auto.candidates import Candidate, list_candidates
 from cvtrain.auto.compare import compare_predictions
@@ -32,11 +33,11 @@ from cvtrain.runtime.progress import build_progress
 
 log = logging.getLogger(__name__)
 
-# A training step takes about as long as this many forward passes, decoding included.
-STEP_PASSES = 3.3
 MAX_EPOCHS, MAX_SCRATCH_EPOCHS = 10, 200
-# What starting and ending a run takes besides passes over images, in seconds.
+# What starting and ending a run takes besides passes over images, in seconds, before one has shown it.
 RUN_SECONDS = 4.0
+# Evaluations that end a run: averages of the start and the end.
+LAST_EVALUATIONS = 3
 # Networks that are trained at most; those after the first only if time is left.
 MAX_TRAINED = 2
 SCRATCH = ("model=resnet18", "model.pretrained=false")
@@ -116,8 +117,12 @@ class AutoSearch:
             return sorted(self.state.probed.values(), key=_promise)
         survivors = [probe for candidate in candidates if (probe := self._load(candidate)) is not None]
         progress = build_progress(True)
+        if len(survivors) == 1:  # nothing to compare it with: training tells more, and sooner
+            found = survivors[0].found
+            found.seconds_per_image = found.latency_ms / 1000
+            self.state.probed[found.arch] = found
         for share in SHARES:
-            if len(survivors) <= 1 and survivors and survivors[0].found.num_images:
+            if len(survivors) <= 1:
                 break
             for probe in survivors:
                 found = probe.look(share, progress)
@@ -162,31 +167,25 @@ class AutoSearch:
             if must_fit:
                 return
             log.warning("one pass over the images takes about %.0f s, more than is left of the budget", one_pass)
-        began = self._elapsed()
         frozen = self._train(f"{probed.arch}_frozen", probed.arch, [*probed.overrides, "model.freeze=backbone"])
-        took = self._elapsed() - began
-        if took > RUN_SECONDS:  # a whole pass tells more than the first look, which warms up
-            per_image = (took - RUN_SECONDS) / (num_train + num_val)
-            probed.seconds_per_image = min(probed.seconds_per_image, per_image)
-            one_pass = (num_train + num_val) * probed.seconds_per_image + RUN_SECONDS
-        # The features of the start and an evaluation come before the epochs, three evaluations after them.
-        fixed = one_pass + 3 * num_val * probed.seconds_per_image
-        epoch = (STEP_PASSES * num_train + num_val) * probed.seconds_per_image
-        epochs = min(MAX_EPOCHS, int((self._left() - fixed) / epoch))
+        if frozen is None:
+            return
+        # The whole run tells more than the first look, which warms up.
+        probed.seconds_per_image = frozen.eval_seconds / num_val
+        evaluation = num_val * probed.seconds_per_image
+        around = max(0.0, frozen.run_seconds - (num_train + num_val) * probed.seconds_per_image)
+        epoch = num_train * (probed.seconds_per_image + probed.step_seconds) + evaluation
+        # The features of the start and an evaluation come before the epochs.
+        before, after = num_train * probed.seconds_per_image + evaluation, LAST_EVALUATIONS * evaluation
+        epochs = min(MAX_EPOCHS, int((self._left() - around - before - after) / epoch))
         name = f"{probed.arch}_finetune"
         if epochs < 1 and not self._is_begun(name):
-            log.info(
-                "%s: no time to fine-tune: %.0f s for an epoch, %.0f s left", probed.arch, fixed + epoch, self._left()
-            )
+            needed = around + before + epoch + after
+            log.info("%s: no time to fine-tune: %.0f s for an epoch, %.0f s left", probed.arch, needed, self._left())
             return
-        reserve = 3 * num_val * probed.seconds_per_image + RUN_SECONDS
-        tokens = [
-            *probed.overrides,
-            f"trainer.epochs={max(1, epochs)}",
-            f"trainer.max_minutes={max(0.05, (self._left() - reserve) / 60):.3f}",
-        ]
-        if frozen is not None:
-            self._train(name, probed.arch, tokens)
+        minutes = max(0.05, (self._left() - around - before + evaluation - after) / 60)  # of the epochs
+        tokens = [*probed.overrides, f"trainer.epochs={max(1, epochs)}", f"trainer.max_minutes={minutes:.3f}"]
+        self._train(name, probed.arch, tokens)
 
     def _train_scratch(self) -> None:
         """Train a small network from random weights, since no others are at hand."""
@@ -194,8 +193,9 @@ class AutoSearch:
         log.warning("no pretrained weights are at hand: training %s from random weights", SCRATCH[0])
         candidate = Candidate("resnet18", SCRATCH)
         probe = Probe(candidate, self._compose([*SCRATCH, "plots=false"]), self._splits, now=self._now)
-        speed = probe.look(SHARES[0], build_progress(True)).seconds_per_image
-        epoch = (STEP_PASSES * len(self._splits.train) + len(self._splits.val)) * speed
+        found = probe.look(SHARES[0], build_progress(True))
+        num_train, num_val = len(self._splits.train), len(self._splits.val)
+        epoch = (num_train + num_val) * found.seconds_per_image + num_train * found.step_seconds
         epochs = max(1, min(MAX_SCRATCH_EPOCHS, int((self._left() - RUN_SECONDS) / epoch)))
         minutes = max(0.05, (self._left() - RUN_SECONDS) / 60)
         tokens = [*SCRATCH, f"trainer.epochs={epochs}", f"trainer.max_minutes={minutes:.3f}"]
@@ -210,6 +210,7 @@ class AutoSearch:
         if known is not None:
             return known
         folder = self.folder / "candidates" / name
+        began = self._elapsed()
         log.info("training %s", name)
         try:
             if self._is_begun(name):
@@ -232,7 +233,8 @@ class AutoSearch:
             raise StoppedError(result.exit_code)
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         accuracy = summary["best"]["metrics"]["val/accuracy"]
-        run = Trained(name, arch, list(tokens), accuracy, summary["images"]["val"], self._elapsed())
+        took = (self._elapsed() - began, evaluation_seconds(summary))
+        run = Trained(name, arch, list(tokens), accuracy, summary["images"]["val"], self._elapsed(), *took)
         self._judge(run)
         self.state.runs.append(run)
         self._save()
@@ -291,6 +293,11 @@ class AutoSearch:
         log.info("results in %s", display_path(self.folder))
         if exit_code:
             log.info("go on: cvtrain auto resume=%s", display_path(self.folder))
+
+
+def evaluation_seconds(summary: Mapping[str, Any]) -> float:
+    """Return the seconds that a run's evaluations took, by its summary.json."""
+    return float(summary["time"]["loop"]["evaluation"]["seconds"])
 
 
 def _promise(found: Probed) -> tuple[float, float]:

@@ -20,6 +20,7 @@ class Trained:
         accuracy: on val, 0..1.
         num_val: val images.
         seconds: since the command began, when it ended.
+        run_seconds, eval_seconds: that it took, and that its evaluations took of them.
         verdict: why it is kept, or not.
     """
 
@@ -29,6 +30,8 @@ class Trained:
     accuracy: float
     num_val: int
     seconds: float
+    run_seconds: float
+    eval_seconds: float
     verdict: str = ""
 
 

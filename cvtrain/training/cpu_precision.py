@@ -18,13 +18,13 @@ from cvtrain.config.schema.trainer import Precision
 from cvtrain.data.cache.folder import default_folder
 from cvtrain.data.normalize import Normalizer
 from cvtrain.distributed.process_group import ProcessGroup
-from cvtrain.models.dry_run import first_tensor
 from cvtrain.runtime.files import atomic_write
-from cvtrain.runtime.precision import autocast, has_native_bf16, select_precision
+from cvtrain.runtime.precision import has_native_bf16, select_precision
+from cvtrain.training.step_speed import STEPS, seconds_per_image
 
 log = logging.getLogger(__name__)
 
-IMAGES, STEPS = 8, 2
+IMAGES = 8
 # bf16 has to be this much faster: it costs digits, and what was measured varies.
 MARGIN = 1.15
 FILE = "precision.json"
@@ -77,24 +77,11 @@ def measure_rates(
         trains_all: forward and backward in training mode; else forward in evaluation mode, as for features.
         now: the clock, in seconds.
     """
-    network = copy.deepcopy(model).train(trains_all)
-    rates = {}
-    with torch.random.fork_rng(devices=[]):
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            _step(network, images, dtype, trains_all)  # torch chooses its kernels in the first
-            began = now()
-            for _ in range(STEPS):
-                _step(network, images, dtype, trains_all)
-            rates[name] = len(images) * STEPS / max(now() - began, 1e-9)
-    return rates
-
-
-def _step(network: nn.Module, images: torch.Tensor, dtype: torch.dtype, trains_all: bool) -> None:
-    with torch.set_grad_enabled(trains_all), autocast(images.device, dtype):
-        logits = first_tensor(network(images))
-    if trains_all and logits is not None:
-        network.zero_grad(set_to_none=True)
-        logits.float().square().mean().backward()
+    network = copy.deepcopy(model)
+    return {
+        name: 1 / seconds_per_image(network, images, dtype, trains=trains_all, now=now)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
 
 
 def _remembered_rates(model: nn.Module, images: torch.Tensor, *, trains_all: bool) -> Mapping[str, float]:

@@ -9,15 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
+import cvtrain.auto.search as search_module
 from cvtrain.auto.candidates import list_candidates
 from cvtrain.auto.compare import compare_predictions, sign_test
-from cvtrain.auto.probe import stratified_order
+from cvtrain.auto.probe import Probed, stratified_order
 from cvtrain.auto.search import AutoSearch, StoppedError
-from cvtrain.auto.state import State, load_state
+from cvtrain.auto.state import State, Trained, load_state
 from cvtrain.commands.auto import auto
 from cvtrain.config.durations import parse_duration
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.schema.auto import AutoConfig, AutoSettings, Licenses
+from cvtrain.data.sources.build import build_splits
 from cvtrain.metrics import wilson_interval
 
 pytest.importorskip("timm")
@@ -141,6 +143,8 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def tokens(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search_module, "MAX_EPOCHS", 2)
+    monkeypatch.setattr(search_module, "evaluation_seconds", lambda summary: 0.3)  # 30 val images, as by the clock
     return [
         "data=custom",
         f"data.root={photos}",
@@ -193,6 +197,24 @@ def test_equal_speeds_give_equal_searches(tokens, weights, tmp_path):
     assert found[0] == found[1]
 
 
+def test_epochs_are_planned_by_the_speed_of_the_regressions_run(tokens, weights, tmp_path, monkeypatch):
+    """60 train and 30 val images at 10 ms, and 90 ms more for an image in a step: an epoch takes 6.3 s."""
+    monkeypatch.setattr(search_module, "MAX_EPOCHS", 100)
+    found = AutoSearch(tmp_path, State([], {}, 60.0), AutoSettings(), now=lambda: 0.0)
+    found._splits = build_splits(found._compose(tokens).data)
+    commands = []
+
+    def train(name, arch, tokens):
+        commands.append(tokens)
+        return Trained(name, arch, tokens, 0.9, 30, 4.0, run_seconds=4.0, eval_seconds=0.3)
+
+    monkeypatch.setattr(found, "_train", train)
+    probed = Probed("resnet18", "mit", (), 1.0, 10.0, step_seconds=0.09)
+    found._train_pretrained(probed, must_fit=False)
+    # Of 60 s: 3.1 s around the passes, 0.9 s for features and the first evaluation, 0.9 s for three at the end.
+    assert commands[1] == ["trainer.epochs=8", f"trainer.max_minutes={(60 - 3.1 - 0.9 + 0.3 - 0.9) / 60:.3f}"]
+
+
 def test_a_budget_without_an_epoch_keeps_the_regression(tokens, weights, tmp_path, caplog):
     folder = tmp_path / "short"
     with caplog.at_level("INFO"):
@@ -211,10 +233,8 @@ def test_networks_that_are_too_large_or_slow_or_missing_are_named(tokens, weight
 
 
 def test_a_stopped_search_goes_on(tokens, weights, tmp_path, monkeypatch):
-    import cvtrain.auto.search as module
-
     folder, ran = tmp_path / "stopped", []
-    real = module.train
+    real = search_module.train
 
     def stop_second(config, **arguments):
         ran.append(arguments["run_dir"].name)
@@ -222,7 +242,7 @@ def test_a_stopped_search_goes_on(tokens, weights, tmp_path, monkeypatch):
             raise StoppedError(130)
         return real(config, **arguments)
 
-    monkeypatch.setattr(module, "train", stop_second)
+    monkeypatch.setattr(search_module, "train", stop_second)
     assert search(folder, tokens, AutoSettings(weights=weights[:1])).run() == 130
     assert (folder / "checkpoints" / "best.pt").exists()  # the best so far
     state = load_state(folder)
@@ -234,9 +254,7 @@ def test_a_stopped_search_goes_on(tokens, weights, tmp_path, monkeypatch):
 
 
 def test_without_weights_a_small_network_is_trained_from_scratch(tokens, tmp_path, caplog, monkeypatch):
-    import cvtrain.auto.search as module
-
-    monkeypatch.setattr(module, "SCRATCH", ("model=timm", "model.arch=test_resnet", "model.pretrained=false"))
+    monkeypatch.setattr(search_module, "SCRATCH", ("model=timm", "model.arch=test_resnet", "model.pretrained=false"))
     search(tmp_path / "scratch", tokens, AutoSettings(models=[]), budget=30.0, step=0.5).run()
     assert "no pretrained weights are at hand" in caplog.text
     assert (tmp_path / "scratch" / "checkpoints" / "best.pt").exists()
