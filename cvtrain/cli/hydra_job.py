@@ -24,12 +24,14 @@ from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.load import typed_config, with_origins
 from cvtrain.config.overrides import override
 from cvtrain.config.redact import redact
+from cvtrain.config.repeats import Repeats
 from cvtrain.config.resolvers import new_run_dir, register_resolvers
 from cvtrain.config.resume import AUTO, refuse_used_folder
 from cvtrain.config.schema.root import register_schemas
 from cvtrain.distributed.errors import LostProcessError
 from cvtrain.distributed.rendezvous import Rendezvous
 from cvtrain.report.multirun import describe_jobs
+from cvtrain.report.repeats import write_repeats
 from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, log_exception_to_file
 from cvtrain.runtime.lock import unusable_folder
 from cvtrain.runtime.run_folder import removed_if_refused
@@ -124,8 +126,10 @@ class Job:
             log.warning("%s", error)
             raise error from None
         except ConfigError as config_error:
-            error = with_origins(config_error, self.composer, overrides)
+            error = explained = with_origins(config_error, self.composer, overrides)
             log_trial_failure(hydra_config, error)
+            if any(problem.key == "data.fold" for problem in explained.problems) and os.getpid() == self.launcher_pid:
+                raise PassThroughError(explained) from config_error  # as each of the other folds would
             raise error from config_error
         except Exception as other_error:
             log_trial_failure(hydra_config, other_error)
@@ -212,8 +216,18 @@ def run_multirun(command: ParsedCommand, job: Job) -> None:
     except PassThroughError as carrier:
         raise carrier.error from carrier.__cause__
     finally:
-        for line in describe_jobs(folder):
+        for line in describe_jobs(folder, choose=command.repeats is None):
             log.info("%s", line)
+        if command.repeats is not None:
+            _log_repeats(folder, command.repeats)
+
+
+def _log_repeats(folder: Path, repeats: Repeats) -> None:
+    try:
+        for line in write_repeats(folder, repeats):
+            log.info("%s", line)
+    except OSError as error:
+        log.error("the figures of all runs could not be written: %s: %s", error.filename or folder, error.strerror)
 
 
 def show(command: ParsedCommand, composer: Composer) -> None:

@@ -1,7 +1,7 @@
 """A command line taken apart: verb, flags, overrides, and the run that `resume=auto` means."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -9,6 +9,7 @@ from cvtrain.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from cvtrain.config.composer import Composer
+    from cvtrain.config.repeats import Repeats
 
 
 # Settings of `cvtrain auto` itself; others are those of its runs.
@@ -37,7 +38,7 @@ class ParsedCommand:
     """A command line taken apart.
 
     `flags` are as given; `options` the same as argparse reads them; `overrides` key=value tokens;
-    `trial_overrides` those of the runs of a search.
+    `trial_overrides` those of the runs of a search; `repeats` what `seeds=N` or `folds=K` says.
     """
 
     verb: str
@@ -45,6 +46,7 @@ class ParsedCommand:
     options: argparse.Namespace
     overrides: list[str]
     trial_overrides: tuple[str, ...] = ()
+    repeats: "Repeats | None" = None
 
     @property
     def is_info_only(self) -> bool:
@@ -74,6 +76,7 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
     """Take a command line apart; raises ConfigError for an unknown verb or flag."""
     from cvtrain.config.hints import explain_word, unknown_flags
     from cvtrain.config.overrides import normalize_override
+    from cvtrain.config.repeats import take_repeats
     from cvtrain.config.resume import default_resume_for_trial, expand_resume
     from cvtrain.config.schema.root import VERBS
     from cvtrain.config.sweep_files import split_search
@@ -102,6 +105,12 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
         runs = (normalize_override(word, "train") for word in words if not is_own[word])
         return ParsedCommand(verb, flags, options, tokens, tuple(runs))
     tokens = [normalize_override(word, verb, multirun=_is_multirun(options, words)) for word in words]
+    command = ParsedCommand(verb, flags, options, tokens)
+    repeats = None
+    if verb == "train" and not command.is_info_only:
+        repeats, tokens = take_repeats(tokens)
+        if repeats is not None:
+            tokens = _repeated(repeats, tokens, options)
     if verb == "train":
         tokens = default_resume_for_trial(tokens, options.multirun)
         # Each trial of a --multirun finds its own, in its folder below hydra.sweep.dir.
@@ -109,7 +118,31 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
             tokens,
             lambda: None if options.multirun else _newest_run(build_composer(verb, options, tokens), tokens),
         )
-    return ParsedCommand(verb, flags, options, tokens)
+    return replace(command, overrides=tokens, repeats=repeats)
+
+
+def _repeated(repeats: "Repeats", tokens: list[str], options: argparse.Namespace) -> list[str]:
+    """Return the tokens of the --multirun that `repeats` stands for, and make the command one.
+
+    Raises:
+        ConfigError: a setting has several values without --multirun.
+    """
+    from cvtrain.config.explain import COMPOSITION_ERRORS, sweep_problems
+    from cvtrain.config.repeats import expand_repeats
+
+    composer = build_composer("train", options, tokens)
+    if not options.multirun and (problems := sweep_problems(composer, tokens)):
+        raise ConfigError(problems=problems)
+
+    def first_seed() -> int:
+        one_each = [token for token in tokens if not composer.parse(token).is_sweep_override()]
+        try:
+            return int(composer.compose(one_each).seed)
+        except COMPOSITION_ERRORS:  # explained when the command is checked
+            return 0
+
+    options.multirun = True
+    return expand_repeats(repeats, tokens, first_seed)
 
 
 def _is_multirun(options: argparse.Namespace, words: list[str]) -> bool:

@@ -53,6 +53,38 @@ def test_every_failed_trial_is_told_though_hydra_raises_the_first_only(cvtrain, 
     assert "trial 1 failed" in (tmp_path / "all" / "1" / "train.log").read_text()
 
 
+def test_seeds_are_runs_of_one_command(cvtrain, train_as, tmp_path):
+    seen = []
+    train_as(lambda config, run_dir, overrides: seen.append((config.seed, run_dir.name)))
+    assert cvtrain("seeds=3", "seed=4", "hydra.sweep.dir=all").status == 0
+    assert seen == [(4, "0"), (5, "1"), (6, "2")]
+
+
+def test_folds_that_cannot_be_made_end_the_command_at_once(cvtrain, train_as, tmp_path):
+    seen = []
+
+    def train(config, run_dir, overrides):
+        seen.append(config.data.fold)
+        raise ConfigError(key="data.fold", value=config.data.fold, rule="no class has 90 images")
+
+    train_as(train)
+    answer = cvtrain("folds=3", "hydra.sweep.dir=all")
+    assert (seen, answer.status) == (["0/3"], 2)
+    assert "error: data.fold=0/3: no class has 90 images" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seeds=2", "optimizer.lr=0.1,0.01"], "optimizer.lr=0.1,0.01: several values for one run"),
+        (["sweep", "sweep=digits_mlp", "seeds=2"], "seeds=2: makes several runs of one command"),
+    ],
+)
+def test_seeds_are_no_word_of_a_single_run(cvtrain, words, message):
+    answer = cvtrain(*words)
+    assert answer.status == 2 and message in answer.err
+
+
 def test_a_failed_trials_line_has_no_secrets(cvtrain, train_as):
     def train(config, run_dir, overrides):
         raise RunError("no")

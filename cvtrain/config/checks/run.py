@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cvtrain.config.errors import ConfigError, Problem
+from cvtrain.config.repeats import SETTINGS
 from cvtrain.config.resume import MUST, resumed_folder
 from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.export import ExportConfig
@@ -26,6 +27,15 @@ def name_is_folder_name(config: Config, is_set: Callable[[str], bool]) -> Iterat
             "is no folder name: slashes, colons and the like are not allowed, nor a dot or space at its ends",
             "set name=..., or output_root=... for another place",
         )
+
+
+def repeats_are_of_the_command_line(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    """The command line makes several commands of these words; one run has neither."""
+    for word, setting in SETTINGS.items():
+        value = getattr(config, word)
+        if value is not None:
+            rule = "makes several runs of one command, so it is a word of cvtrain train's command line alone"
+            yield Problem(word, value, rule, f"give it there, or make the runs one by one with {setting}=...")
 
 
 def output_root_is_folder(
@@ -123,5 +133,11 @@ def workers_problem(workers: int | str) -> Iterator[Problem]:
         yield Problem("data.num_workers", workers, "must be a whole number at least 0, or auto")
 
 
-RUN_CHECKS = (run_to_resume_exists, name_is_folder_name, output_root_is_folder, training_device)
+RUN_CHECKS = (
+    repeats_are_of_the_command_line,
+    run_to_resume_exists,
+    name_is_folder_name,
+    output_root_is_folder,
+    training_device,
+)
 EVALUATE_CHECKS = (checkpoint_exists, output_root_is_folder, evaluation_device, evaluation_data_exists)

@@ -46,6 +46,18 @@ class Config:
         "(model.freeze=backbone), or auto: by the model",
     )
     seed: int = setting(0, "seed of weights, order and augmentation", at_least=0, at_most=2**32 - 1)
+    seeds: Optional[int] = setting(
+        None,
+        "on the command line: as many runs, with seed, seed + 1, ..., and the mean of their figures with its interval",
+        at_least=2,
+        at_most=100,
+    )
+    folds: Optional[int] = setting(
+        None,
+        "on the command line: cross-validation, a run for each fold (data.fold), and the mean with its interval",
+        at_least=2,
+        at_most=100,
+    )
     resume: Optional[str] = setting(
         None,
         "resume a run: a run folder or checkpoint, auto (the newest unfinished run of this name, else a new one), "
