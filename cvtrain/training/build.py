@@ -21,7 +21,8 @@ from cvtrain.data.build import BatchLoader, Loaders, build_loaders, resolve_resi
 from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.data.normalize import Identity, Normalizer, resolve_mean_std
 from cvtrain.data.sources.build import build_splits
-from cvtrain.data.sources.digest import DatasetDigest, check_splits_match, check_unchanged, dataset_digest
+from cvtrain.data.sources.digest import DatasetDigest, check_splits_match, check_unchanged, dataset_digest, stat_splits
+from cvtrain.data.sources.leakage import leak_warnings
 from cvtrain.data.sources.source import Splits
 from cvtrain.distributed.process_group import SINGLE_PROCESS, ProcessGroup, device_for_rank
 from cvtrain.loggers.build import RunLogger, build_loggers
@@ -212,9 +213,11 @@ def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGrou
     """
     with world.local_main_first():  # which downloads what the others find there
         splits = build_splits(config.data)
-    digest = dataset_digest(splits)
+    states = stat_splits(splits)
+    leaks = leak_warnings(config.data, splits, states)
+    digest = dataset_digest(splits, states)
     check_splits_match(digest, world)
-    for line in splits.warnings:
+    for line in (*splits.warnings, *leaks):
         log.warning("data: %s", line)
     if state is not None:
         check_classes(splits.classes, state)

@@ -17,6 +17,7 @@ from cvtrain.config.schema.data import (
     HuggingFaceConfig,
     Normalize,
     OwnFilesConfig,
+    QuickCheck,
     Resize,
     TorchvisionDataConfig,
     TorchvisionSet,
@@ -204,6 +205,18 @@ def cache_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Pro
             yield Problem(key, keys[key], reason, "leave it out")
 
 
+def leakage_is_looked_for(config: Config | CheckConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, FileDataConfig) or not is_set("data.on_leakage"):
+        return
+    if data.check is QuickCheck.off:
+        rule = "has no effect with data.check=off: no copies are looked for"
+        yield Problem("data.on_leakage", data.on_leakage, rule, "leave one of the two out")
+    elif isinstance(data, TorchvisionDataConfig) and data.dataset in _ARRAY_SETS:
+        rule = f"has no effect with data={data.name}: only files are compared"
+        yield Problem("data.on_leakage", data.on_leakage, rule, "leave it out")
+
+
 def device_cache_is_used(config: Config, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if config.trainer.overfit_one_batch and config.data.device_cache is DeviceCache.always:
         yield Problem(
@@ -228,6 +241,7 @@ DATA_CHECKS = (
     fold_is_one_of_several,
     groups_are_an_expression,
     set_is_chosen_by_option,
+    leakage_is_looked_for,
     cache_is_used,
     device_cache_is_used,
 )

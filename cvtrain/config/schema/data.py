@@ -68,6 +68,19 @@ class OnBadImage(str, Enum):
     skip = "skip"
 
 
+class QuickCheck(str, Enum):
+    """A look for copies across splits before training."""
+
+    quick = "quick"
+    off = "off"
+
+
+class OnLeakage(str, Enum):
+    warn = "warn"
+    error = "error"
+    drop_val = "drop_val"
+
+
 class TorchvisionSet(str, Enum):
     mnist = "mnist"
     fashion_mnist = "fashion_mnist"
@@ -172,6 +185,15 @@ class FileDataConfig(DecodedDataConfig):
     reader: Reader = setting(Reader.opencv, "library that decodes: opencv (fastest), pillow, skimage or torchvision")
     max_image_pixels: int = setting(
         178_956_970, "images with more pixels than this count as bad, against decompression bombs", at_least=1
+    )
+    check: QuickCheck = setting(
+        QuickCheck.quick,
+        "before training: quick (files with the same bytes in two splits), or off; cvtrain check sees more",
+    )
+    on_leakage: OnLeakage = setting(
+        OnLeakage.warn,
+        "images of val or test whose file is in train, too: warn, error ends the command, drop_val leaves those of val "
+        "out",
     )
     cache: DataCache = setting(
         DataCache.auto,

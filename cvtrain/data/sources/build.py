@@ -21,6 +21,7 @@ from cvtrain.data.sources.custom import build_dataset
 from cvtrain.data.sources.digits import build_digits
 from cvtrain.data.sources.folder import build_custom
 from cvtrain.data.sources.huggingface import build_huggingface
+from cvtrain.data.sources.leakage import drop_leaks_of_val
 from cvtrain.data.sources.manifest import build_csv
 from cvtrain.data.sources.source import FileSource, Splits
 from cvtrain.data.sources.torchvision import build_torchvision
@@ -44,7 +45,8 @@ def build_splits(config: DataConfig, *, min_classes: int = 2, allow_untrained: b
 
     Args:
         min_classes: how many there have to be: 2 to train; images of a single known class can be scored.
-        allow_untrained: take images of folders and manifests whose class train has none of, to report them.
+        allow_untrained: take images of folders and manifests whose class train has none of, to report them; and
+            keep copies across splits.
 
     Raises:
         ConfigError: images or labels are missing, unclear or contradict each other; it names the setting to change.
@@ -53,6 +55,7 @@ def build_splits(config: DataConfig, *, min_classes: int = 2, allow_untrained: b
         options = {"allow_untrained": True} if allow_untrained and isinstance(config, (CustomConfig, CsvConfig)) else {}
         splits = FILE_SOURCES[type(config)](config, _build_config_reader(config), **options)
         splits = _warn_of_bit_depth(splits, config.bit_depth)
+        splits = splits if allow_untrained else drop_leaks_of_val(config, splits)
     else:
         splits = SOURCES[type(config)](config)
     if len(splits.classes) < min_classes:
