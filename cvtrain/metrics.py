@@ -108,6 +108,15 @@ class ClassificationMetrics:
             for p, r, f, n in zip(precision, recall, f1, support, strict=True)
         ]
 
+    def calibration_bins(self) -> list[dict[str, float]]:
+        """Return images, right ones and the sum of confidences of each of the 15 bins, from low confidence to high."""
+        _, counts, sums = (tensor.cpu().numpy() for tensor in self.state())
+        images, right = counts[1 : 1 + CALIBRATION_BINS], counts[1 + CALIBRATION_BINS :]
+        return [
+            {"images": int(n), "right": int(k), "confidence": float(total)}
+            for n, k, total in zip(images, right, sums[1:], strict=True)
+        ]
+
 
 def count_confusions(labels: np.ndarray, preds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the pairs of true and predicted class that occur, and how often: three arrays (M,) int64, ordered.

@@ -1,11 +1,11 @@
 """A paired test between two networks on the same val images."""
 
 import csv
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvtrain.config.errors import RunError
+from cvtrain.report.intervals import sign_test
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,6 @@ def compare_predictions(new: Path, old: Path) -> Comparison:
     won = sum(of_new[path] and not of_old[path] for path in of_new)
     lost = sum(of_old[path] and not of_new[path] for path in of_new)
     return Comparison(won, lost, sign_test(won, lost))
-
-
-def sign_test(won: int, lost: int) -> float:
-    """Return P(X >= won) of a fair coin thrown won + lost times; 1 where nothing differs."""
-    number = won + lost
-    return sum(math.comb(number, wins) for wins in range(won, number + 1)) / 2**number
 
 
 def _read_hits(table: Path) -> dict[str, bool]:

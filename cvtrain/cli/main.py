@@ -76,6 +76,12 @@ def run_merge(config: Any, run_dir: Path, overrides: list[str]) -> None:
     merge(config)
 
 
+def run_report(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    from cvtrain.commands.report import report
+
+    report(config)
+
+
 def run_export(config: Any, run_dir: Path, overrides: list[str]) -> None:
     from cvtrain.commands.export import export
 
@@ -124,6 +130,7 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "evaluate": run_evaluate,
     "predict": run_predict,
     "merge": run_merge,
+    "report": run_report,
     "export": run_export,
     "cache": run_cache,
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
@@ -165,8 +172,7 @@ def run(arguments: list[str], *, prevalidated: bool = False) -> int:
     """Run one command line and return its exit status.
 
     0; 1 if the data or the numbers ended the run; 2 for a wrong command; 3 if `predict` could not read all images, or
-    `check` found what makes figures wrong;
-    130 when interrupted.
+    `check` found what makes figures wrong; 130 when interrupted.
 
     A training command that a search has checked (`prevalidated`) is not checked again.
 

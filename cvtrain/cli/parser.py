@@ -88,6 +88,8 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
     _check_combination(options)
     words = list(options.overrides)
     verb = words.pop(0) if words and words[0] in VERBS else "train"
+    if verb == "report":
+        words = _with_runs(words)
     wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
     if wrong and not options.shell_completion:
         composer = build_composer(verb, options, words)
@@ -143,6 +145,15 @@ def _repeated(repeats: "Repeats", tokens: list[str], options: argparse.Namespace
 
     options.multirun = True
     return expand_repeats(repeats, tokens, first_seed)
+
+
+def _with_runs(words: list[str]) -> list[str]:
+    """Return the words of `cvtrain report` with the run folders among them as one setting."""
+    from cvtrain.config.overrides import override
+
+    runs = [word for word in words if "=" not in word or Path(word).is_dir()]
+    others = [word for word in words if word not in runs]
+    return [*others, override("runs", runs)] if runs else others
 
 
 def _is_multirun(options: argparse.Namespace, words: list[str]) -> bool:

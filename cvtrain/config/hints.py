@@ -113,6 +113,7 @@ MAIN_KEYS = {
     "evaluate": "checkpoint",
     "predict": "checkpoint",
     "merge": "output",
+    "report": "runs",
     "export": "checkpoint",
     "sweep": "sweep",
     "cache": "clean",

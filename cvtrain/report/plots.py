@@ -51,11 +51,11 @@ def plot_curves(
     panels = [
         (heading, name)
         for heading, name in (("Loss", "loss"), ("Accuracy", "accuracy"), ("Learning rate", "lr"))
-        if any(len(_series(rows, f"{split}{name}")[0]) for split in ("train/", "train/epoch_", "val/"))
+        if any(len(series_of(rows, f"{split}{name}")[0]) for split in ("train/", "train/epoch_", "val/"))
     ]
-    ends = _epoch_ends(rows)
-    points = [{**row, "step": _epochs_at(row["step"], ends)} for row in rows]
-    best = None if best_step is None else _epochs_at(best_step, ends)
+    ends = epoch_ends(rows)
+    points = [{**row, "step": epochs_at(row["step"], ends)} for row in rows]
+    best = None if best_step is None else epochs_at(best_step, ends)
     with style():
         figure = new_figure(4.4 * max(1, len(panels)), 3.5 + 0.3 * bool(title))
         for position, (heading, name) in enumerate(panels, start=1):
@@ -164,14 +164,14 @@ def _plot_worst_pairs(
         save_figure(figure, path)
 
 
-def _series(rows: Sequence[Row], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def series_of(rows: Sequence[Row], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Steps and values of the rows that have `name`, both (N,); null is NaN."""
     points = [(row["step"], np.nan if row[name] is None else row[name]) for row in rows if name in row]
     steps, values = zip(*points, strict=True) if points else ((), ())
     return np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
 
 
-def _epoch_ends(rows: Sequence[Row]) -> list[tuple[float, float]]:
+def epoch_ends(rows: Sequence[Row]) -> list[tuple[float, float]]:
     """Return (step, epochs done) from 0 to the last whole epoch; empty without one.
 
     A limit may have cut the last epoch short; images that cannot be read may make any epoch shorter.
@@ -188,7 +188,7 @@ def _epoch_ends(rows: Sequence[Row]) -> list[tuple[float, float]]:
     return points
 
 
-def _epochs_at(step: float, ends: Sequence[tuple[float, float]]) -> float:
+def epochs_at(step: float, ends: Sequence[tuple[float, float]]) -> float:
     """Return how many epochs were done at `step`; the step itself if no epoch has ended."""
     if not ends:
         return step
@@ -198,14 +198,14 @@ def _epochs_at(step: float, ends: Sequence[tuple[float, float]]) -> float:
 
 
 def _draw_metric(axes: "Axes", rows: Sequence[Row], name: str, best: float | None) -> None:
-    steps, values = _series(rows, f"train/{name}")
-    epoch_steps, epoch_values = _series(rows, f"train/epoch_{name}")
+    steps, values = series_of(rows, f"train/{name}")
+    epoch_steps, epoch_values = series_of(rows, f"train/epoch_{name}")
     if len(epoch_steps):
         axes.plot(steps, values, color=TRAIN_COLOR, alpha=0.3, linewidth=1.0)
         _draw_line(axes, epoch_steps, epoch_values, TRAIN_COLOR, "train, mean of epoch")
     else:
         _draw_line(axes, steps, values, TRAIN_COLOR, "train")
-    val_steps, val_values = _series(rows, f"val/{name}")
+    val_steps, val_values = series_of(rows, f"val/{name}")
     _draw_line(axes, val_steps, val_values, VAL_COLOR, "val")
     if best is not None:
         _mark_best(axes, best, val_steps, val_values)
@@ -250,7 +250,7 @@ def _mark_best(axes: "Axes", best: float, steps: NDArray[np.float64], values: ND
 
 
 def _draw_rate(axes: "Axes", rows: Sequence[Row]) -> None:
-    _draw_line(axes, *_series(rows, "train/lr"), RATE_COLOR)
+    _draw_line(axes, *series_of(rows, "train/lr"), RATE_COLOR)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 

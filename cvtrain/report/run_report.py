@@ -14,6 +14,7 @@ import yaml
 from cvtrain.checkpoint import BEST, inference_weights, load_checkpoint
 from cvtrain.config.redact import redact
 from cvtrain.config.serialize import to_plain
+from cvtrain.config.text import first_line
 from cvtrain.data.build import BatchLoader
 from cvtrain.data.images.errors import BadImage, write_skipped
 from cvtrain.data.loader.sampler import BatchIndices
@@ -27,6 +28,8 @@ from cvtrain.report.image_grid import plot_images
 from cvtrain.report.json_file import write_json
 from cvtrain.report.plots import plot_curves
 from cvtrain.report.plotter import Plotter
+from cvtrain.report.run_page import REPORT, write_run_page
+from cvtrain.report.run_results import read_results
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.files import atomic_write, remove_temporary_files
 from cvtrain.runtime.memory import peak_memory_gib
@@ -150,9 +153,22 @@ def write_report(run: Run, end_reason: StopReason, plotter: Plotter | None, *, w
         if best_path.exists():
             run.logger.log_artifact(best_path)
     log_final_results(run, end_reason, best, metrics, wall_seconds=wall_seconds)
+    is_wanted = run.config.plots if run.config.report is None else run.config.report
+    if is_done and best is not None and is_wanted:
+        write_page(run)
     if bottleneck is not None:
         log.info("time: %s", bottleneck.sentence)
     return metrics
+
+
+def write_page(run: Run) -> None:
+    """Write report.html from what the folder has by now; whatever fails is a warning, since the run is done."""
+    path = run.run_dir / REPORT
+    try:
+        write_run_page(path, read_results(run.run_dir, "val", is_own=True), run.splits.val)
+        log.info("report: %s", display_path(path))
+    except Exception as error:
+        log.warning("%s could not be written: %s: %s", path, type(error).__name__, first_line(error))
 
 
 def gather_bad_images(run: Run) -> dict[str, list[BadImage]]:

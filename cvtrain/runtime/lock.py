@@ -77,6 +77,22 @@ def is_held(run_dir: Path) -> bool:
     return (run_dir / LOCK_FILE).exists()
 
 
+def holder_of(run_dir: Path) -> str | None:
+    """Return a description of the other process that trains in a run folder; None if there is none, or no telling."""
+    if fcntl is None:
+        return None
+    try:
+        with (run_dir / LOCK_FILE).open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                return _holder(file) if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except OSError:  # never locked, or not for us to read
+        pass
+    return None
+
+
 def unusable_folder(run_dir: Path, error: OSError, key: str = RUN_DIR) -> ConfigError:
     """The error for a run folder, or the folder of `key`, that cannot be made or written to."""
     return ConfigError(

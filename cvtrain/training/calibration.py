@@ -47,14 +47,20 @@ def fit_temperature(predictions: Predictions) -> float:
     return 1 / scale
 
 
-def calibration_error(predictions: Predictions, temperature: float) -> float | None:
-    """Return the expected calibration error (see `ClassificationMetrics.compute`), in 0..1; None without logits."""
+def measure_calibration(predictions: Predictions, temperature: float) -> ClassificationMetrics | None:
+    """Return the metrics of the probabilities at a temperature, whose loss is left out; None without logits."""
     logits, labels = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.labels)
     if logits.numel() == 0:
         return None
     metrics = ClassificationMetrics(logits.shape[1], logits.device)
     metrics.update(logits / temperature, labels, torch.zeros(len(labels)))
-    return metrics.compute()["calibration_error"]
+    return metrics
+
+
+def calibration_error(predictions: Predictions, temperature: float) -> float | None:
+    """Return the expected calibration error (see `ClassificationMetrics.compute`), in 0..1; None without logits."""
+    metrics = measure_calibration(predictions, temperature)
+    return None if metrics is None else metrics.compute()["calibration_error"]
 
 
 def top_probs(predictions: Predictions, temperature: float, device: torch.device) -> np.ndarray:
@@ -74,9 +80,13 @@ def calibrate(evaluation: Evaluation, device: torch.device) -> None:
 
 
 def describe_calibration(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the temperature, and the calibration error without and with it, for a summary."""
+    """Return the temperature, and calibration error and bins without and with it, for a summary."""
+    found = {
+        when: measure_calibration(evaluation.predictions, temperature)
+        for when, temperature in (("before", 1.0), ("after", evaluation.temperature))
+    }
     return {
         "temperature": evaluation.temperature,
-        "error_before": calibration_error(evaluation.predictions, 1.0),
-        "error_after": calibration_error(evaluation.predictions, evaluation.temperature),
+        **{f"error_{when}": each and each.compute()["calibration_error"] for when, each in found.items()},
+        **{f"bins_{when}": each and each.calibration_bins() for when, each in found.items()},
     }

@@ -11,7 +11,7 @@ from PIL import Image
 
 import cvtrain.auto.search as search_module
 from cvtrain.auto.candidates import list_candidates
-from cvtrain.auto.compare import compare_predictions, sign_test
+from cvtrain.auto.compare import compare_predictions
 from cvtrain.auto.probe import Probed, stratified_order
 from cvtrain.auto.search import AutoSearch, StoppedError
 from cvtrain.auto.state import State, Trained, load_state
@@ -47,13 +47,6 @@ def test_spans_of_time(text, seconds):
 def test_what_is_no_span_of_time(text):
     with pytest.raises(ConfigError, match=r"budget=.*is no span of time"):
         parse_duration(text, "budget")
-
-
-@pytest.mark.parametrize(
-    ("won", "lost", "p_value"), [(0, 0, 1.0), (1, 0, 0.5), (0, 1, 1.0), (3, 1, 5 / 16), (10, 2, 79 / 4096)]
-)
-def test_sign_test_by_counting(won, lost, p_value):
-    assert sign_test(won, lost) == pytest.approx(p_value)
 
 
 def test_interval_of_wilson():

@@ -90,6 +90,7 @@ def test_a_run_on_a_folder_leaves_what_the_docs_say(run, photos, tmp_path):
         "predictions_test.csv",
         "per_class_val.csv",
         "per_class_test.csv",
+        "report.html",
     }
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["images"] == {"train": 30, "val": 12, "test": 10}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cvtrain.report.figure import printable_text
 from cvtrain.report.image_grid import plot_images
-from cvtrain.report.plots import _epoch_ends, _epochs_at, plot_confusion, plot_curves
+from cvtrain.report.plots import epoch_ends, epochs_at, plot_confusion, plot_curves
 
 
 def rows(steps: int = 100) -> list[dict[str, float | None]]:
@@ -63,9 +63,9 @@ def test_curves_of_unusual_runs(tmp_path: Path, found: list[dict[str, float | No
 
 def test_x_axis_is_epochs() -> None:
     rows = [{"step": step, "epoch": epoch, "train/epoch_loss": 1.0} for epoch, step in ((1, 45), (2, 90), (3, 99))]
-    ends = _epoch_ends(rows)  # the third epoch was cut short
-    assert [_epochs_at(step, ends) for step in (0, 9, 45, 90, 99)] == pytest.approx([0, 0.2, 1, 2, 2.2])
-    assert _epochs_at(7, _epoch_ends([])) == 7
+    ends = epoch_ends(rows)  # the third epoch was cut short
+    assert [epochs_at(step, ends) for step in (0, 9, 45, 90, 99)] == pytest.approx([0, 0.2, 1, 2, 2.2])
+    assert epochs_at(7, epoch_ends([])) == 7
 
 
 def test_best_checkpoint_is_marked(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from cvtrain.config.checks.extras import EXTRA_CHECKS
 from cvtrain.config.checks.features import FEATURE_CHECKS
 from cvtrain.config.checks.model import MODEL_CHECKS
 from cvtrain.config.checks.predict import MERGE_CHECKS, PREDICT_CHECKS
+from cvtrain.config.checks.report import REPORT_CHECKS
 from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
 from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
@@ -26,6 +27,7 @@ from cvtrain.config.schema.auto import AutoConfig
 from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import MergeConfig, PredictConfig
+from cvtrain.config.schema.report import ReportConfig
 from cvtrain.config.schema.root import CacheConfig, Config, EvaluateConfig
 from cvtrain.config.schema.sweep import SweepConfig
 
@@ -47,6 +49,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     CheckConfig: CHECK_CHECKS,
     PredictConfig: PREDICT_CHECKS,
     MergeConfig: MERGE_CHECKS,
+    ReportConfig: REPORT_CHECKS,
     ExportConfig: EXPORT_CHECKS,
     CacheConfig: (),
     SweepConfig: SWEEP_CHECKS,

@@ -23,6 +23,7 @@ from cvtrain.config.schema.optim import (
     SchedulerConfig,
 )
 from cvtrain.config.schema.predict import LOG_LEVELS, MergeConfig, PredictConfig
+from cvtrain.config.schema.report import ReportConfig
 from cvtrain.config.schema.sweep import SweepConfig
 from cvtrain.config.schema.trainer import CheckpointConfig, Precision, TrainerConfig
 
@@ -68,6 +69,7 @@ class Config:
     )
     log_level: str = setting("INFO", "level of console and train.log", choices=LOG_LEVELS)
     plots: bool = setting(True, "plot the pictures of the run; off in the trials of cvtrain sweep unless given")
+    report: Optional[bool] = setting(None, "write report.html at the end of the run; null: as plots")
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -147,6 +149,7 @@ VERBS: Dict[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "merge": MergeConfig,
+    "report": ReportConfig,
     "export": ExportConfig,
     "cache": CacheConfig,
     "sweep": SweepConfig,
