@@ -82,6 +82,16 @@ def run_report(config: Any, run_dir: Path, overrides: list[str]) -> None:
     report(config)
 
 
+def run_reproduce(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    log.info("cvtrain %s: loading torch", __version__)
+    with collection_paused():
+        from cvtrain.commands.reproduce import reproduce
+
+    outcome = reproduce(config, run_dir=run_dir)
+    if outcome.exit_code or not outcome.is_equal:
+        raise SystemExit(outcome.exit_code or EXIT_FAILED)
+
+
 def run_export(config: Any, run_dir: Path, overrides: list[str]) -> None:
     from cvtrain.commands.export import export
 
@@ -131,6 +141,7 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "predict": run_predict,
     "merge": run_merge,
     "report": run_report,
+    "reproduce": run_reproduce,
     "export": run_export,
     "cache": run_cache,
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
@@ -171,8 +182,8 @@ def main(argv: list[str] | None = None, *, prevalidated: bool = False) -> NoRetu
 def run(arguments: list[str], *, prevalidated: bool = False) -> int:
     """Run one command line and return its exit status.
 
-    0; 1 if the data or the numbers ended the run; 2 for a wrong command; 3 if `predict` could not read all images, or
-    `check` found what makes figures wrong; 130 when interrupted.
+    0; 1 if the data or the numbers ended the run, or `reproduce` found a difference; 2 for a wrong command; 3 if
+    `predict` could not read all images, or `check` found what makes figures wrong; 130 when interrupted.
 
     A training command that a search has checked (`prevalidated`) is not checked again.
 

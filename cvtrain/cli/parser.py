@@ -88,8 +88,8 @@ def parse_command(arguments: list[str]) -> ParsedCommand:
     _check_combination(options)
     words = list(options.overrides)
     verb = words.pop(0) if words and words[0] in VERBS else "train"
-    if verb == "report":
-        words = _with_runs(words)
+    if verb in ("report", "reproduce"):
+        words = _with_runs(words, verb)
     wrong = [word for word in words if "=" not in word and not word.startswith(("~", "-"))]
     if wrong and not options.shell_completion:
         composer = build_composer(verb, options, words)
@@ -147,13 +147,21 @@ def _repeated(repeats: "Repeats", tokens: list[str], options: argparse.Namespace
     return expand_repeats(repeats, tokens, first_seed)
 
 
-def _with_runs(words: list[str]) -> list[str]:
-    """Return the words of `cvtrain report` with the run folders among them as one setting."""
+def _with_runs(words: list[str], verb: str) -> list[str]:
+    """Return the words of `cvtrain report` or `reproduce` with the run folders among them as a setting.
+
+    Raises:
+        ConfigError: there are several for `reproduce`.
+    """
     from cvtrain.config.overrides import override
 
     runs = [word for word in words if "=" not in word or Path(word).is_dir()]
     others = [word for word in words if word not in runs]
-    return [*others, override("runs", runs)] if runs else others
+    if verb == "reproduce" and len(runs) > 1:
+        raise ConfigError("run", " ".join(runs), "one run at a time is repeated", "name one folder")
+    if not runs:
+        return others
+    return [*others, override("runs", runs) if verb == "report" else override("run", runs[0])]
 
 
 def _is_multirun(options: argparse.Namespace, words: list[str]) -> bool:

@@ -114,6 +114,7 @@ MAIN_KEYS = {
     "predict": "checkpoint",
     "merge": "output",
     "report": "runs",
+    "reproduce": "run",
     "export": "checkpoint",
     "sweep": "sweep",
     "cache": "clean",

@@ -16,8 +16,8 @@ HYDRA_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.
 # Text keys whose `~` is the user's home folder.
 PATHS = (
     "output_root", "resume", "checkpoint", "cache_dir", "data.root", "data.file", "data.exclude", "data.path",
-    "data.cache_dir", "model.weights", "auto.weights", "sweep.file", "source", "output", "sort_into", "check",
-    "hydra.run.dir", "hydra.sweep.dir",
+    "data.cache_dir", "model.weights", "auto.weights", "sweep.file", "source", "output", "sort_into", "check", "run",
+    "run_dir", "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 # Text keys whose values never hold a comma: `model.arch=resnet18,resnet50` is a sweep that lacks --multirun.
 NAMES = ("model.arch", "model.target", "data.target", "trainer.monitor", "trainer.device", "device", "log_level")

@@ -39,6 +39,7 @@ def register_resolvers(composer: Composer) -> None:
     """Make the interpolations of conf/ known to OmegaConf, such as `${run_dir:root,name,resume}`."""
     # The cache belongs to one composed config: asked again, the same config gives the same folder.
     OmegaConf.register_new_resolver("new_run_dir", new_run_dir, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("repetition_dir", repetition_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
     # Parts of the help text, which every composition resolves.
     OmegaConf.register_new_resolver("list_groups", CachedText(partial(list_groups, composer)), replace=True)
@@ -77,6 +78,11 @@ def run_dir(root: str, name: Any, resume: str | None) -> str:
         if folder is not None:
             return str(folder)
     return new_run_dir(root, name)
+
+
+def repetition_dir(chosen: str | None, root: str, run: str) -> str:
+    """Return the folder of `cvtrain reproduce RUN`: `chosen`, else a new one in `<root>/<name of the run's folder>`."""
+    return str(Path(chosen).expanduser()) if chosen else new_run_dir(root, Path(run).expanduser().absolute().name)
 
 
 def list_groups(composer: Composer) -> str:

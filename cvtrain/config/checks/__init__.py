@@ -18,6 +18,7 @@ from cvtrain.config.checks.features import FEATURE_CHECKS
 from cvtrain.config.checks.model import MODEL_CHECKS
 from cvtrain.config.checks.predict import MERGE_CHECKS, PREDICT_CHECKS
 from cvtrain.config.checks.report import REPORT_CHECKS
+from cvtrain.config.checks.reproduce import REPRODUCE_CHECKS
 from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
 from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
@@ -28,6 +29,7 @@ from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import MergeConfig, PredictConfig
 from cvtrain.config.schema.report import ReportConfig
+from cvtrain.config.schema.reproduce import ReproduceConfig
 from cvtrain.config.schema.root import CacheConfig, Config, EvaluateConfig
 from cvtrain.config.schema.sweep import SweepConfig
 
@@ -50,6 +52,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     PredictConfig: PREDICT_CHECKS,
     MergeConfig: MERGE_CHECKS,
     ReportConfig: REPORT_CHECKS,
+    ReproduceConfig: REPRODUCE_CHECKS,
     ExportConfig: EXPORT_CHECKS,
     CacheConfig: (),
     SweepConfig: SWEEP_CHECKS,

@@ -24,6 +24,7 @@ from cvtrain.config.schema.optim import (
 )
 from cvtrain.config.schema.predict import LOG_LEVELS, MergeConfig, PredictConfig
 from cvtrain.config.schema.report import ReportConfig
+from cvtrain.config.schema.reproduce import ReproduceConfig
 from cvtrain.config.schema.sweep import SweepConfig
 from cvtrain.config.schema.trainer import CheckpointConfig, Precision, TrainerConfig
 
@@ -150,6 +151,7 @@ VERBS: Dict[str, type] = {
     "predict": PredictConfig,
     "merge": MergeConfig,
     "report": ReportConfig,
+    "reproduce": ReproduceConfig,
     "export": ExportConfig,
     "cache": CacheConfig,
     "sweep": SweepConfig,

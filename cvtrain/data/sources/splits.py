@@ -80,7 +80,10 @@ class SplitSettings:
 
     @classmethod
     def of(cls, config: DataConfig) -> "SplitSettings":
-        fold = None if config.fold is None else parse_fold(config.fold)
+        try:
+            fold = None if config.fold is None else parse_fold(config.fold)
+        except ValueError as error:  # the command line is checked, a checkpoint is not
+            raise ConfigError("data.fold", config.fold, str(error)) from error
         return cls(config.val_fraction, config.split_seed, config.test_fraction, fold)
 
 
