@@ -38,7 +38,10 @@ class Probed:
         arch, license, overrides: of the candidate.
         params_m: million parameters.
         latency_ms: of one image, through the network alone.
-        step_seconds: of one image in a training step, beyond its forward pass, without decoding.
+        image_size: that the weights want, in pixels.
+        can_shrink: it takes smaller images as it is.
+        forward_seconds, step_seconds: of one image, through the network, and in a training step beyond that; without
+            decoding.
         seconds_per_image: from the file to its features, batches at a time.
         num_images: training images whose features were looked at.
         accuracy: of the regression on them, cross-validated, 0..1; None: too few images for that.
@@ -50,7 +53,10 @@ class Probed:
     overrides: tuple[str, ...]
     params_m: float
     latency_ms: float
-    step_seconds: float = 0.0
+    image_size: int
+    can_shrink: bool
+    forward_seconds: float
+    step_seconds: float
     seconds_per_image: float = 0.0
     num_images: int = 0
     accuracy: float | None = None
@@ -91,8 +97,17 @@ class Probe:
         self._labels: list[torch.Tensor] = []
         self._order = stratified_order(splits.train.labels)
         params = sum(parameter.numel() for parameter in model.parameters())
+        forward, step = self._speed()
         self.found = Probed(
-            candidate.arch, candidate.license, candidate.overrides, params / 1e6, self._latency(), self._step_seconds()
+            candidate.arch,
+            candidate.license,
+            candidate.overrides,
+            params / 1e6,
+            self._latency(),
+            image_size=self._config.data.image_size,
+            can_shrink=built.convolutional,
+            forward_seconds=forward,
+            step_seconds=step,
         )
 
     def _latency(self) -> float:
@@ -105,7 +120,8 @@ class Probe:
                 times.append(self._now() - began)
         return 1000 * float(np.median(times))
 
-    def _step_seconds(self) -> float:
+    def _speed(self) -> tuple[float, float]:
+        """Return the seconds per image of a forward pass, and of a training step beyond that."""
         backbone = self._backbone
         images = torch.zeros(STEP_IMAGES, *image_shape(self._config), dtype=torch.uint8)
         inputs, network = backbone.normalizer(images.to(backbone.device)), copy.deepcopy(backbone.model)
@@ -113,7 +129,7 @@ class Probe:
         step, forward = (
             seconds_per_image(network, inputs, backbone.dtype, trains=trains, now=self._now) for trains in (True, False)
         )
-        return max(0.0, step - forward)
+        return forward, max(0.0, step - forward)
 
     def look(self, share: float, progress: Progress) -> Probed:
         """Compute the features of `share` of the training images, and cross-validate a regression on them."""

@@ -14,6 +14,7 @@ from cvtrain.auto.candidates import Candidate, list_candidates
 from cvtrain.auto.compare import compare_predictions
 from cvtrain.auto.probe import SHARES, Probe, Probed
 from cvtrain.auto.report import describe_probes, write_results
+from cvtrain.auto.schedule import RUN_SECONDS, Pace, choose_image_size, sample_images
 from cvtrain.auto.state import State, Trained
 from cvtrain.commands.from_python import run_logging
 from cvtrain.commands.train import train
@@ -34,10 +35,6 @@ from cvtrain.runtime.progress import build_progress
 log = logging.getLogger(__name__)
 
 MAX_EPOCHS, MAX_SCRATCH_EPOCHS = 10, 200
-# What starting and ending a run takes besides passes over images, in seconds, before one has shown it.
-RUN_SECONDS = 4.0
-# Evaluations that end a run: averages of the start and the end.
-LAST_EVALUATIONS = 3
 # Networks that are trained at most; those after the first only if time is left.
 MAX_TRAINED = 2
 SCRATCH = ("model=resnet18", "model.pretrained=false")
@@ -72,6 +69,7 @@ class AutoSearch:
         self._config_dir, self._now = config_dir, now
         self._began = now() - state.elapsed
         self._splits: Splits | None = None
+        self._short_side, self._read_seconds = 0, 0.0
 
     def run(self) -> int:
         """Search, and leave the best run in the folder. Returns the exit status: 0, or 128 + a signal's number.
@@ -106,11 +104,13 @@ class AutoSearch:
         candidates = list_candidates(self.settings)
         self._splits = build_splits(self._compose([]).data)
         splits = self._splits
+        self._short_side, self._read_seconds = sample_images(splits.train, now=self._now)
         log.info(
-            "data: %d train, %d val images, %d classes; budget %.0f s",
+            "data: %d train, %d val images, %d classes, short side %d pixels; budget %.0f s",
             len(splits.train),
             len(splits.val),
             len(splits.classes),
+            self._short_side,
             self.state.budget,
         )
         if self.state.probed and self.state.runs:
@@ -119,7 +119,7 @@ class AutoSearch:
         progress = build_progress(True)
         if len(survivors) == 1:  # nothing to compare it with: training tells more, and sooner
             found = survivors[0].found
-            found.seconds_per_image = found.latency_ms / 1000
+            found.seconds_per_image = self._read_seconds + found.forward_seconds
             self.state.probed[found.arch] = found
         for share in SHARES:
             if len(survivors) <= 1:
@@ -162,7 +162,8 @@ class AutoSearch:
     def _train_pretrained(self, probed: Probed, *, must_fit: bool) -> None:
         assert self._splits is not None
         num_train, num_val = len(self._splits.train), len(self._splits.val)
-        one_pass = (num_train + num_val) * probed.seconds_per_image + RUN_SECONDS
+        pace = self._fit_image_size(probed)
+        one_pass = RUN_SECONDS + pace.frozen_seconds(num_train, num_val)
         if one_pass > self._left():
             if must_fit:
                 return
@@ -170,20 +171,18 @@ class AutoSearch:
         frozen = self._train(f"{probed.arch}_frozen", probed.arch, [*probed.overrides, "model.freeze=backbone"])
         if frozen is None:
             return
-        # The whole run tells more than the first look, which warms up.
-        probed.seconds_per_image = frozen.eval_seconds / num_val
-        evaluation = num_val * probed.seconds_per_image
-        around = max(0.0, frozen.run_seconds - (num_train + num_val) * probed.seconds_per_image)
-        epoch = num_train * (probed.seconds_per_image + probed.step_seconds) + evaluation
-        # The features of the start and an evaluation come before the epochs.
-        before, after = num_train * probed.seconds_per_image + evaluation, LAST_EVALUATIONS * evaluation
+        # The whole run tells more than a few images, which warm up.
+        pace = Pace(0.0, frozen.eval_seconds / num_val, pace.step)
+        before, epoch = pace.frozen_seconds(num_train, num_val), pace.epoch_seconds(num_train, num_val)
+        around, after = max(0.0, frozen.run_seconds - before), pace.closing_seconds(num_val)
         epochs = min(MAX_EPOCHS, int((self._left() - around - before - after) / epoch))
         name = f"{probed.arch}_finetune"
         if epochs < 1 and not self._is_begun(name):
             needed = around + before + epoch + after
             log.info("%s: no time to fine-tune: %.0f s for an epoch, %.0f s left", probed.arch, needed, self._left())
             return
-        minutes = max(0.05, (self._left() - around - before + evaluation - after) / 60)  # of the epochs
+        features = num_train * pace.forward
+        minutes = max(0.05, (self._left() - around - features - after) / 60)  # of the epochs
         tokens = [*probed.overrides, f"trainer.epochs={max(1, epochs)}", f"trainer.max_minutes={minutes:.3f}"]
         self._train(name, probed.arch, tokens)
 
@@ -193,13 +192,38 @@ class AutoSearch:
         log.warning("no pretrained weights are at hand: training %s from random weights", SCRATCH[0])
         candidate = Candidate("resnet18", SCRATCH)
         probe = Probe(candidate, self._compose([*SCRATCH, "plots=false"]), self._splits, now=self._now)
-        found = probe.look(SHARES[0], build_progress(True))
-        num_train, num_val = len(self._splits.train), len(self._splits.val)
-        epoch = (num_train + num_val) * found.seconds_per_image + num_train * found.step_seconds
+        pace = self._pace(probe.found)
+        epoch = pace.epoch_seconds(len(self._splits.train), len(self._splits.val))
         epochs = max(1, min(MAX_SCRATCH_EPOCHS, int((self._left() - RUN_SECONDS) / epoch)))
         minutes = max(0.05, (self._left() - RUN_SECONDS) / 60)
         tokens = [*SCRATCH, f"trainer.epochs={epochs}", f"trainer.max_minutes={minutes:.3f}"]
         self._train("resnet18_scratch", "resnet18", tokens)
+
+    def _pace(self, probed: Probed) -> Pace:
+        return Pace(self._read_seconds, probed.forward_seconds, probed.step_seconds)
+
+    def _fit_image_size(self, probed: Probed) -> Pace:
+        """Add a smaller image size to the candidate's overrides where time is short; return the pace at its size."""
+        assert self._splits is not None
+        pace, native = self._pace(probed), probed.image_size
+        if not probed.can_shrink or any(token.startswith("data.image_size=") for token in self.state.tokens):
+            return pace
+        chosen = next((token for token in probed.overrides if token.startswith("data.image_size=")), None)
+        if chosen is None:
+            size = choose_image_size(
+                pace,
+                native=native,
+                short_side=self._short_side,
+                num_train=len(self._splits.train),
+                num_val=len(self._splits.val),
+                seconds=self._left(),
+            )
+            if size == native:
+                return pace
+            log.info("%s: images of %d pixels, not %d, for want of time", probed.arch, size, native)
+            chosen = f"data.image_size={size}"
+            probed.overrides = (*probed.overrides, chosen)
+        return pace.at_size(int(chosen.partition("=")[2]), native)
 
     def _is_begun(self, name: str) -> bool:
         return (self.folder / "candidates" / name / "checkpoints" / "last.pt").is_file()

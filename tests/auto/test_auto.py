@@ -202,7 +202,9 @@ def test_epochs_are_planned_by_the_speed_of_the_regressions_run(tokens, weights,
         return Trained(name, arch, tokens, 0.9, 30, 4.0, run_seconds=4.0, eval_seconds=0.3)
 
     monkeypatch.setattr(found, "_train", train)
-    probed = Probed("resnet18", "mit", (), 1.0, 10.0, step_seconds=0.09)
+    probed = Probed(
+        "resnet18", "mit", (), 1.0, 10.0, image_size=32, can_shrink=True, forward_seconds=0.01, step_seconds=0.09
+    )
     found._train_pretrained(probed, must_fit=False)
     # Of 60 s: 3.1 s around the passes, 0.9 s for features and the first evaluation, 0.9 s for three at the end.
     assert commands[1] == ["trainer.epochs=8", f"trainer.max_minutes={(60 - 3.1 - 0.9 + 0.3 - 0.9) / 60:.3f}"]
