@@ -13,6 +13,7 @@ from cvtrain.data.loader.sampler import BatchIndices
 from cvtrain.explain.explanation import overlay_heat
 from cvtrain.loggers.build import RunLogger
 from cvtrain.report.image_grid import plot_images
+from cvtrain.report.overlays import overlay_path, write_overlays
 from cvtrain.report.plots import plot_confusion
 from cvtrain.report.plotter import Plotter
 from cvtrain.report.tables import write_per_class_csv, write_predictions_csv
@@ -79,8 +80,9 @@ def draw_mistakes(
     """
     predictions = evaluation.predictions
     wrong = np.flatnonzero(predictions.preds != predictions.labels)
+    overlay_path(path).unlink(missing_ok=True)  # of the end before, in a run that went on
     if len(wrong) == 0:
-        path.unlink(missing_ok=True)  # of the end before, in a run that went on
+        path.unlink(missing_ok=True)
         return
     worst = wrong[np.argsort(-predictions.top_probs[wrong, 0], kind="stable")][:SAMPLE_IMAGES]
     batch = loader.dataset[BatchIndices(0, 0, predictions.indices[worst])]
@@ -97,7 +99,9 @@ def draw_mistakes(
     if captions:
         heading = f"{title}, most confident mistakes ({len(wrong):,} of {len(predictions.labels):,} are wrong)"
         preds = torch.as_tensor([int(predictions.preds[by_index[index]]) for index in batch.indices.tolist()])
-        plotter.draw(partial(plot_mistakes, title=heading, heat_maps=heat_maps), batch.images, preds, captions, path)
+        names = [loader.dataset.source.name(index) for index in batch.indices.tolist()]
+        plot = partial(plot_mistakes, title=heading, names=names, heat_maps=heat_maps)
+        plotter.draw(plot, batch.images, preds, captions, path)
 
 
 def plot_mistakes(
@@ -107,15 +111,21 @@ def plot_mistakes(
     path: Path,
     *,
     title: str,
+    names: list[str],
     heat_maps: HeatMaps | None,
 ) -> None:
-    """Draw a grid of images (B, C, S, S) uint8 with captions, each beside its heat map for class `preds` (B,)."""
+    """Draw a grid of images (B, C, S, S) uint8 with captions, each beside its heat map for class `preds` (B,).
+
+    The heat maps are kept by the names of the images, for the report.
+    """
     heat = None if heat_maps is None else heat_maps(images, preds)
     if heat is None:
         plot_images(images.numpy(), captions, path, title=title)
         return
     photos = images.permute(0, 2, 3, 1).numpy()  # (B, S, S, C)
-    pairs = [pair for photo, map in zip(photos, heat, strict=True) for pair in (photo, overlay_heat(photo, map))]
+    overlays = [overlay_heat(photo, map) for photo, map in zip(photos, heat, strict=True)]
+    write_overlays(overlay_path(path), names, overlays)
+    pairs = [pair for pictures in zip(photos, overlays, strict=True) for pair in pictures]
     pixels = np.stack([np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pairs])  # (2 B, S, S, 3)
     texts = [text for caption in captions for text in (caption, "where it saw that")]
     plot_images(pixels.transpose(0, 3, 1, 2), texts, path, title=title, group=2)

@@ -1,12 +1,14 @@
 """The parts of a report, each as lines of HTML."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from cvtrain.report.chart import Axis, Series, bar, chart
 from cvtrain.report.intervals import Interval
+from cvtrain.report.overlays import overlay_path, read_overlays
 from cvtrain.report.pictures import Pictures
 from cvtrain.report.plots import epoch_ends, epochs_at, series_of
 from cvtrain.report.run_facts import (
@@ -17,7 +19,7 @@ from cvtrain.report.run_facts import (
     slice_by_properties,
 )
 from cvtrain.report.run_results import RunResults
-from cvtrain.runtime.html_page import text
+from cvtrain.runtime.html_page import image_element, text
 
 # Above this a confusion matrix has no room on a page.
 MAX_MATRIX = 40
@@ -29,6 +31,7 @@ STYLE = """
 .pictures { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); }
 .row { display: grid; grid-template-columns: repeat(4, 1fr); gap: .25rem; }
 .row img { height: 4rem; }
+.pictures img + img { margin-top: .25rem; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; }
 .range { color: var(--quiet); font-size: .85em; white-space: nowrap; }
 .matrix td, .matrix th { padding: .15rem .4rem; border: 1px solid var(--line); font-size: .85rem; }
@@ -162,20 +165,35 @@ def mistakes(results: RunResults, facts: RunFacts, pictures: Pictures, findings:
     num_wrong = int((~results.is_right).sum())
     yield "<h2>The most confident mistakes</h2>"
     yield f"<p>{len(facts.mistakes):,} of {num_wrong:,}: a wrong label, or what the network has not learned.</p>"
+    overlays = read_overlays(overlay_path(results.folder / "plots" / f"mistakes_{results.split}.png"))
+    if overlays and pictures:
+        yield "<p>Below an image, where the network saw what it answered, in the part that it got.</p>"
     captions = []
     for row in facts.mistakes:
         true, pred = (text(results.classes[k]) for k in (results.labels[row], results.preds[row]))
         caption = f"{pred} {results.confidences[row]:.2f}<br>labelled {true}<br>{text(results.paths[row])}"
         found = findings.get(results.paths[row], ())
         captions.append(caption + "".join(f'<br><span class="warning">check: {text(words)}</span>' for words in found))
-    yield from picture_list([results.paths[row] for row in facts.mistakes], captions, pictures)
+    yield from picture_list([results.paths[row] for row in facts.mistakes], captions, pictures, overlays)
 
 
-def picture_list(names: Sequence[str], captions: Sequence[str], pictures: Pictures) -> Iterator[str]:
-    """Yield a grid of images with their captions, which are HTML."""
+def picture_list(
+    names: Sequence[str],
+    captions: Sequence[str],
+    pictures: Pictures,
+    overlays: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Iterator[str]:
+    """Yield a grid of images with their captions, which are HTML.
+
+    Args:
+        overlays: pictures (H, W, 3) uint8 that stand below the images of these names.
+    """
     yield '<ul class="grid pictures">'
     for name, caption in zip(names, captions, strict=True):
-        yield f"<li><figure>{pictures.element(name)}<figcaption>{caption}</figcaption></figure></li>"
+        images = pictures.element(name)
+        if images and name in overlays:
+            images += image_element(overlays[name], f"heat map of {name}")
+        yield f"<li><figure>{images}<figcaption>{caption}</figcaption></figure></li>"
     yield "</ul>"
 
 

@@ -60,10 +60,15 @@ def render_page(title: str, body: Iterable[str], *, generator: str, style: str =
 
 
 def image_element(pixels: np.ndarray, alt: str) -> str:
-    """Return an `img` element that holds a thumbnail of an image (H, W, 1 or 3) uint8, as WebP of about 4 KB."""
+    """Return an `img` element that holds a thumbnail of an image (H, W, 1 or 3) uint8."""
+    source = f"data:image/webp;base64,{base64.b64encode(encode_thumbnail(pixels)).decode()}"
+    return f'<img src="{source}" alt="{text(alt)}" loading="lazy">'
+
+
+def encode_thumbnail(pixels: np.ndarray) -> bytes:
+    """Return an image (H, W, 1 or 3) uint8, with sides of 128 at most, as WebP of about 4 KB."""
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     encoded = io.BytesIO()
     image.save(encoded, "WEBP", quality=70)
-    source = f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
-    return f'<img src="{source}" alt="{text(alt)}" loading="lazy">'
+    return encoded.getvalue()

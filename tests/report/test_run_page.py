@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from cvtrain.config.errors import ConfigError
 from cvtrain.data.sources.source import ArraySource
 from cvtrain.metrics import wilson_interval
+from cvtrain.report.overlays import read_overlays, write_overlays
 from cvtrain.report.run_facts import compute_facts, slice_by_folder
 from cvtrain.report.run_page import write_run_page
 from cvtrain.report.run_results import read_results
@@ -81,6 +82,23 @@ def test_names_are_harmless_and_images_are_found_by_them(tmp_path):
     assert words.count("<script>alert('x')") > 10
     assert "=1+1\\n\"'>" in words
     assert "check: label suspect: " in words
+
+
+def test_heat_maps_stand_below_the_mistakes(tmp_path):
+    images = np.zeros((10, 20, 20, 3), np.uint8)
+    source = ArraySource(images=images, labels=np.array(LABELS), prefix="x")
+    paths = [source.name(index) for index in range(10)]
+    folder = write_run(tmp_path / "run", LABELS, PREDS, CONFIDENCES, paths=paths)
+    (folder / "plots").mkdir()
+    kept = folder / "plots" / "mistakes_val.json"
+    write_overlays(kept, [paths[4], "gone", "password.jpg"], [np.full((30, 30, 3), 255, np.uint8)] * 3)
+    assert read_overlays(kept)["password.jpg"].min() > 250
+    page, words = page_of(folder, source)
+    assert page.count("<img") == 6 + 1 and page.count('alt="heat map of x[4]"') == 1
+    assert "where the network saw what it answered" in words
+    for damaged in ("{", "[]", '{"x[4]": 3}', '{"x[4]": "AAAA"}', '{"x[4]": "<b>"}'):
+        kept.write_text(damaged, encoding="utf-8")
+        assert page_of(folder, source)[0].count("<img") == 6
 
 
 def write_findings(folder, path, detail, check="label_suspect"):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from cvtrain.report.evaluation import draw_mistakes
+from cvtrain.report.overlays import overlay_path, read_overlays
 from cvtrain.report.plotter import Plotter
 from cvtrain.training.evaluator import Predictions
 
@@ -30,5 +31,15 @@ def test_a_run_that_went_on_and_is_always_right_keeps_no_old_mistakes(tmp_path):
             logits=np.zeros((1, 0), np.float32),
         )
         evaluation = SimpleNamespace(predictions=predictions)
-        draw_mistakes(Plotter(), path, evaluation, loader=loader, classes=("ant", "bee"), title="run")
+        draw_mistakes(
+            Plotter(),
+            path,
+            evaluation,
+            loader=loader,
+            classes=("ant", "bee"),
+            title="run",
+            heat_maps=lambda images, targets: np.ones((1, 4, 4)),
+        )
         assert path.exists() == is_there
+        overlays = read_overlays(overlay_path(path))
+        assert [(name, each.shape) for name, each in overlays.items()] == [("photos/5.png", (4, 4, 3))] * is_there
