@@ -99,6 +99,8 @@ def summary(results: RunResults, facts: RunFacts, num_leaked: int) -> Iterator[s
             f'<span class="error">These figures are too good: by cvtrain check, {num_leaked:,} {split} images have a '
             "copy in another split.</span>"
         )
+    for words in results.summary.get("data_warnings") or ():
+        lines.append(f'<span class="warning">{text(words)}.</span>')
     if results.summary.get("skipped_images"):
         skipped = results.summary["skipped_images"]
         lines.append(f'<span class="warning">{skipped:,} images could not be read and are in no figure.</span>')

@@ -292,6 +292,7 @@ def summarize(
         "classes": list(run.splits.classes),
         "images": {name: len(source) for name, source in run.splits.parts().items()},
         "skipped_images": num_skipped,
+        "data_warnings": list(run.splits.warnings),
         "device": str(trainer.device),
         "precision": precision_name(trainer.dtype),
         "wall_seconds": wall_seconds,

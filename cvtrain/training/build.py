@@ -214,10 +214,10 @@ def load_splits(config: Config, state: dict[str, Any] | None, world: ProcessGrou
     with world.local_main_first():  # which downloads what the others find there
         splits = build_splits(config.data)
     states = stat_splits(splits)
-    leaks = leak_warnings(config.data, splits, states)
+    splits = replace(splits, warnings=(*splits.warnings, *leak_warnings(config.data, splits, states)))
     digest = dataset_digest(splits, states)
     check_splits_match(digest, world)
-    for line in (*splits.warnings, *leaks):
+    for line in splits.warnings:
         log.warning("data: %s", line)
     if state is not None:
         check_classes(splits.classes, state)

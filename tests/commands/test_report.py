@@ -16,10 +16,13 @@ REPORTED = [word for word in OPTIONS if word != "plots=false"] + ["plots=false",
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Folder of a run on 40 photos, with its page."""
+    """Folder of a run on 60 photos, with its page."""
     from cvtrain.config.compose import compose
 
     root = write_photos(tmp_path_factory.mktemp("photos"))
+    for name in ("ant", "bee"):  # some of val are then copies of train
+        for file in sorted((root / name).iterdir())[:10]:
+            shutil.copy(file, root / name / f"copy{file.name}")
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = [*REPORTED, f"data.root={root}", "optimizer.lr=0.002"]
     train(compose(*words), run_dir=folder, overrides=words)
@@ -33,7 +36,8 @@ def copy(run, tmp_path):
 
 def test_a_run_ends_with_its_page(run):
     words = check_page((run / "report.html").read_text(encoding="utf-8"))
-    assert "of 8 val images are right" in words
+    assert "of 12 val images are right" in words
+    assert "data.on_leakage=drop_val leaves them out of val" in words
     assert "optimizer.lr 0.002 0.001" in words
     assert "data.image_size=16" in words
 
@@ -76,7 +80,7 @@ def test_an_evaluation_has_a_page_with_the_images_of_its_run(run, tmp_path, cvtr
     assert cvtrain("evaluate", checkpoint, "split=train", "hydra.run.dir=again", "device=cpu").status == 0
     answer = cvtrain("report", "again")
     assert answer.status == 0 and "without pictures" not in answer.out
-    assert "of 32 train images are right" in check_page((tmp_path / "again" / "report.html").read_text())
+    assert "of 48 train images are right" in check_page((tmp_path / "again" / "report.html").read_text())
 
 
 def test_images_that_are_gone_leave_a_page_without_pictures(copy, cvtrain):

@@ -110,8 +110,9 @@ def write_findings(folder, path, detail, check="label_suspect"):
     (folder / "findings.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def test_copies_that_check_found_are_said_first(tmp_path):
-    folder = write_run(tmp_path / "run", LABELS, PREDS, CONFIDENCES)
+def test_copies_that_check_or_the_run_found_are_said_first(tmp_path):
+    folder = write_run(tmp_path / "run", LABELS, PREDS, CONFIDENCES, data_warnings=[f"1 copy <b> {EVIL}"])
+    assert "1 copy <b> <script>" in page_of(folder)[1]
     (tmp_path / "check").mkdir()
     write_findings(tmp_path / "check", "val/4.jpg", "near copy, in train", "leakage")
     words = page_of(folder, check=tmp_path / "check")[1]
