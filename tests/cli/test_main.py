@@ -234,7 +234,7 @@ def test_help_lists_groups_and_no_schemas(cvtrain):
     assert answer.status == 0
     assert "optimizer   adadelta adagrad adam adamax adamw muon nadam radam rmsprop sgd\n" in answer.out
     assert "experiment  " in answer.out and "schema" not in answer.out
-    assert answer.out.count("cvtrain data=custom data.root=photos") == 2
+    assert answer.out.count("cvtrain data=custom data.root=photos") == 3
 
 
 def test_help_lists_groups_of_the_users_folder(cvtrain, tmp_path):
