@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from cvtrain.config.errors import ConfigError
 from cvtrain.config.text import display_list
 from cvtrain.data.images.convert import WHITE, image_to_array
 from cvtrain.data.images.errors import BadImageError, describe_error
+from cvtrain.data.images.reader import Reader
 from cvtrain.data.images.resize import EvalTransform
 from cvtrain.data.normalize import Normalizer
 from cvtrain.explain.explanation import METHODS, Explainer, Explanation
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 # Decoders and torch's backends have settings of the whole process, which are set and put back: one thread at a time.
 _TURN = threading.RLock()
 
-# A path, a PIL image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W).
+# A path, the bytes of a file, a PIL image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W).
 Image = Any
 
 
@@ -65,7 +66,7 @@ class Classifier:
     Args:
         module: normalised (B, C, S, S) float32 images to (B, num_classes) logits, in eval mode on its device.
         classes: class names, by class id.
-        reader: decodes the file at a path to (H, W, C) uint8.
+        reader: decodes a file, or its bytes, to (H, W, C) uint8.
         channels: C, 3 for RGB and 1 for grey.
         alpha_color: RGB colour behind transparent pixels, 0..255.
         bit_depth: bits that 16-bit values use, 8..16.
@@ -84,7 +85,7 @@ class Classifier:
         module: nn.Module,
         classes: Sequence[str],
         *,
-        reader: Callable[[str], np.ndarray],
+        reader: Reader,
         channels: int,
         alpha_color: tuple[int, ...] = WHITE,
         bit_depth: int = 16,
@@ -126,8 +127,9 @@ class Classifier:
         """Return an image as `module` takes it: normalised (C, S, S) float32 on the classifier's device.
 
         Args:
-            image: a path, a PIL image, an array (H, W) or (H, W, C) in RGB order, or a tensor (H, W) or (C, H, W).
-                Arrays and tensors hold uint8, uint16, bool or floating-point values in 0..1.
+            image: a path, the bytes of an image file, a PIL image, an array (H, W) or (H, W, C) in RGB order, or a
+                tensor (H, W) or (C, H, W). Arrays and tensors hold uint8, uint16, bool or floating-point values in
+                0..1.
 
         Raises:
             BadImageError: the file cannot be decoded.
@@ -280,6 +282,8 @@ class Classifier:
 
     def _array(self, image: Image) -> np.ndarray:
         """(H, W, C) uint8."""
+        if isinstance(image, bytes):
+            return self.reader.decode(image, "the image")
         if isinstance(image, (str, os.PathLike)):
             return self.reader(os.fspath(image))
         return image_to_array(image, self.channels, self.alpha_color, self.bit_depth)

@@ -98,6 +98,12 @@ def run_export(config: Any, run_dir: Path, overrides: list[str]) -> None:
     export(config)
 
 
+def run_serve(config: Any, run_dir: Path, overrides: list[str]) -> None:
+    from cvtrain.commands.serve import serve
+
+    serve(config)
+
+
 def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
     from cvtrain.commands.cache import cache
 
@@ -143,6 +149,7 @@ VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
     "report": run_report,
     "reproduce": run_reproduce,
     "export": run_export,
+    "serve": run_serve,
     "cache": run_cache,
     # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
     "sweep": run_sweep,

@@ -1,12 +1,9 @@
 """`load`: a checkpoint file as a `Classifier`."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cvtrain.checkpoint import inference_weights, load_checkpoint
 from cvtrain.checkpoint.trust import MAX_BATCH_PIXELS, MAX_IMAGE_SIZE, trusted_model
@@ -18,7 +15,7 @@ from cvtrain.config.schema.model import CustomModelConfig, SavedModelConfig
 from cvtrain.config.schema.root import Config, EvaluateConfig
 from cvtrain.data.build import eval_transform_of
 from cvtrain.data.images.convert import WHITE
-from cvtrain.data.images.reader import build_reader
+from cvtrain.data.images.reader import Reader, build_reader
 from cvtrain.data.normalize import Normalizer
 from cvtrain.models.weights import load_checkpointed_weights
 from cvtrain.runtime.device import choose_memory_format, select_device
@@ -94,7 +91,7 @@ def build_classifier(state: dict[str, Any], trained: Config, settings: EvaluateC
     )
 
 
-def _reader(data: Any, channels: int) -> Callable[[str], np.ndarray]:
+def _reader(data: Any, channels: int) -> Reader:
     """The reader of the run's image files; of a run on images of another kind, the default one."""
     if not isinstance(data, FileDataConfig):
         return build_reader(channels=channels)

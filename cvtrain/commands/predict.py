@@ -72,7 +72,7 @@ def predict(config: PredictConfig) -> PredictResult:
     identity = job_identity(config, path)
     is_resumed = (folder / JOB).exists() and not config.overwrite
     job = resume_job(folder, identity) if is_resumed else new_job(config, table, folder)
-    classifier = _load(config, path)
+    classifier = load_classifier(config, path)
     with StopSignals(), run_lock(folder, key="output"):
         try:
             if not is_resumed:
@@ -154,7 +154,12 @@ def _predict(config: PredictConfig, classifier: Classifier, job: Job, table: Pat
 # ---------------------------------------------------------------- images to rows
 
 
-def _load(config: PredictConfig, path: Path) -> Classifier:
+def load_classifier(config: PredictConfig, path: Path) -> Classifier:
+    """Return the classifier in the checkpoint at `path`, with what `config` says differently.
+
+    Raises:
+        ConfigError: it cannot be used, or not so.
+    """
     workers = config.data.num_workers
     settings = EvaluateConfig(
         checkpoint=config.checkpoint,

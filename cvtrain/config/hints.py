@@ -116,6 +116,7 @@ MAIN_KEYS = {
     "report": "runs",
     "reproduce": "run",
     "export": "checkpoint",
+    "serve": "checkpoint",
     "sweep": "sweep",
     "cache": "clean",
     "auto": "budget",

@@ -8,5 +8,5 @@ LAYERS = (
     {"data", "checkpoint"},
     {"training", "check", "explain"},
     {"report", "export"},
-    {"cli", "commands", "sweep", "auto", "classifier", "__init__", "__main__"},
+    {"cli", "commands", "sweep", "auto", "serve", "classifier", "__init__", "__main__"},
 )

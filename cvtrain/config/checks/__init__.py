@@ -21,6 +21,7 @@ from cvtrain.config.checks.report import REPORT_CHECKS
 from cvtrain.config.checks.reproduce import REPRODUCE_CHECKS
 from cvtrain.config.checks.run import EVALUATE_CHECKS, RUN_CHECKS
 from cvtrain.config.checks.schedule import SCHEDULE_CHECKS
+from cvtrain.config.checks.serve import SERVE_CHECKS
 from cvtrain.config.checks.sweep import SWEEP_CHECKS
 from cvtrain.config.checks.training import TRAINING_CHECKS
 from cvtrain.config.errors import Problem
@@ -31,6 +32,7 @@ from cvtrain.config.schema.predict import MergeConfig, PredictConfig
 from cvtrain.config.schema.report import ReportConfig
 from cvtrain.config.schema.reproduce import ReproduceConfig
 from cvtrain.config.schema.root import CacheConfig, Config, EvaluateConfig
+from cvtrain.config.schema.serve import ServeConfig
 from cvtrain.config.schema.sweep import SweepConfig
 
 Check = Callable[..., Iterable[Problem]]
@@ -54,6 +56,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     ReportConfig: REPORT_CHECKS,
     ReproduceConfig: REPRODUCE_CHECKS,
     ExportConfig: EXPORT_CHECKS,
+    ServeConfig: SERVE_CHECKS,
     CacheConfig: (),
     SweepConfig: SWEEP_CHECKS,
     AutoConfig: AUTO_CHECKS,

@@ -12,6 +12,7 @@ from cvtrain.config.schema.check import CheckConfig
 from cvtrain.config.schema.export import ExportConfig
 from cvtrain.config.schema.predict import PredictConfig
 from cvtrain.config.schema.root import Config, EvaluateConfig
+from cvtrain.config.schema.serve import ServeConfig
 from cvtrain.config.schema.trainer import Precision
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -95,7 +96,7 @@ def evaluation_device(config: EvaluateConfig, is_set: Callable[[str], bool]) -> 
 
 
 def checkpoint_exists(
-    config: EvaluateConfig | PredictConfig | ExportConfig, is_set: Callable[[str], bool]
+    config: EvaluateConfig | PredictConfig | ExportConfig | ServeConfig, is_set: Callable[[str], bool]
 ) -> Iterator[Problem]:
     path = Path(config.checkpoint).expanduser()
     if path.is_file():

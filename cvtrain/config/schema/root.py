@@ -25,6 +25,7 @@ from cvtrain.config.schema.optim import (
 from cvtrain.config.schema.predict import LOG_LEVELS, MergeConfig, PredictConfig
 from cvtrain.config.schema.report import ReportConfig
 from cvtrain.config.schema.reproduce import ReproduceConfig
+from cvtrain.config.schema.serve import ServeConfig
 from cvtrain.config.schema.sweep import SweepConfig
 from cvtrain.config.schema.trainer import CheckpointConfig, Precision, TrainerConfig
 
@@ -153,6 +154,7 @@ VERBS: Dict[str, type] = {
     "report": ReportConfig,
     "reproduce": ReproduceConfig,
     "export": ExportConfig,
+    "serve": ServeConfig,
     "cache": CacheConfig,
     "sweep": SweepConfig,
     "auto": AutoConfig,

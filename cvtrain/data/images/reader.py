@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -122,7 +122,7 @@ def build_reader(
     alpha_color: tuple[int, ...] = WHITE,
     max_image_pixels: int = 178_956_970,
     bit_depth: int = 16,
-) -> Callable[[str | os.PathLike[str]], np.ndarray]:
+) -> Reader:
     """A reader by library name: from a path to (H, W, channels) uint8. See `Reader`.
 
     Raises:
