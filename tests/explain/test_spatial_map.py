@@ -21,7 +21,7 @@ KNOWN = {
     "torchvision/vit_b_16": ("encoder.layers.encoder_layer_11.ln_1", Layout.tokens, 1),
     "timm/vit_tiny_patch16_224": ("blocks.11.norm1", Layout.tokens, 1),
     "timm/deit_tiny_distilled_patch16_224": ("blocks.11.norm1", Layout.tokens, 2),
-    "timm/vit_small_patch16_dinov3": ("blocks.11.norm1", Layout.tokens, 5),
+    "timm/vit_small_patch16_dinov3": ("norm", Layout.tokens, 5),
     "timm/eva02_tiny_patch14_224": ("norm", Layout.tokens, 1),
     "timm/swin_tiny_patch4_window7_224": ("norm", Layout.channels_last, 0),
     "timm/cait_xxs24_224": ("blocks_token_only.1.norm1", Layout.tokens, 1),
@@ -32,7 +32,6 @@ KNOWN = {
     "timm/pvt_v2_b0": ("stages", Layout.channels_first, 0),
     "timm/volo_d1_224": ("norm", Layout.tokens, 1),
     "timm/crossvit_tiny_240": ("blocks.2.fusion.0.norm1", Layout.tokens, 1),
-    "timm/coat_tiny": ("parallel_blocks.5.norm14", Layout.tokens, 1),
     "timm/hiera_tiny_224": ("blocks.11", Layout.tokens, 0),
 }
 OTHERS = (
@@ -47,11 +46,12 @@ NAMES = dict.fromkeys((*KNOWN, *OTHERS, *(f"torchvision/{name}" for name in mode
 MATRIX = [*SAMPLE, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in SAMPLE)]
 # Sizes of images for networks that do not take 96 pixels.
 SIZES = {
+    "torchvision/inception_v3": 160,
     "torchvision/maxvit_t": 224,
+    "torchvision/vit_h_14": 98,
     "timm/test_vit": 160,
     "timm/eva02_tiny_patch14_224": 224,
     "timm/levit_128s": 224,
-    "timm/coat_tiny": 224,
     "timm/crossvit_tiny_240": 240,
     "timm/hiera_tiny_224": 224,
     "timm/volo_d1_224": 224,
