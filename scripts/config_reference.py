@@ -52,7 +52,7 @@ def reference() -> str:
         parts += [f"## {group}: {words}\n", _option_list(group)]
         schemas = GROUP_SCHEMAS.get(group, {})
         parts += _logger_tables() if group == "logger" else list(_group_tables(group, schemas))
-    for verb in ("check", "sweep", "evaluate", "predict", "merge", "report", "reproduce", "export", "cache"):
+    for verb in ("check", "sweep", "evaluate", "predict", "merge", "report", "reproduce", "export", "serve", "cache"):
         parts += [f"## cvtrain {verb}\n", _table(own_settings(verb))]
     return "\n".join(parts)
 

@@ -14,7 +14,8 @@ from layers import LAYERS
 from PIL import Image
 
 from cvtrain.cli import main as cli
-from cvtrain.cli.main import EXIT_FAILED, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_COMMAND
+from cvtrain.cli.main import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_COMMAND
+from cvtrain.cli.verbs import EXIT_FINDINGS
 from cvtrain.config.composer import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,22 +6,21 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cvtrain import __version__
 from cvtrain.cli.parser import ParsedCommand, apply_wandb_parameters, build_composer, expand_help, parse_command
+from cvtrain.cli.verbs import EXIT_FAILED, VERBS
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.text import display_message
 from cvtrain.distributed.env import drop_srun_rank, rank_from_env
 from cvtrain.distributed.errors import LostProcessError, PeerFailedError
 from cvtrain.distributed.rendezvous import DistributedRendezvous, Rendezvous
-from cvtrain.runtime.collection import collection_paused
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,129 +32,7 @@ log = logging.getLogger(__name__)
 # Placeholders of a help template that Hydra fills in, which takes 2 s; ours has none.
 HYDRA_HELP_NAMES = ("$FLAGS_HELP", "$HYDRA_CONFIG_GROUPS", "$APP_CONFIG_GROUPS", "$CONFIG")
 SECONDS_TO_EXIT = 2.0
-EXIT_OK, EXIT_FAILED, EXIT_WRONG_COMMAND, EXIT_FINDINGS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
-
-
-def run_train(config: Any, run_dir: Path, overrides: list[str], world: Any = None) -> float | None:
-    if world is None or world.is_main_process:
-        # At once, since torch takes seconds to load.
-        log.info("cvtrain %s: loading torch", __version__)
-    with collection_paused():
-        from cvtrain.commands.train import train
-
-    options = {} if world is None else {"world": world}
-    result = train(config, run_dir=run_dir, overrides=overrides, **options)
-    if result.exit_code:
-        raise SystemExit(result.exit_code)
-    return result.monitor
-
-
-def run_check(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.commands.check import check
-
-    if check(config, run_dir=run_dir, overrides=overrides).num_errors:
-        raise SystemExit(EXIT_FINDINGS)
-
-
-def run_evaluate(config: Any, run_dir: Path, overrides: list[str]) -> float | None:
-    from cvtrain.commands.evaluate import evaluate
-
-    return evaluate(config, run_dir=run_dir, overrides=overrides).monitor
-
-
-def run_predict(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.commands.predict import predict
-
-    if predict(config).num_errors:
-        raise SystemExit(EXIT_FINDINGS)
-
-
-def run_merge(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.commands.merge import merge
-
-    merge(config)
-
-
-def run_report(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.commands.report import report
-
-    report(config)
-
-
-def run_reproduce(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    log.info("cvtrain %s: loading torch", __version__)
-    with collection_paused():
-        from cvtrain.commands.reproduce import reproduce
-
-    outcome = reproduce(config, run_dir=run_dir)
-    if outcome.exit_code or not outcome.is_equal:
-        raise SystemExit(outcome.exit_code or EXIT_FAILED)
-
-
-def run_export(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.commands.export import export
-
-    export(config)
-
-
-def run_serve(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.commands.serve import serve
-
-    serve(config)
-
-
-def run_cache(config: Any, run_dir: Path, overrides: list[str]) -> None:
-    from cvtrain.commands.cache import cache
-
-    cache(config)
-
-
-def run_sweep(search: Any, run_dir: Path, overrides: list[str]) -> float | None:
-    from cvtrain.config.schema.sweep import Engine
-
-    if search.config.engine is Engine.wandb:
-        from cvtrain.sweep.wandb_engine import search_with_wandb
-
-        exit_code = search_with_wandb(search)
-    else:
-        from cvtrain.sweep.local import search_locally
-
-        exit_code = search_locally(search)
-    if exit_code:
-        raise SystemExit(exit_code)
-    return None
-
-
-def run_auto(command: Any, run_dir: Path, overrides: list[str]) -> None:
-    config, config_dir = command
-    began = time.perf_counter()
-    log.info("cvtrain %s: loading torch", __version__)
-    with collection_paused():
-        from cvtrain.commands.auto import auto
-
-    exit_code = auto(config, overrides, config_dir=config_dir, elapsed=time.perf_counter() - began)
-    if exit_code:
-        raise SystemExit(exit_code)
-
-
-# A verb's config is conf/<verb>.yaml over the dataclass in cvtrain.config.schema.root.VERBS. Its task gets the typed
-# config, the run folder and the overrides, imports what it needs, and returns the number that a sweeper optimises.
-VERBS: dict[str, Callable[[Any, Path, list[str]], float | None]] = {
-    "train": run_train,
-    "check": run_check,
-    "evaluate": run_evaluate,
-    "predict": run_predict,
-    "merge": run_merge,
-    "report": run_report,
-    "reproduce": run_reproduce,
-    "export": run_export,
-    "serve": run_serve,
-    "cache": run_cache,
-    # Gets a `cvtrain.sweep.search.Search` in the config's place, and the overrides of its trials.
-    "sweep": run_sweep,
-    # Gets its settings and --config-dir, and the overrides of its runs.
-    "auto": run_auto,
-}
+EXIT_OK, EXIT_WRONG_COMMAND, EXIT_INTERRUPTED = 0, 2, 130
 
 
 def main(argv: list[str] | None = None, *, prevalidated: bool = False) -> NoReturn:

@@ -6,7 +6,8 @@ import json
 import pytest
 from made_sets import encoded, picture, write
 
-from cvtrain.cli.main import EXIT_FINDINGS, EXIT_OK, EXIT_WRONG_COMMAND, run
+from cvtrain.cli.main import EXIT_OK, EXIT_WRONG_COMMAND, run
+from cvtrain.cli.verbs import EXIT_FINDINGS
 from cvtrain.commands.check import check
 from cvtrain.config.compose import compose, compose_verb
 from cvtrain.config.errors import ConfigError

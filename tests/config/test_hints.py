@@ -14,7 +14,7 @@ import pytest
         ("trian", {"trian": "did you mean train?"}),
         (
             "deploy checkpoint=x",
-            {"deploy": "verbs: train, check, evaluate, predict, merge, report, export, serve, cache, sweep, auto, "},
+            {"deploy": "verbs: train, check, evaluate, predict, merge, report, reproduce, export, serve, cache, "},
         ),
         ("usage", {"usage": "that is cvtrain --help"}),
         ("train evaluate", {"evaluate": "the verb comes first: cvtrain evaluate key=value ..."}),
