@@ -61,7 +61,7 @@ def split_search(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
         if key == FOLDER and equals:
             own.append(token if value[:1] in ("", "'", '"') else override(f"{FOLDER}.file", value))
             own[-1] = own[-1].replace(f"{FOLDER}=", f"{FOLDER}.file=", 1)
-        elif key == "engine" or key.startswith(f"{FOLDER}."):
+        elif key in ("engine", "folds") or key.startswith(f"{FOLDER}."):
             own.append(token)
         else:
             trials.append(token)

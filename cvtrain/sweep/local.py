@@ -13,7 +13,7 @@ from cvtrain.config.machine import usable_cores
 from cvtrain.runtime.console import ConsoleHandler, DisplayFormatter, display_path, log_exception_to_file
 from cvtrain.runtime.signals import StopSignals
 from cvtrain.sweep.display import best_trial, build_display, describe_values
-from cvtrain.sweep.report import write_report
+from cvtrain.sweep.report import describe_folds, write_report
 from cvtrain.sweep.search import Search
 from cvtrain.sweep.storage import DatabaseGoneError, RetryPolicy
 from cvtrain.sweep.study import StudyStore, explained_folder
@@ -22,7 +22,9 @@ from cvtrain.sweep.trial import (
     RunningTrial,
     describe_failure,
     evaluation_steps,
-    read_outcome,
+    next_fold,
+    read_trial,
+    run_folder,
     trial_arguments,
     trial_folder,
 )
@@ -130,22 +132,26 @@ class LocalSearch:
             return
         folder = trial_folder(self.search.folder, assignment.number)
         folder.mkdir(parents=True, exist_ok=True)
-        console = folder / CONSOLE
-        trial = RunningTrial(
-            handle=assignment.trial,
-            number=assignment.number,
-            values=assignment.values,
-            folder=folder,
-            console_start=console.stat().st_size if console.exists() else 0,
-            steps=evaluation_steps(folder, self.metric) if assignment.is_resumed else [],
-        )
-        arguments = trial_arguments(self.search, trial.number, trial.values, is_resumed=assignment.is_resumed)
-        worker.start(trial.number, arguments=arguments, output=console, metric=self.metric.name)
+        trial = RunningTrial(handle=assignment.trial, number=assignment.number, values=assignment.values, folder=folder)
+        # Of a trial that was cut between its last run and its record, the last run is resumed, and ends at once.
+        last_fold = (self.search.folds or 1) - 1
+        fold = next_fold(self.search, trial.number) if assignment.is_resumed else 0
+        self._start_run(worker, trial, last_fold if fold is None else fold, is_resumed=assignment.is_resumed)
         self.running[trial.number] = trial
         varying = {item.key for item in self.search.spec.parameters if item.varies()}
         shown = {key: value for key, value in trial.values.items() if key in varying} or trial.values
         verb = "resumes" if assignment.is_resumed else "starts"
         log.info("trial %d %s: %s", trial.number, verb, describe_values(shown))
+
+    def _start_run(self, worker: Worker, trial: RunningTrial, fold: int, *, is_resumed: bool) -> None:
+        """Start the run of a trial, or of one of its folds."""
+        console = trial.folder / CONSOLE
+        trial.fold, trial.console_start = fold, console.stat().st_size if console.exists() else 0
+        run = run_folder(self.search, trial.number, fold)
+        run.mkdir(parents=True, exist_ok=True)
+        trial.steps = evaluation_steps(run, self.metric) if is_resumed else []
+        arguments = trial_arguments(self.search, trial.number, trial.values, is_resumed=is_resumed, fold=fold)
+        worker.start(trial.number, arguments=arguments, output=console, metric=self.metric.name)
 
     def _target_reached(self) -> bool:
         target, best = self.metric.target, best_trial(self.store.trials(), self.metric)
@@ -162,11 +168,19 @@ class LocalSearch:
         trial = self.running[event.trial]
         if isinstance(event, Evaluation):
             trial.observe(event.value, self.metric)
-            stop = self.store.report(trial.handle, trial.count(event.step), event.value)
+            number = trial.count(event.step)
+            # A mean over folds is known at the end: nothing is reported, and no trial ends early.
+            stop = self.search.folds is None and self.store.report(trial.handle, number, event.value)
             event.worker.answer(stop=stop)
             return
+        is_stopping = self.signals.received is not None
+        fold = next_fold(self.search, trial.number) if self.search.folds and event.exit_code == 0 else None
+        if fold is not None and fold > trial.fold and not is_stopping:
+            free = next(worker for worker in self.pool.workers if worker.trial is None)
+            self._start_run(free, trial, fold, is_resumed=run_folder(self.search, trial.number, fold).is_dir())
+            return
         del self.running[trial.number]
-        if event.exit_code == 0:
+        if event.exit_code == 0 and (fold is None or not is_stopping):
             self._record_outcome(trial)
         elif self.signals.received is not None:  # it has saved, or ended before its first step
             self.store.requeue(trial.handle)
@@ -175,17 +189,18 @@ class LocalSearch:
             self._record_failure(trial, describe_failure(event.exit_code, trial.folder / CONSOLE, trial.console_start))
 
     def _record_outcome(self, trial: RunningTrial) -> None:
-        outcome = read_outcome(trial.folder, self.metric)
+        outcome = read_trial(self.search, trial.number)
         if outcome.value is None:
             self._record_failure(trial, f"logged no {self.metric.name}")
             return
         state = TrialState.PRUNED if outcome.is_pruned else TrialState.COMPLETE
-        self.store.finish(trial.handle, state, value=outcome.value, step=outcome.step)
+        ending = {"folds": list(outcome.folds)} if outcome.folds else {"step": outcome.step}
+        self.store.finish(trial.handle, state, value=outcome.value, **ending)
         best = best_trial(self.store.trials(), self.metric)
         is_best = best is not None and best.number == trial.number
-        verb, ending = "pruned" if outcome.is_pruned else "done", " (best so far)" if is_best else ""
-        log.info("trial %d %s: %s %.4f in %.1f s%s", trial.number, verb, self.metric.name, outcome.value,
-                 time.monotonic() - trial.begun, ending)  # fmt: skip
+        verb, remark = "pruned" if outcome.is_pruned else "done", " (best so far)" if is_best else ""
+        log.info("trial %d %s: %s %.4f%s in %.1f s%s", trial.number, verb, self.metric.name, outcome.value,
+                 describe_folds(outcome.folds), time.monotonic() - trial.begun, remark)  # fmt: skip
 
     def _record_failure(self, trial: RunningTrial, message: str) -> None:
         self.store.finish(trial.handle, TrialState.FAIL, value=None, message=message)

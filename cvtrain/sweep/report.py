@@ -15,7 +15,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cvtrain.config.errors import format_value
+from cvtrain.config.repeats import Repeats
 from cvtrain.config.text import escape_formula
+from cvtrain.report.repeats import Spread, overlap_of, spread_of
 from cvtrain.runtime.console import display_path
 from cvtrain.runtime.files import atomic_write
 from cvtrain.sweep.display import STATES, best_trial, last_value, short
@@ -64,7 +66,8 @@ def write_report(search: Search, study: optuna.Study, trials: Sequence[FrozenTri
     others = "".join(f"; {count} {name}" for name, count in open_counts.items() if count)
     log.info("%d of %s trials: %s%s", len(finished), search.trials, ended or "none has ended", others)
     if best is not None:
-        log.info("best: trial %d, %s %.4f", best.number, metric.name, best.value)
+        interval = describe_folds(best.user_attrs.get(END, {}).get("folds", ()))
+        log.info("best: trial %d, %s %.4f%s", best.number, metric.name, best.value, interval)
         log.info("its command: %s", command)
     log.info("report in %s", display_path(report / "report.html"))
 
@@ -83,7 +86,8 @@ def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> No
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     metric = search.spec.metric.name
-    writer.writerow(["trial", "state", metric, "step", "seconds", *keys, "folder", "message"])
+    spread = ["std", "low", "high"] if search.folds else []
+    writer.writerow(["trial", "state", metric, *spread, "step", "seconds", *keys, "folder", "message"])
     for trial in trials:
         point = point_of(trial)
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
@@ -92,11 +96,24 @@ def write_table(search: Search, trials: Sequence[FrozenTrial], path: Path) -> No
         folder = f"trials/{trial.number:04d}"
         end = trial.user_attrs.get(END, {})
         step, message = end.get("step", ""), end.get("message", "")
-        writer.writerow(
-            [trial.number, STATES[trial.state], value, step, seconds, *values, folder, escape_formula(message)]
-        )
+        head = [trial.number, STATES[trial.state], value]
+        if search.folds:
+            found = spread_of_folds(end.get("folds", ()))
+            head += ["", "", ""] if found is None else [repr(found.std), repr(found.low), repr(found.high)]
+        writer.writerow([*head, step, seconds, *values, folder, escape_formula(message)])
     with atomic_write(path) as file:
         file.write(text.getvalue())
+
+
+def spread_of_folds(values: Sequence[float]) -> Spread | None:
+    """Return mean, deviation and 95 % interval of a trial's folds, as `cvtrain folds=K` has them; None: no folds."""
+    return spread_of(values, overlap=overlap_of(Repeats("folds", len(values)))) if len(values) > 1 else None
+
+
+def describe_folds(values: Sequence[float]) -> str:
+    """Return the 95 % interval of a mean over folds in words; empty without folds."""
+    found = spread_of_folds(values)
+    return "" if found is None else f" (95 % interval {found.low:.4f} to {found.high:.4f} over {found.runs} folds)"
 
 
 def _cell(value: Any) -> str:
@@ -164,7 +181,8 @@ def page(
     body.append(f"<p>{esc(spec.method)} search over {len(spec.parameters)} parameters; the {goal} "
                 f"{esc(spec.metric.name)} counts. {len(trials)} trials have ended.</p>")  # fmt: skip
     if best is not None:
-        body.append(f"<h2>Best: trial {best.number}, {esc(spec.metric.name)} {best.value:.6g}</h2>")
+        interval = describe_folds(best.user_attrs.get(END, {}).get("folds", ()))
+        body.append(f"<h2>Best: trial {best.number}, {esc(spec.metric.name)} {best.value:.6g}{esc(interval)}</h2>")
         body.append(f"<pre>{esc(command)}</pre>")
     for picture in pictures:
         data = base64.b64encode(picture.read_bytes()).decode()

@@ -47,6 +47,11 @@ class Search:
         return self.config.sweep.name or self.spec.name
 
     @property
+    def folds(self) -> int | None:
+        """Runs of each trial, one for each fold; None: a trial is one run."""
+        return self.config.folds
+
+    @property
     def folder(self) -> Path:
         """Folder of the study: its database, its trials, its report."""
         return Path(self.base.output_root).expanduser() / FOLDER / self.name
@@ -76,6 +81,9 @@ def plan_search(
     if config.engine is Engine.local:
         refuse_metric_of_summary(spec)
     given = [*command_overrides(spec, given), *given]
+    if config.folds is not None:
+        refuse_folds(spec, given, config.folds)
+        check_spec(spec, trial_composer, [*given, fold_override(0, config.folds)])
     base = check_spec(spec, trial_composer, given)
     fixed = [*given, *added_overrides(spec, base, given)]
     if len(fixed) > len(given):
@@ -103,6 +111,24 @@ def refuse_own_tokens(given: Sequence[str]) -> None:
             raise ConfigError(key, unquoted(value), "is no setting of a search", remedy)
         if key.startswith("hydra"):
             raise ConfigError(key, unquoted(value), "is no setting of a search: its trials have folders of their own")
+
+
+def fold_override(number: int, count: int) -> str:
+    """Return the setting of a run of a trial with folds."""
+    return override("data.fold", f"{number}/{count}")
+
+
+def refuse_folds(spec: SweepSpec, given: Sequence[str], folds: int) -> None:
+    """Refuse what does not go with a mean over folds.
+
+    Raises:
+        ConfigError: the file has early_terminate, or data.fold is given, too.
+    """
+    if any(key_of(token) == "data.fold" for token in given) or any(each.key == "data.fold" for each in spec.parameters):
+        raise ConfigError("folds", folds, "sets data.fold of each run itself", "leave data.fold out")
+    if spec.early_termination is not None:
+        rule = f"cannot be had with early_terminate in {readable(spec.path)}: one fold says too little about the mean"
+        raise ConfigError("folds", folds, rule, "leave one of the two out")
 
 
 def refuse_metric_of_summary(spec: SweepSpec) -> None:

@@ -184,6 +184,7 @@ def definition_of(search: Search) -> dict[str, Any]:
         "method": spec.method,
         "metric": {"name": spec.metric.name, "goal": "maximize" if spec.metric.maximize else "minimize"},
         "parameters": {item.key: {"distribution": item.distribution, **item.settings} for item in spec.parameters},
+        "folds": search.folds,
         "config": redact(to_plain(search.base)),
     }
 
@@ -191,7 +192,7 @@ def definition_of(search: Search) -> dict[str, Any]:
 def differences_of(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return the differences between two definitions that change results, one line each."""
     found = []
-    for name in ("method", "metric", "parameters"):
+    for name in ("method", "metric", "folds", "parameters"):
         before, now = saved.get(name), wanted[name]
         if before == now:
             continue

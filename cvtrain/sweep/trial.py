@@ -13,9 +13,9 @@ from typing import Any
 
 from cvtrain.config.overrides import override
 from cvtrain.config.redact import redact
-from cvtrain.config.resume import SUMMARY
+from cvtrain.config.resume import SUMMARY, is_finished
 from cvtrain.loggers.files import METRICS_JSONL, read_metrics
-from cvtrain.sweep.search import Search
+from cvtrain.sweep.search import Search, fold_override
 from cvtrain.sweep.spec import Metric
 
 TRIALS = "trials"
@@ -29,6 +29,7 @@ class RunningTrial:
     Attributes:
         handle: Optuna's.
         console_start: where what it prints now begins in its console.log.
+        fold: of its runs, the one that is running; 0 for a trial of one run.
         steps: optimizer steps of its evaluations so far.
     """
 
@@ -41,6 +42,7 @@ class RunningTrial:
     begun: float = field(default_factory=time.monotonic)
     last: float | None = None
     best: float | None = None
+    fold: int = 0
 
     def count(self, step: int) -> int:
         """Return the number, from 1, of the evaluation at `step`; one that is repeated after a resume keeps its own."""
@@ -55,15 +57,33 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a trial that ended by itself. `value`: the best of its metric, at `step`; None: it logged none."""
+    """Outcome of a trial that ended by itself.
+
+    Attributes:
+        value: best of its metric, of folds their mean; None: it logged none.
+        step: where it was best; None of folds.
+        folds: the value of each fold.
+    """
 
     value: float | None
     step: int | None
     is_pruned: bool
+    folds: tuple[float, ...] = ()
 
 
 def trial_folder(folder: Path, number: int) -> Path:
     return folder / TRIALS / f"{number:04d}"
+
+
+def run_folder(search: Search, number: int, fold: int) -> Path:
+    """Return the run folder of a trial, or of one of its folds."""
+    folder = trial_folder(search.folder, number)
+    return folder if search.folds is None else folder / f"fold{fold}"
+
+
+def next_fold(search: Search, number: int) -> int | None:
+    """Return the first fold of a trial that is not finished; None: all are. A trial of one run has the fold 0."""
+    return next((fold for fold in range(search.folds or 1) if not is_finished(run_folder(search, number, fold))), None)
 
 
 def trial_overrides(search: Search, values: dict[str, Any]) -> list[str]:
@@ -71,12 +91,16 @@ def trial_overrides(search: Search, values: dict[str, Any]) -> list[str]:
     return [*search.fixed, *(override(key, value) for key, value in values.items())]
 
 
-def trial_arguments(search: Search, number: int, values: dict[str, Any], *, is_resumed: bool) -> list[str]:
-    """Return the command line of a trial, after `cvtrain`."""
-    folder = trial_folder(search.folder, number)
+def trial_arguments(
+    search: Search, number: int, values: dict[str, Any], *, is_resumed: bool, fold: int = 0
+) -> list[str]:
+    """Return the command line of a trial, or of one of its folds, after `cvtrain`."""
+    folder = run_folder(search, number, fold)
     overrides = [*trial_overrides(search, values), *logger_overrides(search, number, values)]
     if not any(token.lstrip("+").startswith("plots=") for token in overrides):
         overrides.append("plots=false")  # they take longer than a short trial, and the search has its own
+    if search.folds is not None:
+        overrides.append(fold_override(fold, search.folds))
     resumed = ["resume=auto"] if is_resumed else []
     return [*search.flags, *overrides, override("hydra.run.dir", str(folder)), *resumed]
 
@@ -94,7 +118,8 @@ def logger_overrides(search: Search, number: int, values: dict[str, Any]) -> lis
 
 def reproducing_command(search: Search, overrides: Sequence[str]) -> str:
     """Return the command that runs a trial again by itself, quoted for a shell."""
-    return shlex.join(["cvtrain", *search.flags, *overrides])
+    folds = [] if search.folds is None else [f"folds={search.folds}"]
+    return shlex.join(["cvtrain", *search.flags, *overrides, *folds])
 
 
 def read_outcome(folder: Path, metric: Metric) -> Outcome:
@@ -110,6 +135,18 @@ def read_outcome(folder: Path, metric: Metric) -> Outcome:
     # The earliest of equals, as best.pt is.
     value, step = (max if metric.maximize else min)(found, key=lambda item: item[0])
     return Outcome(float(value), int(step), is_pruned)
+
+
+def read_trial(search: Search, number: int) -> Outcome:
+    """Read the outcome of a trial, whose value is the mean of its folds where it has some."""
+    metric = search.spec.metric
+    found = [read_outcome(run_folder(search, number, fold), metric) for fold in range(search.folds or 1)]
+    if search.folds is None:
+        return found[0]
+    values = tuple(outcome.value for outcome in found if outcome.value is not None)
+    if len(values) < len(found):
+        return Outcome(None, None, False)
+    return Outcome(math.fsum(values) / len(values), None, False, values)
 
 
 def evaluation_steps(folder: Path, metric: Metric) -> list[int]:

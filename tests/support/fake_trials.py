@@ -1,6 +1,7 @@
 """Trials that train nothing: they log what their parameters say, and end as these say.
 
-`optimizer.lr` is the metric's last value, reached in `trainer.epochs` equal steps; `seed` is a kind of end.
+`optimizer.lr`, and 0.01 more for each fold, is the metric's last value, reached in `trainer.epochs` equal steps; `seed`
+is a kind of end.
 """
 
 import contextlib
@@ -44,7 +45,8 @@ def train(settings: dict[str, str], channel: TrialChannel) -> None:
     variables = {"threads": os.environ["OMP_NUM_THREADS"], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
     with (folder / "starts.jsonl").open("a") as file:
         file.write(json.dumps({**settings, **variables}) + "\n")
-    epochs, goal = int(settings.get("trainer.epochs", 3)), float(settings["optimizer.lr"])
+    fold = int(settings.get("data.fold", "0").strip("'").partition("/")[0])
+    epochs, goal = int(settings.get("trainer.epochs", 3)), float(settings["optimizer.lr"]) + 0.01 * fold
     metrics = folder / "metrics.jsonl"
     done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
     reason = "all epochs done"

@@ -179,6 +179,49 @@ def test_shares_of_gpus_and_threads(monkeypatch):
     assert threads_per_worker(1, 8) == 2
 
 
+def test_the_value_of_a_trial_with_folds_is_their_mean(search, table, tmp_path):
+    answer = search(LR, "folds=3")
+    assert answer.status == 0, answer.err
+    rows = table()
+    assert [float(row["val/accuracy"]) for row in rows] == pytest.approx([0.11, 0.21, 0.31])
+    # Student's t of 2 degrees of freedom, and sqrt(1/3 + 1/2) by Nadeau and Bengio
+    assert [float(rows[0][name]) for name in ("std", "low", "high")] == pytest.approx([0.01, 0.0707, 0.1493], abs=5e-5)
+    assert "trial 2 done: val/accuracy 0.3100 (95 % interval 0.2707 to 0.3493 over 3 folds)" in answer.out
+    assert "best: trial 2, val/accuracy 0.3100 (95 % interval" in answer.out
+    assert answer.out.rstrip().splitlines()[-2].endswith("optimizer.lr=0.3 folds=3")
+    trial = tmp_path / "runs" / "sweeps" / "search" / "trials" / "0001"
+    for fold in range(3):
+        (start,) = [json.loads(line) for line in (trial / f"fold{fold}" / "starts.jsonl").read_text().splitlines()]
+        assert start["data.fold"].strip("'") == f"{fold}/3"
+    other = search(LR, "folds=2")
+    assert other.status == 2 and "folds: 3 -> 2" in other.err
+
+
+def test_a_trial_with_a_fold_that_fails_has_failed(search, table):
+    answer = search({"optimizer.lr": {"value": 0.5}, "seed": {"values": [0, 15]}}, "folds=2")
+    assert answer.status == 0
+    assert [(row["state"], row["val/accuracy"]) for row in table()] == [("done", "0.505"), ("failed", "")]
+
+
+def test_a_trial_that_was_cut_resumes_with_the_fold_that_was_cut(search, table, tmp_path):
+    assert search({"optimizer.lr": {"values": [0.1, 0.2]}}, "folds=3", "sweep.trials=1").status == 0
+    folder = tmp_path / "runs" / "sweeps" / "search"
+    # as if it had been cut in the middle of fold 1, which a killed search leaves to the next start
+    database = sqlite3.connect(folder / "study.db")
+    database.execute("UPDATE trials SET state = 'WAITING', datetime_complete = NULL")
+    database.execute("DELETE FROM trial_values")
+    database.commit()
+    database.close()
+    for fold in (1, 2):
+        (folder / "trials" / "0000" / f"fold{fold}" / "summary.json").unlink()
+    assert search({"optimizer.lr": {"values": [0.1, 0.2]}}, "folds=3", "sweep.trials=1").status == 0
+    counts = [
+        len((folder / "trials" / "0000" / f"fold{fold}" / "starts.jsonl").read_text().splitlines()) for fold in range(3)
+    ]
+    assert counts == [1, 2, 2]
+    assert float(table()[0]["val/accuracy"]) == pytest.approx(0.11)
+
+
 def test_target_ends_the_search(search, table):
     metric = {"name": "val/accuracy", "goal": "maximize", "target": 0.2}
     answer = search(LR, metric=metric)
@@ -187,6 +230,11 @@ def test_target_ends_the_search(search, table):
 
 
 REFUSED = [
+    (LR, ["folds=3"], {"early_terminate": {"type": "hyperband", "min_iter": 2}}, "cannot be had with early_terminate"),
+    (LR, ["folds=3", "data.fold=0/3"], {}, "folds=3: sets data.fold of each run itself"),
+    (LR, ["folds=3", "data.val_fraction=0.3"], {}, "data.val_fraction=0.3: has no effect with data.fold=0/3"),
+    (LR, ["folds=1"], {}, "folds=1: must be a whole number at least 2"),
+    (LR, ["folds=3", "engine=wandb"], {}, "folds=3: has no effect with engine=wandb"),
     ({"optimizer.lr": {"min": 0.1, "max": 0.2}}, [], {"method": "random"}, "would have no end"),
     ({"optimizer.lrr": {"value": 1}}, [], {}, "did you mean optimizer.lr?"),
     (LR, ["sweep.workers=10000"], {}, "is more than this machine's cores"),

@@ -42,6 +42,9 @@ def study_name_is_folder_name(config: SweepConfig, is_set: Callable[[str], bool]
 def settings_of_the_engine(config: SweepConfig, is_set: Callable[[str], bool]) -> Iterator[Problem]:
     if config.engine is Engine.local:
         return
+    if config.folds is not None:
+        rule = f"has no effect with engine={config.engine.value}: its agents make one run for each trial"
+        yield Problem("folds", config.folds, rule, "leave it out, or take engine=local")
     for name in LOCAL_ONLY:
         if is_set(f"sweep.{name}"):
             value = getattr(config.sweep, name)

@@ -61,4 +61,10 @@ class SweepConfig:
     """`cvtrain sweep sweep=NAME`: search the settings of a training command."""
 
     engine: Engine = setting(Engine.local, "local: on this machine, with nothing but the package; wandb: W&B's agents")
+    folds: Optional[int] = setting(
+        None,
+        "cross-validation: each trial is a run for each fold (data.fold), and its value their mean; null: one run",
+        at_least=2,
+        at_most=100,
+    )
     sweep: SweepSettings = field(default_factory=SweepSettings)
