@@ -46,7 +46,7 @@ NAMES = dict.fromkeys((*KNOWN, *OTHERS, *(f"torchvision/{name}" for name in mode
 MATRIX = [*SAMPLE, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in SAMPLE)]
 # Sizes of images for networks that do not take 96 pixels.
 SIZES = {
-    "torchvision/inception_v3": 160,
+    "torchvision/inception_v3": 299,
     "torchvision/maxvit_t": 224,
     "torchvision/vit_h_14": 98,
     "timm/test_vit": 160,
