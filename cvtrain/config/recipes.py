@@ -13,6 +13,8 @@ from cvtrain.config.schema.trainer import Average
 
 # Of the epochs of a run that fine-tunes; onecycle warms up by itself.
 WARMUP_SHARE = 0.1
+# Optimizer steps that fine-tuning needs; of few images, smaller batches give them at the same cost.
+MIN_STEPS = 300
 RECIPES: Mapping[Recipe, Mapping[str, Any]] = {
     Recipe.scratch: {},
     Recipe.finetune: {
@@ -50,7 +52,23 @@ def apply_recipe(config: Config, is_set: Callable[[str], bool]) -> None:
         section, _, name = key.partition(".")
         if not is_set(key):
             setattr(getattr(config, section), name, value)
+    if config.recipe is Recipe.finetune and not _fixes_steps(config, is_set):
+        config.trainer.min_steps = MIN_STEPS
     scheduler = config.scheduler
     warms_up = config.recipe is Recipe.finetune and not isinstance(scheduler, OneCycleConfig)
     if warms_up and scheduler.warmup_steps is None and not is_set("scheduler.warmup_epochs"):
         scheduler.warmup_epochs = WARMUP_SHARE * config.trainer.epochs
+
+
+def _fixes_steps(config: Config, is_set: Callable[[str], bool]) -> bool:
+    """Whether the user has said how many images a step has or how many steps there are, or batch norm needs many."""
+    trainer = config.trainer
+    return (
+        is_set("data.batch_size")
+        or is_set("trainer.min_steps")
+        or trainer.grad_accum_steps > 1
+        or trainer.overfit_one_batch
+        or trainer.limit_train_batches is not None
+        or trainer.max_steps is not None
+        or not config.model.freeze_bn_stats
+    )

@@ -38,6 +38,7 @@ from cvtrain.runtime.precision import select_precision
 from cvtrain.runtime.progress import build_progress
 from cvtrain.runtime.rng import derive_rank_seed, seed_everything
 from cvtrain.runtime.signals import StopSignals
+from cvtrain.training.batch_size import fit_batch_size
 from cvtrain.training.cpu_precision import choose_run_precision
 from cvtrain.training.features import Backbone, build_features
 from cvtrain.training.head_start import start_head
@@ -93,6 +94,7 @@ def build_run(
     built, model, normalizer = build_network(config, num_classes, device, state, world)
     dtype = choose_run_precision(config, model, normalizer, device, state, world)
     named, config = config, resolve_preprocessing(config, built, state)
+    config = fit_batch_size(config, len(splits.train), state, world_size=world.world_size)
     freeze = build_freeze(config, built)
     batch_norm = has_batch_norm(freeze.trained_part(model))
     loaders = build_loaders(config, splits, device=device, world=world, batch_norm=batch_norm)
@@ -160,7 +162,7 @@ def build_run(
         checkpoint=config.checkpoint,
         store=build_store(config, run_dir, world),
         metadata=checkpoint_metadata(named, config.data, splits.classes, normalizer, dtype, total_steps)
-        | {"data_digest": digest, "head_is_candidate": is_candidate},
+        | {"data_digest": digest, "head_is_candidate": is_candidate, "batch_size": config.data.batch_size},
         stop_signals=stop_signals,
         image_name=splits.train.name,
         entry=features.head_of if features else whole_network,

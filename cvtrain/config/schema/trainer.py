@@ -46,6 +46,12 @@ class TrainerConfig:
         at_least=0,
     )
     max_steps: Optional[int] = setting(None, "end after this many optimizer steps", at_least=1)
+    min_steps: Optional[int] = setting(
+        None,
+        "halve data.batch_size, down to 8, while the epochs have fewer optimizer steps than this; null: leave it. "
+        "recipe=finetune sets 300 unless data.batch_size is set",
+        at_least=1,
+    )
     max_minutes: Optional[float] = setting(None, "end after this many minutes of wall time", above=0)
     limit_train_batches: Optional[int] = setting(None, "batches per training epoch; null: all", at_least=1)
     limit_val_batches: Optional[int] = setting(None, "batches per evaluation; null: all", at_least=1)
