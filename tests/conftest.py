@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from restored_logging import logging_restored
 
 from cvtrain.config.schema.root import Config
 
@@ -43,22 +43,16 @@ class Answer:
     err: str
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def keep_logging() -> Iterator[None]:
-    """Close the handlers that a run adds to the root logger, and put back those that were there, and the levels."""
-    root, ours = logging.getLogger(), logging.getLogger("cvtrain")
-    handlers, level, our_level = list(root.handlers), root.level, ours.level
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    ours.setLevel(our_level)
+    """Leave logging as it was before each test."""
+    with logging_restored():
+        yield
 
 
 @pytest.fixture
 def cvtrain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keep_logging: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Answer]:
     """`cvtrain("model=mlp", ...)` runs the command line in an empty folder."""
     from cvtrain.cli.main import run

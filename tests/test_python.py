@@ -25,7 +25,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, keep_logging):
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

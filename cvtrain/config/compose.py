@@ -92,11 +92,18 @@ def overrides_of(config: Config) -> list[str]:
         if key not in labels and (key not in composed or composed[key] != value)
     ]
     tokens = [*choices, *(normalize_override(token, "train") for token in changed)]
-    cfg = compose_or_explain(composer, tokens)
-    again = flatten(to_plain(typed_config(cfg, composer, tokens)))
-    if differing := sorted(key for key in wanted.keys() | again.keys() if wanted.get(key) != again.get(key)):
+    differing = _differing_keys(composer, tokens, wanted)
+    # A recipe gives way to what is set, also to a default.
+    tokens += [normalize_override(override(key, wanted[key]), "train") for key in differing if key in wanted]
+    if differing and (differing := _differing_keys(composer, tokens, wanted)):
         raise ValueError(f"no overrides give this config: {', '.join(differing)}")
     return tokens
+
+
+def _differing_keys(composer: Composer, tokens: list[str], wanted: dict[str, Any]) -> list[str]:
+    cfg = compose_or_explain(composer, tokens)
+    again = flatten(to_plain(typed_config(cfg, composer, tokens)))
+    return sorted(key for key in wanted.keys() | again.keys() if wanted.get(key) != again.get(key))
 
 
 def _composed_values(composer: Composer, tokens: list[str]) -> dict[str, Any]:

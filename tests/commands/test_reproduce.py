@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from restored_logging import logging_restored
 
 from cvtrain.cli.main import run
 
@@ -13,7 +14,8 @@ def finished(tmp_path_factory):
     """A short run on digits."""
     folder = tmp_path_factory.mktemp("run") / "first"
     words = ("trainer.max_steps=6", "trainer.log_every_steps=2", "plots=false", "data.test_fraction=0.1", "seed=3")
-    assert run([*words, f"hydra.run.dir={folder}"]) == 0
+    with logging_restored():
+        assert run([*words, f"hydra.run.dir={folder}"]) == 0
     return folder
 
 

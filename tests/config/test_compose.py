@@ -56,6 +56,7 @@ def test_own_options_from_config_dir(tmp_path):
     [
         [],
         ["experiment=imagenet_resnet50", "model.pretrained=true", "seed=7"],
+        ["model=resnet18", "trainer.epochs=20", "data.batch_size=32"],  # the defaults, which the recipe would change
         ["experiment=cifar10_speed", "debug=smoke"],
         ["model=custom", "model.target=my.Net", "model.kwargs.depth=2", "logger=[]"],
         ["model=timm", "model.arch=resnet18", "data=cifar100", "name='a b'", "logger.csv=null"],

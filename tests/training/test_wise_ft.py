@@ -15,6 +15,7 @@ RUN = (
     "model=custom",
     "model.target=feature_networks.PlainHead",
     "model.head=classifier",
+    "data.batch_size=32",
     "augment=none",
     "plots=false",
     "data.num_workers=0",
