@@ -116,7 +116,8 @@ class Reporter:
         if self._row and steps and state.finished_epoch >= self.slow_epochs:
             seconds = now - self._epoch_since
             left = (self.total_steps - state.step) * seconds / steps
-            self._estimate(left, f"{format_duration(seconds)} for {steps:,} steps and their evaluation")
+            words = "1 step and its" if steps == 1 else f"{steps:,} steps and their"
+            self._estimate(left, f"{format_duration(seconds)} for {words} evaluation")
         row = self._row | self._lr | metrics
         for line in self._table.lines(
             state.finished_epoch + 1, state.step, row, seconds=now - self._row_since, is_best=is_best
