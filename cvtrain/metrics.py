@@ -11,6 +11,9 @@ METRIC_NAMES = ("loss", "accuracy", "top5_accuracy", "macro_f1", "balanced_accur
 # Guo et al. 2017 use 15.
 CALIBRATION_BINS = 15
 
+# 95 % of a normal distribution lie within so many standard deviations of its mean.
+Z = 1.959964
+
 
 class ClassificationMetrics:
     """Sums over the samples seen so far, kept on the device: `update` never makes the host wait.
@@ -129,7 +132,7 @@ def count_confusions(labels: np.ndarray, preds: np.ndarray) -> tuple[np.ndarray,
     return pairs[0], pairs[1], counts
 
 
-def wilson_interval(num_right: float, num_images: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(num_right: float, num_images: int, z: float = Z) -> tuple[float, float]:
     """Return the interval that holds a share with 95 % confidence, in 0..1 (Wilson 1927, without continuity)."""
     share, square = num_right / num_images, z * z
     center = (share + square / (2 * num_images)) / (1 + square / num_images)

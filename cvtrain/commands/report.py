@@ -11,7 +11,7 @@ import yaml
 from cvtrain.config.changed_settings import restore_config
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.resume import CONFIG
-from cvtrain.config.schema.data import DataConfig, DatasetConfig, HuggingFaceConfig
+from cvtrain.config.schema.data import PATH_SETTINGS, DataConfig, DatasetConfig, HuggingFaceConfig
 from cvtrain.config.schema.report import ReportConfig
 from cvtrain.config.text import first_line
 from cvtrain.data.sources.build import build_splits
@@ -24,7 +24,6 @@ from cvtrain.runtime.console import display_path
 log = logging.getLogger(__name__)
 
 COMPARISON = "comparison.html"
-_PATHS = ("root", "file", "exclude")
 
 
 def report(config: ReportConfig) -> Path:
@@ -91,8 +90,8 @@ def _data_config(results: RunResults) -> DataConfig | str:
     data = restore_config(saved).data
     if isinstance(data, (HuggingFaceConfig, DatasetConfig)):
         return f"images of data={data.name} are not read again"
-    changes = {name: value for name, value in wanted.items() if name in _PATHS and hasattr(data, name)}
-    for name in _PATHS:  # relative ones start from where the run was started
+    changes = {name: value for name, value in wanted.items() if name in PATH_SETTINGS and hasattr(data, name)}
+    for name in PATH_SETTINGS:  # relative ones start from where the run was started
         typed = changes.get(name, getattr(data, name, None))
         moved = Path(results.environment.get("folder", "")) / (typed or "")
         if typed and not Path(typed).exists() and moved.exists():

@@ -13,6 +13,7 @@ from cvtrain.commands.evaluate import found_path
 from cvtrain.commands.train import train
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.config.resume import CHECKPOINTS, CONFIG, is_finished
+from cvtrain.config.schema.data import PATH_SETTINGS
 from cvtrain.config.schema.logger import LoggersConfig
 from cvtrain.config.schema.reproduce import ReproduceConfig
 from cvtrain.config.schema.root import Config
@@ -132,7 +133,7 @@ def settings_of_run(folder: Path, state: dict[str, Any], *, device: str | None) 
     paths = state.get("paths", {})
     changes: dict[str, Any] = {
         name: found_path(f"data.{name}", getattr(config.data, name), paths)
-        for name in ("root", "file", "exclude")
+        for name in PATH_SETTINGS
         if getattr(config.data, name, None)
     }
     trainer = config.trainer

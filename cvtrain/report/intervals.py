@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+from cvtrain.metrics import Z
+
 # Resamples of a bootstrap, and the images that all of them together have at most: of large splits there are fewer.
 DRAWS, MIN_DRAWS, MAX_DRAWN = 2000, 200, 20_000_000
 SEED = 0

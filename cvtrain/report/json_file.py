@@ -1,11 +1,11 @@
-"""`write_json`: summary.json and its like, whole or not at all."""
+"""summary.json and its like: written whole or not at all, and read."""
 
 import json
 import math
 import os
 from collections.abc import Mapping
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from cvtrain.config.redact import redact
@@ -25,6 +25,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     text = json.dumps(redact(_json_ready(value)), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping that a file holds; an empty one if it is missing or damaged, as of a run that failed."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _json_ready(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The table at the end of a --multirun."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import yaml
 from cvtrain.config.metric_names import metric_direction
 from cvtrain.config.schema.trainer import MonitorMode
 from cvtrain.config.text import display_text
+from cvtrain.report.json_file import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Job:
 def read_jobs(folder: Path) -> list[Job]:
     """Return the jobs of a --multirun by number; job N is in the subfolder N of its folder."""
     found = sorted((path for path in folder.glob("[0-9]*") if path.name.isdigit()), key=lambda path: int(path.name))
-    return [Job(path, _read_summary(path / "summary.json"), _read_overrides(path / "overrides.yaml")) for path in found]
+    return [Job(path, read_json(path / "summary.json"), _read_overrides(path / "overrides.yaml")) for path in found]
 
 
 def describe_jobs(folder: Path, *, choose: bool = True) -> list[str]:
@@ -76,13 +76,6 @@ def describe_jobs(folder: Path, *, choose: bool = True) -> list[str]:
         best = (min if metric_direction(metric) is MonitorMode.min else max)(values, key=lambda job: values[job])
         lines.append(f"best: job {best.number}, {metric} {values[best]:.4f}, in {display_text(str(best.folder))}")
     return lines
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the job failed
-        return {}
 
 
 def _read_overrides(path: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Two runs of one config, compared: every figure that was logged, every weight, and what may explain a difference."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from cvtrain.config.serialize import flatten
 from cvtrain.data.sources.digest import describe_changes
+from cvtrain.report.json_file import read_json
 
 # Figures of the machine, not of the training.
 _MEASURED = "perf/"
@@ -97,7 +97,7 @@ def likely_causes(
     """
     if old.get("data_digest") and (changes := describe_changes(old["data_digest"], new["data_digest"])):
         yield f"the images have changed: {changes}"
-    environments = [_read_json(folder / "environment.json") for folder in (before, now)]
+    environments = [read_json(folder / "environment.json") for folder in (before, now)]
     for title, name in (("versions", _VERSIONS), ("devices and threads", _DEVICES)):
         first, second = (flatten(environment.get(name, {})) for environment in environments)
         changed = [
@@ -115,7 +115,7 @@ def likely_causes(
         yield f"another git revision: {first.get('revision')} -> {second.get('revision')}"
     elif second.get("dirty") or first.get("dirty"):
         yield "files of the git repository differed from its revision, before or now"
-    summaries = [_read_json(folder / "summary.json") for folder in (before, now)]
+    summaries = [read_json(folder / "summary.json") for folder in (before, now)]
     devices = [str(summary.get("device", "unknown")) for summary in summaries]
     if devices[0] != devices[1]:
         yield f"another device: {devices[0]} -> {devices[1]}"
@@ -144,11 +144,3 @@ def _same_bits(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
         return False
     flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]  # NaN equals itself
     return torch.equal(*flat)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -7,7 +7,7 @@ import torch
 
 from cvtrain import __version__
 from cvtrain.config.redact import redact
-from cvtrain.config.schema.data import DataConfig
+from cvtrain.config.schema.data import PATH_SETTINGS, DataConfig
 from cvtrain.config.schema.root import Config
 from cvtrain.config.serialize import schema_names, to_plain
 from cvtrain.data.normalize import Normalizer
@@ -50,5 +50,5 @@ def checkpoint_metadata(
 
 def absolute_paths(config: Config) -> dict[str, str]:
     """Return where the relative paths of the data are, for an evaluation in another working folder."""
-    typed = {f"data.{name}": getattr(config.data, name, None) for name in ("root", "file", "exclude")}
+    typed = {f"data.{name}": getattr(config.data, name, None) for name in PATH_SETTINGS}
     return {key: str(Path(path).expanduser().absolute()) for key, path in typed.items() if path}

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from two_classes import OPTIONS, write_photos
+from two_classes import OPTIONS
 
 import cvtrain as face
 from cvtrain.checkpoint import load_checkpoint, save_checkpoint
@@ -20,16 +20,6 @@ from cvtrain.config.compose import compose_verb
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.export.proof import Limits
 from cvtrain.runtime.files import file_sha256
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def run(photos, tmp_path_factory):
-    return face.train(*OPTIONS, f"data.root={photos}", run_dir=tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hostile_images import BAD, MAX_PIXELS, hostile_files
 from made_images import READERS
-from two_classes import OPTIONS, write_photos
+from two_classes import OPTIONS
 
 import cvtrain as face
 from cvtrain.checkpoint import load_checkpoint, save_checkpoint
@@ -22,16 +22,6 @@ from cvtrain.commands.predict import predict
 from cvtrain.config.compose import compose_verb
 from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.report.prediction_table import read_rows
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def run(photos, tmp_path_factory):
-    return face.train(*OPTIONS, f"data.root={photos}", run_dir=tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

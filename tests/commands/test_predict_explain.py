@@ -6,7 +6,6 @@ import errno
 import numpy as np
 import pytest
 from PIL import Image
-from two_classes import OPTIONS, write_photos
 
 import cvtrain as face
 from cvtrain.commands import explain_images
@@ -17,16 +16,6 @@ from cvtrain.config.errors import ConfigError, RunError
 from cvtrain.report.prediction_table import read_rows
 
 FOLDER = "predictions_explanations"
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def run(photos, tmp_path_factory):
-    return face.train(*OPTIONS, f"data.root={photos}", run_dir=tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -13,21 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from two_classes import OPTIONS, write_photos
 
 import cvtrain as face
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def run(photos, tmp_path_factory):
-    return face.train(*OPTIONS, f"data.root={photos}", run_dir=tmp_path_factory.mktemp("run"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from random_networks import random_network
 from torch import nn
 from torchvision import models
 
-from cvtrain.config.schema.model import TimmModelConfig, TorchvisionModelConfig
 from cvtrain.explain.methods import class_activation_maps
 from cvtrain.explain.spatial_map import Layout, SpatialMap, find_spatial_map, read_map
-from cvtrain.models.build import build_model
 
 # Of each network: where its map is, and how it lies there.
 KNOWN = {
@@ -60,25 +59,12 @@ SIZES = {
 }
 
 
-def network_of(name, *, size):
-    """A network with random weights, none of them zero: fresh heads are, in some, and nothing would depend on a map."""
-    library, _, arch = name.partition("/")
-    torch.manual_seed(0)
-    config = (TimmModelConfig if library == "timm" else TorchvisionModelConfig)(name=arch, arch=arch, pretrained=False)
-    module = build_model(config, num_classes=5, channels=3, image_size=size).module
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
-    return module.eval()
-
-
 @pytest.mark.parametrize("name", MATRIX)
 def test_every_network_has_a_map(name):
     if name.startswith("timm/"):
         pytest.importorskip("timm")
     size = SIZES.get(name, 96)
-    network = network_of(name, size=size)
+    network = random_network(name, size=size).eval()
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():  # what a network keeps of a prediction must not be in the way
         expected = network(images)

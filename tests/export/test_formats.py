@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from random_networks import random_network
 from torchvision import models
 
-from cvtrain.config.schema.model import MLPConfig, TimmModelConfig, TorchvisionModelConfig
+from cvtrain.config.schema.model import MLPConfig
 from cvtrain.export.classify import load_onnx, load_pt2
 from cvtrain.export.formats import write_onnx, write_pt2
 from cvtrain.export.network import ExportNetwork
@@ -57,18 +58,9 @@ WRITERS = {"onnx": (write_onnx, load_onnx), "pt2": (write_pt2, load_pt2)}
 
 
 def network_of(name, *, size):
-    """A network with random weights, the same each time, none of them zero, and statistics of batches that it has seen.
-
-    Fresh heads and last layers of blocks are zero in some networks, which would hide all that is wrong before them.
-    """
-    library, _, arch = name.partition("/")
-    torch.manual_seed(0)
-    config = (TimmModelConfig if library == "timm" else TorchvisionModelConfig)(name=arch, arch=arch, pretrained=False)
-    module = build_model(config, num_classes=5, channels=3, image_size=size).module
+    """A network with random weights, and statistics of batches that it has seen."""
+    module = random_network(name, size=size)
     with torch.no_grad():
-        for parameter in module.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.05)
         for part in module.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.momentum = 1.0

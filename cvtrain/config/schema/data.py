@@ -94,6 +94,10 @@ class TorchvisionSet(str, Enum):
     imagenet = "imagenet"
 
 
+# Settings of the kinds of data that are paths on this machine.
+PATH_SETTINGS = ("root", "file", "exclude")
+
+
 @dataclass
 class DataConfig:
     """Settings of every source of images."""
